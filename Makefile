@@ -1,0 +1,32 @@
+# Every target shares one .venv, which setup.sh makes when it is missing, half-made or out of date.
+# PYTHON=/path/to/python chooses another interpreter; ARGS="..." is handed on to pytest.
+
+.PHONY: help venv demo test test-slow lab clean
+
+help:
+	@echo "make demo       run the family_table notebook on the miniature world, into executed/mini"
+	@echo "make test       run the fast tests"
+	@echo "make test-slow  run the slow tests"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make venv       only set up .venv"
+	@echo "make clean      remove .venv, build leftovers and caches; your runs/ and executed/ stay"
+
+venv:
+	@bash setup.sh
+
+demo: venv
+	.venv/bin/python -m fusinglib run family_table --params params/mini/family_table.yaml --output executed/mini
+
+test: venv
+	.venv/bin/python -m pytest $(ARGS)
+
+test-slow: venv
+	.venv/bin/python -m pytest -m slow $(ARGS)
+
+lab: venv
+	.venv/bin/python -m jupyterlab notebooks
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./runs -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	@echo "Left in place: runs/ (finished runs) and executed/ (executed notebooks)."

@@ -1,0 +1,3 @@
+"""Can the finetuned models that already exist be turned into a better base model?"""
+
+from fusinglib.errors import InputError as InputError

@@ -1,0 +1,107 @@
+"""The command line: `python -m fusinglib run | store`."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from fusinglib.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; bad input is one line and status 2, any other failure status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; finished runs are kept", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Execute a notebook with a parameter file, or print its plan."""
+    from fusinglib import notebooks
+
+    chosen = notebooks.parameters(options.notebook, options.params, options.set)
+    settings = notebooks.settings(options.notebook, chosen)
+    if options.plan:
+        return _print_plan(settings)
+    output = Path(options.output)
+    try:
+        executed = notebooks.run(options.notebook, chosen, output)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    (output / f"{options.notebook}.txt").write_text(_command(options))
+    print(notebooks.report(executed))
+    print(f"\n{executed}")
+    missing = notebooks.missing(executed)
+    if missing:
+        print(f"error: {missing} results are missing, see above", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _print_plan(settings) -> int:
+    from fusinglib import tables
+    from fusinglib.execution import overview
+    from fusinglib.experiments import plan_family_table
+    from fusinglib.store import Store
+
+    store = Store(settings.store_folder())
+    print(tables.show(overview(plan_family_table(settings), store, settings)))
+    return 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that repeats a run."""
+    words = ["python", "-m", "fusinglib", "run", options.notebook]
+    words += ["--params", options.params] if options.params else []
+    words += ["--output", options.output]
+    for text in options.set:
+        words += ["--set", text]
+    return shlex.join(words) + "\n"
+
+
+def store(options: argparse.Namespace) -> int:
+    """List what a store holds."""
+    import pandas as pd
+
+    from fusinglib.settings import store_folder
+    from fusinglib.store import Store
+
+    folder = store_folder(options.store)
+    runs = pd.DataFrame(Store(folder).describe())
+    print(f"{folder}: {len(runs)} finished runs")
+    if len(runs):
+        runs["MB"] = (runs["bytes"] / 1e6).round(2)
+        print(runs[["kind", "key", "MB", "label"]].to_string(index=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fusinglib", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("run", help="execute a notebook in batch")
+    command.set_defaults(command=run)
+    command.add_argument("notebook", help="its name, e.g. family_table")
+    command.add_argument("--params", metavar="FILE", help="a parameter file (YAML)")
+    command.add_argument("--output", metavar="DIR", default="executed", help="default: executed")
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one more parameter"
+    )
+    command.add_argument("--plan", action="store_true", help="print the plan and stop")
+
+    command = commands.add_parser("store", help="list what the store holds")
+    command.set_defaults(command=store)
+    command.add_argument(
+        "--store", metavar="DIR", default="", help="default: FUSINGLIB_STORE, else runs/"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

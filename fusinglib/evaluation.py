@@ -1,0 +1,75 @@
+"""Scoring: every label from one encoder pass, and what accuracy comes of it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+
+def label_scores(
+    network, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: Sequence[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score every label text of a text-to-text model from one encoder and one decoder pass.
+
+    `labels` are K lists of token ids, end token included. Returns `scores`, float32 (batch, K):
+    the sum of the log-probabilities of a label's tokens, not divided by length; and `greedy`,
+    bool (batch, K): whether every token is the argmax over the vocabulary, that is, whether
+    greedy decoding would write exactly this label (study: Finetuning).
+
+    The labels stand one after the other in one decoder sequence, and a block-diagonal causal
+    mask keeps each to itself; relative positions within a block are those of the label alone.
+    """
+    device = input_ids.device
+    owner = torch.tensor([k for k, ids in enumerate(labels) for _ in ids], device=device)
+    targets = torch.tensor([token for ids in labels for token in ids], device=device)
+    start = network.config.decoder_start_token_id
+    shifted = [token for ids in labels for token in [start, *ids[:-1]]]
+    mask = (owner[:, None] == owner) & torch.ones_like(owner[:, None] == owner).tril()
+    blocked = torch.zeros(mask.shape, device=device).masked_fill(~mask, torch.finfo().min)
+
+    batch = len(input_ids)
+    hidden = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
+    logits = network(
+        encoder_outputs=BaseModelOutput(hidden.last_hidden_state),
+        attention_mask=attention_mask,
+        decoder_input_ids=torch.tensor([shifted], device=device).expand(batch, -1),
+        decoder_attention_mask=blocked.expand(batch, 1, -1, -1),
+    ).logits.float()
+
+    chosen = logits.gather(-1, targets.expand(batch, -1)[..., None])[..., 0]
+    of_label = torch.nn.functional.one_hot(owner, len(labels)).float()
+    scores = (chosen - logits.logsumexp(-1)) @ of_label
+    wrong = (logits.argmax(-1) != targets).float() @ of_label
+    return scores, wrong == 0
+
+
+def predict(model, tokens) -> dict[str, np.ndarray]:
+    """The model's `ranked` and `exact` label ids for every example, int16 (examples,), -1: none.
+
+    Batches are of texts of similar length; their order is fixed by the lengths alone.
+    """
+    order = np.argsort(tokens.lengths, kind="stable")
+    predicted = {name: np.empty(len(tokens), dtype=np.int16) for name in ("ranked", "exact")}
+    model.network.eval()
+    with torch.inference_mode():
+        for first in range(0, len(order), model.batch_size):
+            rows = order[first : first + model.batch_size]
+            ranked, exact = model.predict(model.inputs(tokens, rows))
+            predicted["ranked"][rows] = ranked.cpu().numpy()
+            predicted["exact"][rows] = exact.cpu().numpy()
+    return predicted
+
+
+def accuracies(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> dict[str, float]:
+    """`ranked` and `exact` accuracy and the share of `invalid` outputs, fractions 0 to 1.
+
+    `exact` counts a text that is no label as wrong (the paper's protocol); `ranked` takes the
+    best-scored label.
+    """
+    labels = np.asarray(labels)
+    return {
+        "ranked": float((predicted["ranked"] == labels).mean()),
+        "exact": float((predicted["exact"] == labels).mean()),
+        "invalid": float((predicted["exact"] == -1).mean()),
+    }

@@ -1,0 +1,49 @@
+"""From settings to a plan: the data loaded, everything checked before anything is trained."""
+
+from pathlib import Path
+
+from fusinglib import data, miniworld, models, plans, tasks
+from fusinglib.plans import Plan, Run
+from fusinglib.settings import FamilyTable, Study
+from fusinglib.tasks import MINIWORLD
+
+
+def plan_family_table(settings: FamilyTable) -> Plan:
+    """The plan of the family table (paper Tables 1 and 3), as the settings ask for it.
+
+    Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
+    unknown names, data that are not at hand, labels that the model cannot write.
+    """
+    known, families = tasks.table(settings.model)
+    chosen = plans.choose_families(settings, known, families)
+    pretrained, folder = base_model(settings)
+    loaded = {
+        name: data.load(known[name], settings.data()) for name in plans.unique(chosen.values())
+    }
+    if folder and models.is_text_to_text(folder):
+        models.check_labels(folder, [known[name] for name in loaded], settings.text_format)
+    random = random_model(settings, pretrained) if settings.random_row else None
+    return plans.family_table(settings, pretrained, loaded, chosen, random)
+
+
+def base_model(settings: Study) -> tuple[Run, Path | None]:
+    """The run that brings the pretrained model into the store, and where it is found today."""
+    if settings.model == MINIWORLD:
+        world = {
+            "world_version": miniworld.VERSION,
+            "world_seed": settings.world_seed,
+            "seed": settings.pretraining_seed,
+            "steps": settings.pretraining_steps,
+        }
+        return Run("pretrain", world, label="miniature T5"), None
+    folder = models.locate(settings.model, settings.model_revision)
+    identity = {"fingerprint": models.fingerprint(folder)}
+    return Run("import", identity, label=settings.model, place=str(folder)), folder
+
+
+def random_model(settings: Study, pretrained: Run) -> Run:
+    """The run that makes a model of the same architecture that was never pretrained."""
+    if settings.model == MINIWORLD:
+        return Run("pretrain", {**pretrained.settings, "steps": 0}, label="untrained miniature T5")
+    seed = {"seed": settings.pretraining_seed}
+    return Run("random", seed, (pretrained,), label=f"random weights like {pretrained.label}")

@@ -1,0 +1,317 @@
+"""Base models behind one small interface: text-to-text (T5) and encoder classifiers."""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from fusinglib.data import SPLITS, Split, TaskData, label_texts, text_input
+from fusinglib.errors import InputError
+from fusinglib.evaluation import label_scores
+from fusinglib.settings import Data, Training
+from fusinglib.tasks import Task
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+class Tokens:
+    """Token ids of many texts in one flat array; `pad(rows)` makes a batch of some of them."""
+
+    def __init__(self, encoded: Sequence[Sequence[int]], pad_id: int):
+        self.lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.flat = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int32)
+        self.pad_id = pad_id
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def pad(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`input_ids` and `attention_mask`, int64 (rows, longest of them)."""
+        ids = np.full((len(rows), self.lengths[rows].max()), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for line, row in enumerate(rows):
+            length = self.lengths[row]
+            ids[line, :length] = self.flat[self.starts[row] : self.starts[row] + length]
+            mask[line, :length] = 1
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+class BaseModel:
+    """A base model made ready for one task: what training and evaluation need to know of it.
+
+    Subclasses say how texts become tokens (`_encode`), and give `loss` and `predict`. `folder`
+    holds a config, a tokenizer and safetensors weights. A model is on `device`, in fp32;
+    precision "bf16" computes under autocast.
+    """
+
+    def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
+        self.task, self.data, self.device = task, data, torch.device(device)
+        self.autocast = training.precision == "bf16"
+        self.config = _config(folder, training.dropout)
+        self.tokenizer, self.tokenizer_hash = _tokenizer(folder)
+
+    def tokens(self, task_data: TaskData) -> dict[str, Tokens]:
+        """The token ids of every split, truncated to `max_length`; made once per process."""
+        key = (task_data.task, self.data, self.tokenizer_hash, type(self))
+        if key not in _TOKENS:
+            pad = self.tokenizer.pad_token_id
+            if pad is None:
+                raise InputError(f"{self.tokenizer.name_or_path}: its tokenizer has no padding")
+            _TOKENS[key] = {
+                name: Tokens(self._encode(getattr(task_data, name)), pad) for name in SPLITS
+            }
+        return _TOKENS[key]
+
+    def inputs(self, tokens: Tokens, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A padded batch on the model's device."""
+        ids, mask = tokens.pad(rows)
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+
+    def computing(self):
+        """The context in which the network runs: autocast to bf16 where the precision asks."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, config and tokenizer so that `from_pretrained` opens them."""
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+class TextToText(BaseModel):
+    """A T5-style model: a label is a text, read off by its score (study: Finetuning)."""
+
+    def __init__(self, folder, task, training, data, device, seed):
+        super().__init__(folder, task, training, data, device)
+        self.network = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+            folder, config=self.config, dtype=torch.float32
+        ).to(self.device)
+        self.labels = label_tokens(self.tokenizer, task, data.text_format)
+        longest = max(map(len, self.labels))
+        padded = [ids + [-100] * (longest - len(ids)) for ids in self.labels]
+        self.label_ids = torch.tensor(padded, device=self.device)
+        positions = sum(map(len, self.labels))
+        self.batch_size = min(128, max(1, 2**26 // (positions * self.config.vocab_size)))
+
+    def _encode(self, split: Split) -> list[list[int]]:
+        texts = [text_input(self.task, text, self.data.text_format) for text in split.texts]
+        return self.tokenizer(texts, truncation=True, max_length=self.data.max_length)["input_ids"]
+
+    def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy per label token of a batch; `labels` int64 (batch,)."""
+        with self.computing():
+            return self.network(**inputs, labels=self.label_ids[labels]).loss
+
+    def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Best-scored label, and the label greedy decoding writes (-1: none); int64 (batch,)."""
+        with self.computing():
+            scores, greedy = label_scores(self.network, **inputs, labels=self.labels)
+        exact = torch.where(greedy.any(1), greedy.int().argmax(1), -1)
+        return scores.argmax(1), exact
+
+
+class Classifier(BaseModel):
+    """An encoder with a fresh classification head, initialised by the run's seed."""
+
+    batch_size = 128
+
+    def __init__(self, folder, task, training, data, device, seed):
+        super().__init__(folder, task, training, data, device)
+        self.config.num_labels = len(task.labels)
+        self.config.id2label = dict(enumerate(task.labels))
+        self.config.label2id = {label: number for number, label in enumerate(task.labels)}
+        torch.manual_seed(seed)
+        self.network = transformers.AutoModelForSequenceClassification.from_config(self.config)
+        body = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+        missing = self.network.base_model.load_state_dict(body.state_dict(), strict=False)
+        if missing.missing_keys:
+            raise InputError(f"{folder}: the model's body lacks {missing.missing_keys[0]}")
+        self.network.to(self.device)
+
+    def _encode(self, split: Split) -> list[list[int]]:
+        first = [text[0] for text in split.texts]
+        rest = [" ".join(text[1:]) for text in split.texts]
+        pairs = (first, rest) if len(self.task.columns) > 1 else (first,)
+        return self.tokenizer(*pairs, truncation=True, max_length=self.data.max_length)["input_ids"]
+
+    def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
+        with self.computing():
+            return torch.nn.functional.cross_entropy(self.network(**inputs).logits, labels)
+
+    def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The label of the highest logit, twice: a classifier writes no invalid output."""
+        with self.computing():
+            best = self.network(**inputs).logits.argmax(1)
+        return best, best
+
+
+def load(
+    folder: Path, task: Task, training: Training, data: Data, *, seed: int, device: str
+) -> BaseModel:
+    """The base model in `folder`, ready to be finetuned on `task`."""
+    kind = TextToText if is_text_to_text(folder) else Classifier
+    return kind(Path(folder), task, training, data, device, seed)
+
+
+def is_text_to_text(folder: Path) -> bool:
+    """Whether the model in `folder` reads text and writes text (an encoder-decoder)."""
+    return bool(transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder)
+
+
+def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:
+    """The token ids of each label's text, end token included.
+
+    Raises `InputError` where a label holds an unknown token or two labels read the same.
+    """
+    texts = label_texts(task, text_format)
+    tokens = tokenizer(texts)["input_ids"]
+    for text, ids in zip(texts, tokens, strict=True):
+        if tokenizer.unk_token_id in ids:
+            raise InputError(
+                f"task {task.name!r}: the label {text!r} has a token unknown to the tokenizer; "
+                f"use words that it knows"
+            )
+    for one, two in itertools.combinations(range(len(texts)), 2):
+        if tokens[one] == tokens[two]:
+            raise InputError(
+                f"task {task.name!r}: the labels {texts[one]!r} and {texts[two]!r} are the same "
+                f"after tokenization; use words that differ"
+            )
+    return tokens
+
+
+def check_labels(folder: Path, tasks: Sequence[Task], text_format: str) -> None:
+    """Raise `InputError` for a task whose labels the text-to-text model in `folder` cannot write."""
+    tokenizer, _ = _tokenizer(Path(folder))
+    for task in tasks:
+        label_tokens(tokenizer, task, text_format)
+
+
+def locate(model: str, revision: str) -> Path:
+    """The folder of a local model or of a Hub id's snapshot (downloaded if need be).
+
+    Raises `InputError` where there is none, or where it has no safetensors weights.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        folder = _snapshot(model, revision)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model {model!r}: no config.json in it; expected a saved model folder")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"model {model!r}: no safetensors weights in it; pickled weights are not opened: "
+            f"save it with save_pretrained, or name a revision that has safetensors"
+        )
+    return folder
+
+
+def _snapshot(model: str, revision: str) -> Path:
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            model, revision=revision or None, allow_patterns=FILES
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"model {model!r}: no such folder, and no such model on the Hub or in the cache that "
+            f"HF_HOME names ({type(error).__name__}); check the name, go online, or set HF_HOME"
+        ) from error
+    return Path(folder)
+
+
+FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
+"""What is taken of a Hub model: no pickles, no code."""
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of the weights, config and tokenizer in `folder`, whatever its path."""
+    digest = hashlib.sha256()
+    for pattern in ("*.safetensors", "config.json", "tokenizer.json", "*.txt", "*.model"):
+        for path in sorted(folder.glob(pattern)):
+            digest.update(path.name.encode())
+            with open(path, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def bring(folder: Path, output: Path) -> None:
+    """Copy the base model in `folder` (an encoder without its head) to `output`, in fp32."""
+    auto = transformers.AutoModel
+    if is_text_to_text(folder):
+        auto = transformers.AutoModelForSeq2SeqLM
+    _save(auto.from_pretrained(folder, dtype=torch.float32), folder, output)
+
+
+def randomise(folder: Path, output: Path, seed: int) -> None:
+    """Write a model of the same architecture as in `folder` that was never pretrained.
+
+    A separate T5 head (v1.1) stays separate and starts at the scale d_model ** -0.5.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder)
+    torch.manual_seed(seed)
+    if not config.is_encoder_decoder:
+        _save(transformers.AutoModel.from_config(config), folder, output)
+        return
+    pretrained = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    untied = not torch.equal(
+        pretrained.get_input_embeddings().weight, pretrained.get_output_embeddings().weight
+    )
+    model = transformers.AutoModelForSeq2SeqLM.from_config(config)
+    if untied:
+        untie(model)
+    _save(model, folder, output)
+
+
+def untie(model) -> None:
+    """Give a T5 model a head of its own (v1.1), at the scale d_model ** -0.5.
+
+    Transformers 5 ties every T5 made from a config, and unties only on loading.
+    """
+    head = model.get_input_embeddings().weight.detach().clone()
+    torch.nn.init.normal_(head, std=model.config.d_model**-0.5)
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.config.scale_decoder_outputs = False
+
+
+def _save(model, tokenizer_folder: Path, output: Path) -> None:
+    model.save_pretrained(output)
+    _tokenizer(tokenizer_folder)[0].save_pretrained(output)
+
+
+def _config(folder: Path, dropout: float):
+    """The config in `folder` with every dropout probability set to `dropout`."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    for name, value in config.to_dict().items():
+        if "dropout" in name and type(value) in (int, float):
+            setattr(config, name, dropout)
+    return config
+
+
+_TOKENS: dict[tuple, dict[str, Tokens]] = {}
+
+
+def _tokenizer(folder: Path):
+    """The tokenizer in `folder` and the hash of its content."""
+    names = ("tokenizer.json", "vocab.txt", "spiece.model", "vocab.json", "merges.txt")
+    digest = hashlib.sha256()
+    for path in (folder / name for name in names if (folder / name).is_file()):
+        digest.update(path.read_bytes())
+    content = digest.hexdigest()
+    return _load_tokenizer(content, str(folder)), content
+
+
+_LOADED: dict[str, transformers.PreTrainedTokenizerBase] = {}
+
+
+def _load_tokenizer(content: str, folder: str):
+    if content not in _LOADED:
+        _LOADED[content] = transformers.AutoTokenizer.from_pretrained(folder)
+    return _LOADED[content]

@@ -1,0 +1,164 @@
+"""Notebooks in batch: papermill with strict parameters, progress, and results as files."""
+
+import ast
+import base64
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from IPython.display import display
+from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+
+from fusinglib.errors import InputError
+from fusinglib.progress import MARK, Line
+from fusinglib.settings import EXPERIMENTS, PROJECT, Study, nearest
+
+FOLDER = PROJECT / "notebooks"
+
+
+def defaults(name: str) -> dict:
+    """What the parameters cell of the notebook `name` sets."""
+    cells = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
+    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    return {
+        line.target.id: ast.literal_eval(line.value)
+        for line in ast.parse(source).body
+        if isinstance(line, ast.AnnAssign)
+    }
+
+
+def parameters(name: str, file: str | None, overrides: list[str]) -> dict:
+    """The parameters of a parameter file, then of `name=value` texts (YAML values).
+
+    Raises `InputError` for a file that is no mapping and for names that the notebook `name` does
+    not have, with the nearest one.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(f"unknown notebook {name!r}: {nearest(name, EXPERIMENTS)}")
+    chosen = _read(Path(file)) if file else {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text!r}: expected name=value")
+        chosen[key] = _yaml(value, f"--set {text!r}")
+    known = defaults(name)
+    for key in chosen:
+        if key not in known:
+            raise InputError(f"notebook {name} has no parameter {key!r}: {nearest(key, known)}")
+    return chosen
+
+
+def settings(name: str, chosen: dict) -> Study:
+    """The validated settings of the notebook `name` under the chosen parameters."""
+    return EXPERIMENTS[name].from_parameters({**defaults(name), **chosen})
+
+
+def run(name: str, chosen: dict, output: Path) -> Path:
+    """Execute the notebook `name` into the folder `output`, and return the executed copy.
+
+    Beside it are written its figures (`<name>-<cell id>.png`) and its tidy results
+    (`<name>.csv`). Raises `InputError` where the notebook does, `RuntimeError` where it fails
+    otherwise or where runs are missing from its results.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    executed = output / f"{name}.ipynb"
+    papermill_engines.register("fusinglib", WatchedEngine)
+    try:
+        papermill.execute_notebook(
+            FOLDER / f"{name}.ipynb", executed, chosen,
+            engine_name="fusinglib", kernel_name="python3", progress_bar=False,
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        if error.ename == InputError.__name__:
+            raise InputError(error.evalue) from error
+        raise RuntimeError(f"{error.ename}: {error.evalue} (see {executed})") from error
+    except DeadKernelError as error:
+        raise RuntimeError(
+            "the notebook's kernel died; finished runs are kept: run the same command again"
+        ) from error
+    _write_outputs(name, executed, output)
+    return executed
+
+
+def report(executed: Path) -> str:
+    """What the cells tagged `report` of an executed notebook say, as plain text."""
+    texts = [
+        data["text/plain"]
+        for cell, data in _outputs(executed)
+        if "report" in cell.metadata.get("tags", [])
+    ]
+    return "\n\n".join(texts)
+
+
+def missing(executed: Path) -> int:
+    """How many results an executed notebook says it lacks."""
+    notebook = nbformat.read(executed, as_version=4)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum(output.get("metadata", {}).get("missing", 0) for output in outputs)
+
+
+def record(results, plan) -> None:
+    """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
+    missing = len(plan.rows) - len(results)
+    text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
+    content = {"text/csv": results.to_csv(index=False), "text/plain": text}
+    display(content, raw=True, metadata={"missing": missing})
+
+
+class WatchedClient(PapermillNotebookClient):
+    """Shows the notebook's progress where the command was started."""
+
+    def process_message(self, msg, cell, cell_index):
+        """Show what is marked as progress; handle the message as always."""
+        mark = msg["content"].get("metadata", {}).get(MARK)
+        if mark:
+            self.line.show(msg["content"]["data"]["text/plain"], last=mark == "last")
+        return super().process_message(msg, cell, cell_index)
+
+
+class WatchedEngine(NBClientEngine):
+    """Papermill's own engine with a `WatchedClient`."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        """Execute the notebook, as papermill asks of an engine."""
+        client = WatchedClient(nb_man, kernel_name=kernel_name, startup_timeout=120)
+        client.line = Line()
+        return client.execute()
+
+
+def _read(path: Path) -> dict:
+    try:
+        values = _yaml(path.read_text(), str(path))
+    except OSError as error:
+        raise InputError(f"parameter file {path}: {error.strerror}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"parameter file {path}: expected lines `name: value`")
+    return values
+
+
+def _yaml(text: str, where: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _outputs(executed: Path):
+    """Every output with data of an executed notebook, with its cell."""
+    for cell in nbformat.read(executed, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                yield cell, output["data"]
+
+
+def _write_outputs(name: str, executed: Path, folder: Path) -> None:
+    for cell, data in _outputs(executed):
+        if "image/png" in data:
+            image = base64.b64decode(data["image/png"])
+            (folder / f"{name}-{cell.id}.png").write_bytes(image)
+        if "text/csv" in data:
+            (folder / f"{name}.csv").write_text(data["text/csv"])

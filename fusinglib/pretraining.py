@@ -1,0 +1,187 @@
+"""Pretraining of a tiny T5 v1.1 on the corpus of a miniature world, by span corruption."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    get_linear_schedule_with_warmup,
+)
+
+from fusinglib import miniworld
+from fusinglib.errors import InputError
+
+VERSION = 1  # raise whenever the pretrained weights change
+BATCH_SIZE = 32
+POOL = 16  # batches that are drawn together and sorted by length, to save padding
+LEARNING_RATE = 2.5e-3
+WARM_UP = 200
+
+
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, **config
+) -> T5ForConditionalGeneration:
+    """An untrained T5 v1.1 of some 300 thousand parameters; `config` overrides T5Config's fields.
+
+    The head is untied from the embedding, and scaled by d_model ** -0.5 so that the first loss is
+    near the logarithm of the vocabulary's size. The global random state is left as it was.
+    """
+    fields = {
+        "vocab_size": len(tokenizer),
+        "d_model": 64,
+        "d_ff": 128,
+        "d_kv": 16,
+        "num_heads": 4,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "relative_attention_num_buckets": 16,
+        "relative_attention_max_distance": 32,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.1,
+        "tie_word_embeddings": False,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # transformers 5 ties the head whatever the config says (False only turns off the scaling of
+        # the decoder's output), so it is untied by hand, as from_pretrained does for a saved v1.1.
+        model = T5ForConditionalGeneration(T5Config(**{**fields, **config}))
+        head = torch.randn(len(tokenizer), model.config.d_model) * model.config.d_model**-0.5
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.all_tied_weights_keys.pop("lm_head.weight")
+    model.config.tie_word_embeddings = False
+    return model
+
+
+def corrupt(
+    ids: list[int],
+    rng: random.Random,
+    sentinels: list[int],
+    eos: int,
+    density: float = 0.25,
+    mean_span: float = 2,
+) -> tuple[list[int], list[int]]:
+    """T5's span corruption of a document of two or more tokens, without its end token.
+
+    Some spans, apart from each other and `density` of the tokens in all, are each replaced by a
+    sentinel; the target lists each sentinel and the tokens it stands for. Both end with `eos`.
+    """
+    noise = max(1, round(len(ids) * density))
+    spans = max(1, min(round(noise / mean_span), len(ids) - noise, len(sentinels)))
+    lengths = _parts(noise, spans, rng)
+    gaps = _parts(len(ids) - noise + 1, spans + 1, rng)
+    gaps[rng.choice((0, -1))] -= 1  # a document may begin or end with a span
+    inputs, targets, at = [], [], 0
+    for sentinel, gap, length in zip(sentinels, gaps, lengths, strict=False):
+        inputs += [*ids[at : at + gap], sentinel]
+        targets += [sentinel, *ids[at + gap : at + gap + length]]
+        at += gap + length
+    return [*inputs, *ids[at:], eos], [*targets, eos]
+
+
+def _parts(total: int, count: int, rng: random.Random) -> list[int]:
+    """`total` as a random sum of `count` whole numbers from 1."""
+    cuts = sorted(rng.sample(range(1, total), count - 1))
+    return [end - start for start, end in zip([0, *cuts], [*cuts, total], strict=True)]
+
+
+def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+def _batches(tokenizer, world_seed: int, seed: int, steps: int):
+    """Yield (input_ids, attention_mask, labels) per step; labels are -100 where padded."""
+    if steps == 0:
+        return
+    documents = tokenizer(
+        miniworld.corpus(world_seed, steps * BATCH_SIZE),
+        add_special_tokens=False,
+        return_attention_mask=False,
+    )["input_ids"]
+    sentinels = tokenizer.convert_tokens_to_ids(
+        [f"<extra_id_{i}>" for i in range(miniworld.SENTINELS)]
+    )
+    rng = random.Random(f"{VERSION}/{seed}/corruption")
+    rng.shuffle(documents)
+    for start in range(0, len(documents), BATCH_SIZE * POOL):
+        pool = [
+            corrupt(ids, rng, sentinels, tokenizer.eos_token_id)
+            for ids in sorted(documents[start : start + BATCH_SIZE * POOL], key=len)
+        ]
+        batches = [pool[i : i + BATCH_SIZE] for i in range(0, len(pool), BATCH_SIZE)]
+        rng.shuffle(batches)
+        for batch in batches:
+            inputs = _pad([inputs for inputs, _ in batch], tokenizer.pad_token_id)
+            labels = _pad([targets for _, targets in batch], -100)
+            yield inputs, (inputs != tokenizer.pad_token_id).long(), labels
+
+
+def pretrain(
+    folder: str | Path,
+    *,
+    world_seed: int,
+    seed: int,
+    steps: int,
+    report: Callable[[int, int, float], None] | None = None,
+) -> dict:
+    """Train a new model on the world's corpus; save it and its tokenizer into `folder`.
+
+    Runs on one thread, without dropout (as T5 v1.1 was pretrained), and gives the same weights for
+    the same arguments bit for bit. `report(step, steps, loss)` is called every 50 steps with the
+    mean loss since the last call. Returns loss as [[step, loss], ...], steps, seconds, parameters.
+    Zero steps save the untrained model. Raises InputError for negative steps or seeds.
+    """
+    for name, value in (("seed", seed), ("steps", steps)):
+        if not isinstance(value, int) or value < 0:
+            raise InputError(f"{name} is {value!r}: give a whole number from 0")
+    started = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        tokenizer = miniworld.tokenizer()
+        model = new_model(tokenizer, seed)
+        losses = _train(model, _batches(tokenizer, world_seed, seed, steps), steps, report)
+    finally:
+        torch.set_num_threads(threads)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {
+        "loss": losses,
+        "steps": steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "parameters": model.num_parameters(),
+    }
+
+
+def _train(model, batches, steps: int, report) -> list[list[float]]:
+    model.eval()  # no dropout
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, min(WARM_UP, steps // 2), steps)
+    losses, recent = [], []
+    for step, (inputs, mask, labels) in enumerate(batches, start=1):
+        decoder = model._shift_right(labels)
+        logits = model(input_ids=inputs, attention_mask=mask, decoder_input_ids=decoder).logits
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        recent.append(loss.item())
+        if step % 50 == 0 or step == steps:
+            losses.append([step, sum(recent) / len(recent)])
+            recent = []
+            if report:
+                report(step, steps, losses[-1][1])
+    return losses

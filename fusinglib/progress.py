@@ -1,0 +1,78 @@
+"""How far a long piece of work is: in a notebook, a terminal and a log."""
+
+import html
+import shutil
+import sys
+import time
+
+LOG_EVERY = 30
+"""Seconds between two lines of progress where output goes to a file."""
+
+MARK = "fusinglib_progress"
+"""Output metadata by which the command line knows a notebook's progress among its outputs."""
+
+
+class Line:
+    """A line that changes: written over in a terminal, a new one every 30 seconds in a log."""
+
+    def __init__(self):
+        self.terminal = sys.stderr.isatty()
+        self.written = -float("inf")
+
+    def show(self, text: str, last: bool = False) -> None:
+        """Show `text`; the `last` one stays, and is shown whatever time it is."""
+        if self.terminal:
+            width = shutil.get_terminal_size().columns - 1
+            end = "\n" if last else ""
+            print(f"\r\x1b[2K{text[:width]}", end=end, file=sys.stderr, flush=True)
+        elif last or time.monotonic() - self.written >= LOG_EVERY:
+            self.written = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """How many of `total` runs are done: `update(done, text)`, at the end with `last=True`.
+
+    In a notebook it is a display that is updated (so it stays in an executed copy), elsewhere a
+    `Line`.
+    """
+
+    def __init__(self, total: int):
+        self.total = total
+        self.line = None if _in_kernel() else Line()
+        self.handle = None
+        self.shown = ""
+
+    def update(self, done: int, text: str, last: bool = False) -> None:
+        """Show that `done` runs are done, and `text` beside it."""
+        text = f"{done} of {self.total} runs" + (f", {text}" if text else "")
+        if self.line:
+            self.line.show(text, last)
+        elif text != self.shown:
+            self.shown = text
+            self._display(done, text, last)
+
+    def _display(self, done: int, text: str, last: bool) -> None:
+        from IPython.display import display
+
+        bar = f"<progress value='{done}' max='{self.total}' style='width: 20em'></progress>"
+        content = {"text/plain": text, "text/html": f"{bar} {html.escape(text)}"}
+        metadata = {MARK: "last" if last else "under way"}
+        if self.handle is None:
+            self.handle = display(content, raw=True, display_id=True, metadata=metadata)
+        else:
+            self.handle.update(content, raw=True, metadata=metadata)
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `42 s`, `7 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _in_kernel() -> bool:
+    """Whether this is a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")

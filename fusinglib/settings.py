@@ -1,0 +1,256 @@
+"""Validated settings of a study, taken from a notebook's parameters."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusinglib.errors import InputError
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """How one finetuning is run (study: Finetuning). Steps, patience and intervals count batches.
+
+    `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero
+    at `max_steps`); the dev metric is taken every `eval_every` batches, a gain counts from
+    `min_gain` (a fraction, 0 to 1), and the run ends once `patience` batches passed without one.
+    """
+
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    dropout: float
+    batch_size: int
+    max_steps: int
+    eval_every: int
+    patience: int
+    min_gain: float
+    metric: str
+    precision: str
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """How a task's rows become splits and text (study: Splits, Finetuning)."""
+
+    split_rule: str
+    split_seed: int
+    max_dev: int
+    max_test: int
+    text_format: str
+    max_length: int
+    world_seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """What every experiment sets: models, data, finetuning, and where and how runs are made.
+
+    The values come from a notebook's parameters cell or a parameter file, never from here, so
+    that each number has one home. Wrong names, types and values raise `InputError`.
+    """
+
+    model: str
+    model_revision: str
+    world_seed: int
+    pretraining_seed: int
+    pretraining_steps: int
+    split_rule: str
+    split_seed: int
+    max_dev: int
+    max_test: int
+    text_format: str
+    max_length: int
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    dropout: float
+    source_batch_size: int
+    source_max_steps: int
+    source_patience: int
+    target_batch_size: int
+    target_max_steps: int
+    target_patience: int
+    eval_every: int
+    min_gain: float
+    metric: str
+    precision: str
+    source_seeds: list[int]
+    seeds: list[int]
+    threads: int
+    store: str
+    executor: str
+    workers: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _typed(field.name, getattr(self, field.name), field.type)
+            object.__setattr__(self, field.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values outside their range, naming the parameter and what is allowed."""
+        for name, allowed in CHOICES.items():
+            _require(getattr(self, name) in allowed, name, getattr(self, name), one_of(allowed))
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            expected = f"a number from {least:g}" + ("" if most is None else f" to {most:g}")
+            inside = least <= value and (most is None or value <= most)
+            _require(inside, name, value, expected)
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        for name in ("seeds", "source_seeds"):
+            values = getattr(self, name)
+            _require(bool(values), name, values, "at least one seed")
+            _require(min(values) >= 0, name, values, "whole numbers from 0")
+            _require(len(set(values)) == len(values), name, values, "each seed once")
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Study":
+        """The settings among `parameters`, e.g. a notebook's `globals()`; other names are left.
+
+        Raises `InputError` where a setting is missing or does not fit.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in parameters]
+        if missing:
+            raise InputError(f"parameter {missing[0]!r} is missing: {cls.__name__} needs it")
+        return cls(**{name: parameters[name] for name in names})
+
+    def data(self) -> Data:
+        """The settings that decide a task's splits and texts."""
+        return Data(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Data)})
+
+    def source_training(self) -> Training:
+        """How source models are finetuned."""
+        return self._training("source")
+
+    def target_training(self) -> Training:
+        """How base models are finetuned on targets."""
+        return self._training("target")
+
+    def _training(self, role: str) -> Training:
+        own = {name: getattr(self, f"{role}_{name}") for name in OWN}
+        names = [field.name for field in dataclasses.fields(Training) if field.name not in OWN]
+        return Training(**own, **{name: getattr(self, name) for name in names})
+
+    def store_folder(self) -> Path:
+        """Where runs are kept."""
+        return store_folder(self.store)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FamilyTable(Study):
+    """Settings of the family table (paper Tables 1 and 3).
+
+    `families` adds or replaces families by name; `sources` and `targets` name families.
+    """
+
+    families: dict[str, list[str]]
+    sources: list[str]
+    targets: list[str]
+    intertraining: str
+    random_row: bool
+
+    def check(self) -> None:
+        super().check()
+        allowed = ("largest", "paper")
+        _require(
+            self.intertraining in allowed, "intertraining", self.intertraining, one_of(allowed)
+        )
+        for name in ("sources", "targets"):
+            values = getattr(self, name)
+            _require(bool(values), name, values, "at least one family")
+            _require(len(set(values)) == len(values), name, values, "each family once")
+
+
+OWN = ("batch_size", "max_steps", "patience")
+"""What source and target finetuning set apart, as source_... and target_..."""
+
+CHOICES = {
+    "split_rule": ("paper", "later"),
+    "text_format": ("t5", "later"),
+    "schedule": ("constant", "linear"),
+    "metric": ("ranked", "exact"),
+    "precision": ("fp32", "bf16"),
+    "executor": ("serial", "processes"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+}
+"""The values that a setting of text may take."""
+
+RANGES = {
+    "world_seed": (0, None),
+    "pretraining_seed": (0, None),
+    "pretraining_steps": (0, None),
+    "split_seed": (0, None),
+    "max_dev": (0, None),
+    "max_test": (0, None),
+    "max_length": (8, None),
+    "weight_decay": (0, None),
+    "dropout": (0, 0.9),
+    "source_batch_size": (1, None),
+    "source_max_steps": (1, None),
+    "source_patience": (1, None),
+    "target_batch_size": (1, None),
+    "target_max_steps": (1, None),
+    "target_patience": (1, None),
+    "eval_every": (1, None),
+    "min_gain": (0, 1),
+    "threads": (1, None),
+    "workers": (1, None),
+}
+"""The least and the most (None: no bound) that a setting of a number may be."""
+
+
+def store_folder(store: str = "") -> Path:
+    """Where runs are kept: `store`, else FUSINGLIB_STORE, else `runs/` at the project's root."""
+    chosen = store or os.environ.get("FUSINGLIB_STORE") or PROJECT / "runs"
+    return Path(chosen).expanduser().resolve()
+
+
+EXPERIMENTS = {"family_table": FamilyTable}
+"""Notebook name to its settings."""
+
+
+def one_of(names) -> str:
+    """`one of a, b, c`, for messages."""
+    return "one of " + ", ".join(str(name) for name in names)
+
+
+def nearest(name: str, names) -> str:
+    """A did-you-mean for a misspelt name, else the list of names, for messages."""
+    close = difflib.get_close_matches(str(name), list(names), n=1)
+    return f"did you mean {close[0]!r}?" if close else one_of(sorted(names))
+
+
+def _require(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise InputError(f"parameter {name!r} is {value!r}: expected {expected}")
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`, whole numbers serving as floats; anything else raises `InputError`."""
+    if kind in (list[int], list[str]):
+        _require(isinstance(value, list | tuple), name, value, "a list")
+        return [_typed(name, item, kind.__args__[0]) for item in value]
+    if kind == dict[str, list[str]]:
+        _require(isinstance(value, dict), name, value, "names with lists of tasks")
+        return {_typed(name, k, str): _typed(name, v, list[str]) for k, v in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (float, int) and isinstance(value, str):
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else ""
+        raise InputError(f"parameter {name!r} is the text {value!r}: expected a number{hint}")
+    _require(type(value) is kind, name, value, WORDS[kind])
+    if kind is float:
+        _require(value == value and abs(value) != float("inf"), name, value, "a finite number")
+    return value
+
+
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

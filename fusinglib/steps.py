@@ -1,0 +1,126 @@
+"""What a worker does for each kind of run: parents in the store in, files of the run out."""
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import safetensors.numpy
+import torch
+
+from fusinglib import data, fusion, models, pretraining
+from fusinglib.errors import InputError
+from fusinglib.evaluation import accuracies, predict
+from fusinglib.plans import Run
+from fusinglib.settings import Data, Training
+from fusinglib.store import Store, write_json
+from fusinglib.tasks import Task
+from fusinglib.training import finetune
+
+Report = Callable[[str], None]
+"""Takes a line that says how far a run is."""
+
+
+def perform(run: Run, store: Store, device: str) -> None:
+    """Carry `run` out: its files appear in the store whole, or not at all.
+
+    Its parents must be finished. A run that fails leaves its traceback in the store and raises.
+    """
+    if store.has(run):
+        return
+    try:
+        with _determined(run), store.new(run) as folder:
+            progress = store.progress_file(run)
+            started = time.perf_counter()
+            result = STEPS[run.kind](run, store, folder, device, progress.write_text)
+            result["seconds"] = round(time.perf_counter() - started, 3)
+            write_json(folder / "result.json", result)
+    except Exception as error:
+        with store.writing():
+            if isinstance(error, OSError):
+                raise
+            store.record_failure(run, traceback.format_exc())
+        raise
+    finally:
+        store.progress_file(run).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _determined(run: Run) -> Iterator[None]:
+    """The thread count that the run's settings fix, and the caller's random state put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(run.settings.get("training", {}).get("threads", 1))
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _pretrain(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    def say(step: int, steps: int, loss: float) -> None:
+        report(f"step {step} of {steps}, loss {loss:.2f}")
+
+    wanted = {name: run.settings[name] for name in ("world_seed", "seed", "steps")}
+    return pretraining.pretrain(folder / "model", **wanted, report=say)
+
+
+def _import(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    models.bring(Path(run.place), folder / "model")
+    return {}
+
+
+def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    models.randomise(store.model(run.parents[0]), folder / "model", run.settings["seed"])
+    return {}
+
+
+def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    return fusion.fuse([store.model(parent) for parent in run.parents], folder / "model")
+
+
+def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    """Finetune the parent on the run's task, score the test split, keep what the kind keeps."""
+    task = Task(**{**run.settings["task"], "columns": tuple(run.settings["task"]["columns"]),
+                   "labels": tuple(run.settings["task"]["labels"])})  # fmt: skip
+    how, training = Data(**run.settings["data"]), Training(**run.settings["training"])
+    loaded = data.load(task, how)
+    if loaded.fingerprint != run.settings["fingerprint"]:
+        raise InputError(f"task {task.name!r}: its data changed since the run was planned")
+
+    parent, seed = store.model(run.parents[0]), run.settings["seed"]
+    model = models.load(parent, task, training, how, seed=seed, device=available(device))
+
+    def say(step: int, dev: float) -> None:
+        report(f"{run.label}: step {step} of {training.max_steps}, dev {dev:.3f}")
+
+    outcome, history = finetune(model, loaded, training, seed, say)
+    predicted = predict(model, model.tokens(loaded)["test"])
+    write_json(folder / "history.json", history)
+    safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
+    if run.kind == "source":
+        model.save(folder / "model")
+    scores = accuracies(predicted, loaded.test.labels)
+    sizes = {f"n_{name}": size for name, size in loaded.sizes.items()}
+    return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
+            "revision": loaded.revision}  # fmt: skip
+
+
+STEPS = {
+    "pretrain": _pretrain,
+    "import": _import,
+    "random": _random,
+    "source": _finetune,
+    "fuse": _fuse,
+    "target": _finetune,
+}
+
+
+def available(device: str) -> str:
+    """The device that "auto" means on this machine; a named one as it is."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,135 @@
+"""The store: finished runs as folders of JSON and safetensors, whole or absent."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fusinglib.errors import InputError
+from fusinglib.plans import Run
+
+PENDING = ".pending"
+
+
+class Store:
+    """A folder of runs: `<root>/<kind>/<key>/` with `run.json` (what it is), `result.json` (what
+    came out), and, by kind, `model/`, `history.json`, `predictions.safetensors`.
+
+    A run is written into a pending folder beside the others and renamed, so that it is there
+    whole or not at all; of two that finish the same run, the first stays. Raises `InputError`
+    where the folder cannot be made or written.
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        with self.writing():
+            (self.root / PENDING).mkdir(parents=True, exist_ok=True)
+
+    def path(self, run: Run) -> Path:
+        """The folder of `run`, finished or not."""
+        return self.root / run.kind / run.key
+
+    def has(self, run: Run) -> bool:
+        """Whether `run` is finished."""
+        return self.path(run).is_dir()
+
+    def result(self, run: Run) -> dict:
+        """What came out of a finished run."""
+        return json.loads((self.path(run) / "result.json").read_text())
+
+    def model(self, run: Run) -> Path:
+        """The folder of the model that a finished run made."""
+        return self.path(run) / "model"
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn the store's own input-output failures into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"the store {self.root} cannot be written ({error.strerror or error}): free some "
+                f"space, mend its permissions, or set another one (parameter 'store' or "
+                f"FUSINGLIB_STORE); finished runs are kept"
+            ) from error
+
+    @contextlib.contextmanager
+    def new(self, run: Run) -> Iterator[Path]:
+        """A pending folder for the files of `run`; on leaving it becomes the run's own."""
+        with self.writing():
+            owner = f"{run.key}-{socket.gethostname()}-{os.getpid()}-"
+            folder = Path(tempfile.mkdtemp(prefix=owner, dir=self.root / PENDING))
+        try:
+            yield folder
+            with self.writing():
+                description = {**run.identity, "key": run.key, "label": run.label}
+                write_json(folder / "run.json", description)
+                self.path(run).parent.mkdir(exist_ok=True)
+                self._publish(folder, run)
+                self.failure_file(run).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(self, folder: Path, run: Run) -> None:
+        folder.chmod(0o755)
+        _sync(folder)
+        try:
+            folder.rename(self.path(run))
+        except OSError:
+            if not self.has(run):
+                raise
+
+    def progress_file(self, run: Run) -> Path:
+        """Where a run under way says how far it is."""
+        return self.root / PENDING / f"{run.key}.progress"
+
+    def record_failure(self, run: Run, traceback: str) -> None:
+        """Keep the traceback of a run that failed; it is gone once the run succeeds."""
+        self.failure_file(run).parent.mkdir(exist_ok=True)
+        self.failure_file(run).write_text(f"{run.kind} {run.key}: {run.label}\n{traceback}")
+
+    def failure_file(self, run: Run) -> Path:
+        """Where the traceback of a failed run is."""
+        return self.root / "failed" / f"{run.key}.txt"
+
+    def sweep(self) -> None:
+        """Remove what dead processes of this machine left pending."""
+        for folder in (self.root / PENDING).glob("*-*-*-*"):
+            host, pid = folder.name.split("-", 1)[-1].rsplit("-", 2)[:2]
+            if host == socket.gethostname() and not _alive(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def describe(self) -> list[dict]:
+        """Every finished run, as it says of itself, with its size in bytes."""
+        found = []
+        for path in sorted(self.root.glob("*/*/run.json")):
+            size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
+            found.append({**json.loads(path.read_text()), "bytes": size})
+        return found
+
+
+def write_json(path: Path, value) -> None:
+    """Write `value` as JSON that a person can read."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _sync(folder: Path) -> None:
+    """Have the files of `folder` on the disk before it gets its name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,264 @@
+"""Tables from the tidy results of the family experiment: DataFrames in percent.
+
+Everywhere, ``results`` has a row per run with the columns base, source_family, target,
+source_seed, seed and accuracy (a fraction), and ``families`` maps a family's name to its targets.
+"""
+
+import numpy as np
+import pandas as pd
+
+from fusinglib import reference, statistics
+from fusinglib.errors import InputError
+
+RUN = ["base", "source_family", "source_seed", "seed", "target"]
+TRAINED = ("intertrained", "fused")  # base models made from the models of a source family
+STATISTICS = {
+    "mean": statistics.mean,
+    "deviation": statistics.deviation,
+    "median": statistics.median,
+    "collapse": statistics.collapse_rate,
+}
+COMPARISONS = [
+    ("fused", "pretrained"),
+    ("fused", "intertrained"),
+    ("intertrained", "pretrained"),
+    ("pretrained", "random"),
+]
+
+
+class TextTable(pd.DataFrame):
+    """A DataFrame of text that prints whole, however wide or long, in a terminal as well."""
+
+    def __repr__(self):
+        return self.to_string()
+
+
+def expected_runs(results, targets, sources=()):
+    """Accuracy of every run that the results should hold, NaN where it is missing.
+
+    Expected are all targets, with every seed found in the results, from each base model: those of
+    Table 1 for every source family (``sources``, then others in the results), and random where
+    the results have it. What depends on a source family is expected for each source seed found.
+
+    Returns: a Series indexed by base, source_family, source_seed, seed, target.
+    """
+    absent = [name for name in [*RUN, "accuracy"] if name not in results]
+    if absent:
+        raise InputError(f"results lack the column(s) {', '.join(absent)}")
+    if results.empty or not len(targets):
+        raise InputError("there is nothing to show: no results, or no targets")
+    runs = results.assign(source_family=results["source_family"].fillna(""))
+    twice = runs[runs.duplicated(RUN)]
+    if len(twice):
+        raise InputError(f"results hold a run twice: {dict(twice.iloc[0][RUN])}")
+
+    trained = runs[runs["base"].isin(TRAINED)]
+    sources = list(dict.fromkeys([*sources, *trained["source_family"]]))
+    source_seeds = sorted(trained["source_seed"].unique()) or [0]
+    bases = [(base, source, source_seeds) for base in TRAINED for source in sources]
+    bases += [("pretrained", "", [0])]
+    bases += [("random", "", [0])] if (runs["base"] == "random").any() else []
+    seeds = sorted(runs["seed"].unique())
+    index = pd.MultiIndex.from_tuples(
+        [
+            (base, source, source_seed, seed, target)
+            for base, source, source_seeds in bases
+            for source_seed in source_seeds
+            for seed in seeds
+            for target in targets
+        ],
+        names=RUN,
+    )
+    return runs.set_index(RUN)["accuracy"].astype(float).reindex(index)
+
+
+def run_arrays(results, targets, sources=()):
+    """The expected runs as arrays of shape (source seeds, seeds, targets), NaN where missing.
+
+    Returns: a dict from (base, source family) to array, in the order of Table 1.
+    """
+    runs = expected_runs(results, targets, sources)
+    return {
+        base: part.to_numpy().reshape(-1, results["seed"].nunique(), len(targets))
+        for base, part in runs.groupby(level=["base", "source_family"], sort=False)
+    }
+
+
+def missing(results, families):
+    """The runs that the results lack: a row each, with what names a run.
+
+    A run counts as missing where it has no row and where its accuracy is NaN.
+    """
+    runs = expected_runs(results, distinct_targets(families), families)
+    return runs[runs.isna()].index.to_frame(index=False)
+
+
+def distinct_targets(families):
+    """The targets of all families, each once."""
+    return list(dict.fromkeys(target for targets in families.values() for target in targets))
+
+
+def tasks_table(families, sizes):
+    """The tasks at hand: a row each, with its target families and the examples of its splits."""
+    rows = {
+        task: {"target of": ", ".join(f for f in families if task in families[f]), **splits}
+        for task, splits in sizes.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("task")
+
+
+def accuracy_table(results, families, statistic="mean"):
+    """Tables 1 and 3 of the paper: a row per base model, a column per target family, and average.
+
+    Arguments: ``statistic``: "mean", "deviation" (over seeds), "median" (over seeds) or "collapse"
+    (share of collapsed runs); see `fusinglib.statistics`.
+
+    Returns: a DataFrame in percent or points, indexed by base and source. ``average`` is the plain
+    mean of the family columns. A cell with a missing run is NaN, and a column "missing runs" then
+    counts them.
+    """
+    if statistic not in STATISTICS:
+        raise InputError(f"statistic {statistic!r} is none of {', '.join(STATISTICS)}")
+    targets = distinct_targets(families)
+    rows = {
+        base: {
+            family: 100 * STATISTICS[statistic](runs[..., positions(targets, members)])
+            for family, members in families.items()
+        }
+        for base, runs in run_arrays(results, targets, families).items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["base", "source"])
+    table["average"] = table.mean(axis="columns", skipna=False)
+    holes = missing(results, families).groupby(["base", "source_family"]).size()
+    if len(holes):
+        table["missing runs"] = [int(holes.get(base, 0)) for base in rows]
+    return table
+
+
+def positions(targets, members):
+    """Where the members of a family stand among the targets."""
+    return [targets.index(member) for member in members]
+
+
+def differences(results, families):
+    """Differences between base models with 95 % intervals, in points: a tidy row per comparison.
+
+    Returns: a DataFrame with the columns
+
+    - ``comparison`` ("fused - pretrained");
+    - ``source_family`` ("all": the mean over source families; "" where neither base has one);
+    - ``target_family`` ("all": every distinct target once);
+    - ``estimate``, ``low``, ``high``: see `fusinglib.statistics.paired_difference` for what the
+      interval covers and what not;
+    - ``targets``, ``seeds``, ``source_seeds``: how many of each;
+    - ``improved``: the targets whose mean difference is above zero;
+    - ``missing``: the runs lacking on either side. One is enough for a row of NaN.
+    """
+    if "all" in families:
+        raise InputError('a family cannot be called "all": the name stands for all of them')
+    targets = distinct_targets(families)
+    arrays = run_arrays(results, targets, families)
+    sources = list(dict.fromkeys(source for _, source in arrays if source))
+    rows = []
+    for better, worse in COMPARISONS:
+        if worse == "random" and ("random", "") not in arrays:
+            continue
+        for source in [*sources, "all"] if better in TRAINED else [""]:
+            for family, members in {**families, "all": targets}.items():
+                names = {
+                    "comparison": f"{better} - {worse}",
+                    "source_family": source,
+                    "target_family": family,
+                }
+                columns = positions(targets, members)
+                a = by_source(arrays, better, source)[..., columns]
+                b = by_source(arrays, worse, source)[..., columns]
+                rows.append(names | compare(a, b))
+    return pd.DataFrame(rows).astype({"improved": "Int64"})
+
+
+def by_source(arrays, base, source):
+    """Stack the runs of a base model for one source family, or for "all" of them."""
+    return np.stack(
+        [
+            runs
+            for (name, family), runs in arrays.items()
+            if name == base and (base not in TRAINED or source in (family, "all"))
+        ]
+    )
+
+
+def compare(a, b):
+    """One row of `differences`: arrays of shape (source families, source seeds, seeds, targets)."""
+    lacking = int(np.isnan(a).sum() + np.isnan(b).sum())
+    a, b = a.mean(axis=0), b.mean(axis=0)
+    difference = a - b
+    interval = statistics.paired_difference(a, b)
+    source_seeds, seeds, targets = difference.shape
+    gains = difference.mean(axis=(0, 1))
+    return {
+        **{name: 100 * value for name, value in interval._asdict().items()},
+        "targets": targets,
+        "seeds": seeds,
+        "source_seeds": source_seeds,
+        "improved": pd.NA if lacking else int((gains > 0).sum()),
+        "missing": lacking,
+    }
+
+
+def caveats(results, families):
+    """What a reader of these results has to know, as sentences: print them under the tables."""
+    runs = expected_runs(results, distinct_targets(families), families)
+    seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed")}
+    lacking = int(runs.isna().sum())
+    sentences = [
+        (lacking, f"{lacking} of {len(runs)} runs are missing; their cells show –."),
+        (seeds["seed"] == 1, "One seed: no standard deviations, and no collapses to be seen."),
+        (
+            seeds["source_seed"] == 1,
+            "One source seed: the intervals do not cover the randomness of the source models.",
+        ),
+    ]
+    return [sentence for holds, sentence in sentences if holds]
+
+
+def beside_paper(table, paper, families):
+    """Each column of an accuracy table with the paper's beside it, e.g. ``reference.TABLE_1``.
+
+    The paper's numbers are set beside families of the paper's names and sizes only; with other
+    families the table comes back as it is.
+    """
+    sizes = {family: len(members) for family, members in families.items()}
+    if sizes != reference.FAMILY_SIZES:
+        return table
+    columns = {}
+    for name in table.columns:
+        columns[name, "ours"] = table[name]
+        if name in paper:
+            columns[name, "paper"] = paper[name].reindex(table.index)
+    return pd.DataFrame(columns)
+
+
+def show(table, decimals=1):
+    """The table as text to read: rounded, "–" for what cannot be had, text columns as row labels.
+
+    The result looks the same in a notebook and, as plain text, in a terminal.
+    """
+    labels = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    if labels:
+        table = table.set_index(labels)
+    text = table.map(lambda value: cell(value, decimals)).rename(columns=spaced)
+    return TextTable(text.rename_axis(index=spaced))
+
+
+def cell(value, decimals):
+    """One number as text."""
+    if pd.isna(value):
+        return "–"
+    return str(value) if isinstance(value, int | np.integer) else f"{value:z.{decimals}f}"
+
+
+def spaced(name):
+    """A column's name as words; what is no text stays."""
+    return name.replace("_", " ") if isinstance(name, str) else name

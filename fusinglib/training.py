@@ -1,0 +1,124 @@
+"""Finetuning: one loop, early stopping as the study defines it, best weights kept."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fusinglib.data import TaskData
+from fusinglib.evaluation import accuracies, predict
+from fusinglib.models import BaseModel
+from fusinglib.settings import Training
+
+SLACK = 1e-9
+"""Float rounding allowed when two accuracies are compared with the least gain."""
+
+
+@dataclass
+class EarlyStopping:
+    """Follows the dev metric (paper section 3.4).
+
+    A gain counts when it beats the highest metric so far by at least `min_gain`; `patience` is
+    how many batches may pass without one. The best step is that of the highest metric, the
+    earliest on ties.
+    """
+
+    min_gain: float
+    patience: int
+    best: float = field(default=-np.inf, init=False)
+    best_step: int = field(default=0, init=False)
+    gain_step: int = field(default=0, init=False)
+
+    def update(self, step: int, metric: float) -> bool:
+        """Take the metric of `step`; whether it is the highest so far."""
+        if metric - self.best >= self.min_gain - SLACK:
+            self.gain_step = step
+        improved = metric > self.best
+        if improved:
+            self.best, self.best_step = metric, step
+        return improved
+
+    def done(self, step: int) -> bool:
+        """Whether `patience` batches have passed without a gain."""
+        return step - self.gain_step >= self.patience
+
+
+def finetune(
+    model: BaseModel,
+    data: TaskData,
+    settings: Training,
+    seed: int,
+    report: Callable[[int, float], None] | None = None,
+) -> tuple[dict, list[dict]]:
+    """Finetune `model` in place on the task's training split; its best weights are left in it.
+
+    The seed sets the order of the data and the dropout; with the same arguments the CPU gives
+    the same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history,
+    a row per evaluation: step, mean training loss since the last one, dev accuracies.
+    """
+    torch.manual_seed(seed)
+    tokens = model.tokens(data)
+    labels = torch.tensor(data.train.labels, device=model.device)
+    optimizer = _adamw(model.network, settings)
+    batches = _batches(len(data.train), settings.batch_size, seed)
+    stopping = EarlyStopping(settings.min_gain, settings.patience)
+    history, losses, best = [], [], None
+
+    for step in range(1, settings.max_steps + 1):
+        model.network.train()
+        rows = next(batches)
+        loss = model.loss(model.inputs(tokens["train"], rows), labels[rows])
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, settings)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+
+        if step % settings.eval_every == 0 or step == settings.max_steps:
+            dev = accuracies(predict(model, tokens["dev"]), data.dev.labels)
+            history.append({"step": step, "loss": float(torch.stack(losses).mean()), **dev})
+            losses = []
+            if stopping.update(step, dev[settings.metric]):
+                best = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
+            if report:
+                report(step, dev[settings.metric])
+            if stopping.done(step):
+                break
+
+    model.network.load_state_dict(best)
+    outcome = {
+        "best_step": stopping.best_step,
+        "dev": stopping.best,
+        "steps": step,
+        "stopped": "patience" if stopping.done(step) else "max_steps",
+    }
+    return outcome, history
+
+
+def _batches(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Endless batches of row numbers: every epoch a new shuffle, its last batch may be short."""
+    order = np.random.default_rng(seed)
+    while True:
+        shuffled = order.permutation(size)
+        yield from (shuffled[i : i + batch_size] for i in range(0, size, batch_size))
+
+
+def _adamw(network: torch.nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW whose decay spares biases and norms, as the Transformers Trainer does."""
+    named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
+    decayed = [p for n, p in named if p.ndim >= 2 and "bias" not in n]
+    spared = [p for n, p in named if not (p.ndim >= 2 and "bias" not in n)]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def _learning_rate(step: int, settings: Training) -> float:
+    """The rate of the `step`-th update (from 1): constant, or linear to zero after `max_steps`."""
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    return settings.learning_rate * (1 - (step - 1) / settings.max_steps)

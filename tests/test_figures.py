@@ -1,0 +1,129 @@
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from test_tables import FAMILIES, study
+
+from fusinglib import figures, tables
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def ticks(ax):
+    return [label.get_text() for label in ax.get_yticklabels()]
+
+
+def marks(ax, size):
+    """(x, y) of the lines drawn as marks of this size."""
+    drawn = [line for line in ax.lines if line.get_marker() != "None"]
+    return [line.get_xydata() for line in drawn if line.get_markersize() == size]
+
+
+def test_accuracy_rows_are_the_base_models_pretrained_first(ax):
+    assert figures.accuracy_by_base(study(), FAMILIES["letters"], ax, list(FAMILIES)) is ax
+    assert ticks(ax) == [
+        "pretrained",
+        "intertrained letters",
+        "intertrained digits",
+        "fused letters",
+        "fused digits",
+        "random",
+    ]
+    assert ax.yaxis_inverted()
+
+
+def test_accuracy_shows_the_numbers_of_the_table(ax):
+    results = study()
+    figures.accuracy_by_base(results, FAMILIES["digits"], ax, list(FAMILIES))
+    table = tables.accuracy_table(results, FAMILIES)["digits"]
+    means = [point[0, 0] for point in marks(ax, 8)]
+    rows = [tuple((label + " ").split(" ")[:2]) for label in ticks(ax)]
+    assert means == pytest.approx([table[row] for row in rows])
+    targets = marks(ax, 4)
+    assert [row[:, 0].mean() for row in targets] == pytest.approx(means)
+    assert all(len(row) == 2 for row in targets)
+
+
+def test_bar_is_the_interval_of_the_difference_from_pretrained(ax):
+    results = study()
+    figures.accuracy_by_base(results, FAMILIES["letters"], ax, list(FAMILIES))
+    rows = tables.differences(results, FAMILIES)
+    row = rows[
+        (rows["comparison"] == "fused - pretrained")
+        & (rows["source_family"] == "digits")
+        & (rows["target_family"] == "letters")
+    ].iloc[0]
+    start = tables.accuracy_table(results, FAMILIES).loc[("pretrained", ""), "letters"]
+    bars = [line for line in ax.lines if line.get_linewidth() == 2.5]
+    at = ticks(ax).index("fused digits")
+    (bar,) = [line.get_xdata() for line in bars if set(line.get_ydata()) == {at}]
+    assert bar == pytest.approx([start + row["low"], start + row["high"]])
+    assert len(bars) == 5, "pretrained has none"
+
+
+def test_a_base_model_with_missing_runs_says_so_and_has_no_mean(ax):
+    results = study()
+    hole = (results["base"] == "random") & (results["target"] == "a") & (results["seed"] == 0)
+    figures.accuracy_by_base(results[~hole], FAMILIES["letters"], ax)
+    (text,) = ax.texts
+    assert text.get_text() == "missing runs: 1" and text.xy[1] == 5
+    means = marks(ax, 8)
+    assert np.isnan(means[5][0, 0]) and not np.isnan(means[:5]).any()
+
+
+def test_differences_are_drawn_in_order_under_their_comparison(ax):
+    rows = tables.differences(study(), FAMILIES)
+    rows = rows[rows["target_family"] == "all"]
+    assert figures.difference_intervals(rows, ax) is ax
+    labels = ticks(ax)
+    assert labels[:4] == [
+        "fused − pretrained",
+        "from letters, on all (4 targets)",
+        "from digits, on all (4 targets)",
+        "mean of sources, on all (4 targets)",
+    ]
+    assert labels[-2:] == ["pretrained − random", "on all (4 targets)"]
+    points = np.vstack(marks(ax, 7))
+    assert points[:, 0] == pytest.approx(rows["estimate"])
+    headings = [label for y, label in enumerate(labels) if y not in points[:, 1]]
+    assert headings == [name.replace("-", "−") for name in figures.COMPARISONS]
+
+
+def test_mark_is_filled_where_the_interval_leaves_out_zero(ax):
+    rows = tables.differences(study(), FAMILIES).iloc[:3].copy()
+    rows[["low", "estimate", "high"]] = [[1, 2, 3], [-1, 2, 3], [np.nan, 2, np.nan]]
+    figures.difference_intervals(rows, ax)
+    fills = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert fills == ["#0072B2", "white", "white"]
+
+
+def test_a_difference_with_missing_runs_says_so(ax):
+    results = study()
+    rows = tables.differences(results[results["base"] != "random"], FAMILIES)
+    figures.difference_intervals(rows.assign(missing=[2] + [0] * (len(rows) - 1)), ax)
+    assert [text.get_text() for text in ax.texts] == ["missing runs: 2"]
+
+
+def test_family_figure_has_a_panel_per_family_and_is_an_image_in_a_notebook():
+    figure = figures.family_figure(study(), FAMILIES)
+    assert [ax.get_title() for ax in figure.axes] == ["letters (3 targets)", "digits (2 targets)"]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_thin_results_can_be_drawn():
+    families = {"only": ["a"]}
+    figure = figures.family_figure(study(families, seeds=(0,)), families)
+    assert figure.axes[0].get_title() == "only (1 target)"
+    figure.draw_without_rendering()
+
+
+def test_every_base_and_comparison_has_its_own_colour_and_shape():
+    assert [" - ".join(pair) for pair in tables.COMPARISONS] == list(figures.COMPARISONS)
+    for looks in (figures.BASES, figures.COMPARISONS):
+        colours, shapes = zip(*looks.values(), strict=True)
+        assert len(set(colours)) == len(set(shapes)) == len(looks)

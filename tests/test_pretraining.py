@@ -1,0 +1,115 @@
+"""Pretraining: span corruption, the untied head through a round trip, determinism."""
+
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+from fusinglib import miniworld, pretraining
+from fusinglib.errors import InputError
+
+SENTINELS = list(range(100, 120))
+EOS = 1
+
+
+def restore(inputs, targets):
+    """The document: each sentinel of the inputs replaced by what the targets give for it."""
+    assert inputs[-1] == targets[-1] == EOS
+    spans = {}
+    for token in targets[:-1]:
+        if token in SENTINELS:
+            current = spans[token] = []
+        else:
+            current.append(token)
+    document = []
+    for token in inputs[:-1]:
+        document += spans.pop(token) if token in SENTINELS else [token]
+    assert not spans
+    return document
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 8, 20, 35])
+def test_corruption_keeps_the_document(length):
+    document = list(range(10, 10 + length))
+    for seed in range(200):
+        inputs, targets = pretraining.corrupt(document, random.Random(seed), SENTINELS, EOS)
+        assert restore(inputs, targets) == document
+        hidden = len([token for token in targets if token in document])
+        assert hidden == max(1, round(length * 0.25))
+        used = [token for token in inputs if token in SENTINELS]
+        assert used == SENTINELS[: len(used)]  # in order, each followed by kept text or the end
+        assert all(b not in SENTINELS for a, b in zip(inputs, inputs[1:]) if a in SENTINELS)
+
+
+def test_corruption_of_a_small_case():
+    seen = {
+        tuple(map(tuple, pretraining.corrupt([11, 12, 13, 14], random.Random(i), SENTINELS, EOS)))
+        for i in range(50)
+    }
+    assert seen == {
+        ((100, 12, 13, 14, 1), (100, 11, 1)),
+        ((11, 100, 13, 14, 1), (100, 12, 1)),
+        ((11, 12, 100, 14, 1), (100, 13, 1)),
+        ((11, 12, 13, 100, 1), (100, 14, 1)),
+    }
+
+
+def test_head_stays_untied_through_round_trips(tmp_path):
+    model = pretraining.new_model(miniworld.tokenizer(), seed=0).eval()
+    assert not torch.equal(model.lm_head.weight, model.shared.weight)
+    assert model.encoder.embed_tokens.weight is model.shared.weight
+    assert model.decoder.embed_tokens.weight is model.shared.weight
+    ids = torch.tensor([[30, 31, 32, 1]])
+    expected = model(input_ids=ids, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits
+    for trip in ("one", "two"):
+        model.save_pretrained(tmp_path / trip)
+        again = T5ForConditionalGeneration.from_pretrained(tmp_path / trip).eval()
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+        logits = again(input_ids=ids, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits
+        assert torch.equal(logits, expected)
+        model = again
+
+
+def test_new_model_depends_on_its_seed_alone():
+    tokenizer = miniworld.tokenizer()
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    one, two, other = (pretraining.new_model(tokenizer, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(one.shared.weight, two.shared.weight)
+    assert not torch.equal(one.shared.weight, other.shared.weight)
+    assert pretraining.new_model(tokenizer, 0, d_model=32).shared.weight.shape[1] == 32
+
+
+def test_pretraining_is_deterministic_and_learns(tmp_path):
+    calls = []
+    arguments = {"world_seed": 0, "seed": 1, "steps": 60}
+    first = pretraining.pretrain(
+        tmp_path / "a", report=lambda *values: calls.append(values), **arguments
+    )
+    second = pretraining.pretrain(tmp_path / "b", **arguments)
+    assert first["loss"] == second["loss"]
+    assert first["loss"][-1][1] < first["loss"][0][1]
+    assert [call[:2] for call in calls] == [(50, 60), (60, 60)]
+    one, two = (load_file(tmp_path / folder / "model.safetensors") for folder in "ab")
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    text = "the baker sold the bread ."
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "a")
+    assert loaded(text)["input_ids"] == miniworld.tokenizer()(text)["input_ids"]
+
+
+def test_zero_steps_give_the_untrained_model(tmp_path):
+    result = pretraining.pretrain(tmp_path, world_seed=0, seed=3, steps=0)
+    assert result["loss"] == []
+    model = pretraining.new_model(miniworld.tokenizer(), 3)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(saved["lm_head.weight"], model.lm_head.weight)
+
+
+@pytest.mark.parametrize("bad", [{"seed": -1}, {"steps": -1}, {"world_seed": -1}])
+def test_bad_input(bad, tmp_path):
+    with pytest.raises(InputError, match="give a whole number"):
+        pretraining.pretrain(tmp_path, **{"world_seed": 0, "seed": 0, "steps": 1, **bad})

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+
+from fusinglib import statistics
+from fusinglib.errors import InputError
+
+NAN = float("nan")
+
+# Three seeds of two targets.
+RUNS = np.array([[0.5, 0.2], [0.6, 0.2], [0.1, 0.5]])
+
+
+def test_mean_deviation_and_median_of_a_small_case():
+    assert statistics.mean(RUNS) == pytest.approx(0.35)
+    # Per target: squares of (0.1, 0.2, -0.3) sum to 0.14, of (-0.1, -0.1, 0.2) to 0.06; over 2.
+    assert statistics.deviation(RUNS) == pytest.approx((np.sqrt(0.07) + np.sqrt(0.03)) / 2)
+    assert statistics.median(RUNS) == pytest.approx((0.5 + 0.2) / 2)
+
+
+def test_collapse_rate_counts_runs_more_than_ten_points_below_their_own_median():
+    assert statistics.collapse_rate(RUNS) == pytest.approx(1 / 6)
+    exactly_ten = np.array([[0.8], [0.8], [0.7]])
+    assert statistics.collapse_rate(exactly_ten) == 0
+    assert statistics.collapse_rate(exactly_ten - [[0], [0], [0.001]]) == pytest.approx(1 / 3)
+
+
+def test_one_seed_has_no_deviation_and_cannot_collapse():
+    assert np.isnan(statistics.deviation(RUNS[:1]))
+    assert np.isnan(statistics.collapse_rate(RUNS[:1]))
+    assert statistics.median(RUNS[:1]) == statistics.mean(RUNS[:1]) == pytest.approx(0.35)
+
+
+def test_deviation_and_median_are_taken_within_each_source_seed():
+    two = np.stack([RUNS, RUNS + 0.3])
+    assert statistics.deviation(two) == pytest.approx(statistics.deviation(RUNS))
+    assert statistics.median(two) == pytest.approx(statistics.median(RUNS) + 0.15)
+    assert statistics.collapse_rate(two) == pytest.approx(statistics.collapse_rate(RUNS))
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [statistics.mean, statistics.deviation, statistics.median, statistics.collapse_rate],
+)
+def test_a_missing_run_makes_every_statistic_nan(statistic):
+    holed = RUNS.copy()
+    holed[1, 1] = NAN
+    assert np.isnan(statistic(holed))
+
+
+def test_difference_is_the_mean_of_the_pairs_and_deterministic():
+    rng = np.random.default_rng(3)
+    a, b = rng.random((3, 5)), rng.random((3, 5))
+    result = statistics.paired_difference(a, b)
+    assert result.estimate == pytest.approx((a - b).mean())
+    assert result.low < result.estimate < result.high
+    assert result == statistics.paired_difference(a, b)
+    swapped = statistics.paired_difference(b, a)
+    assert (swapped.low, swapped.high) == pytest.approx((-result.high, -result.low))
+
+
+def test_pairing_cancels_what_both_share():
+    shared = np.random.default_rng(0).random((3, 4))
+    result = statistics.paired_difference(shared + 0.05, shared)
+    assert result == pytest.approx((0.05, 0.05, 0.05))
+
+
+def test_interval_without_seed_noise_is_the_bootstrap_of_the_targets():
+    """Two values in equal number: resampled means are binomial, so the quantiles are known."""
+    difference = np.tile([0.0] * 8 + [1.0] * 8, (4, 1))
+    result = statistics.paired_difference(difference, np.zeros_like(difference))
+    tail = statistics.expanded_tail(16)
+    expected = statistics.stats.binom.ppf([tail, 1 - tail], 16, 0.5) / 16
+    assert (result.low, result.high) == pytest.approx(tuple(expected))
+
+
+def test_seeds_are_drawn_anew_for_every_target():
+    """With equal targets the variance is that of seeds x targets independent draws, not of seeds.
+
+    Drawing seeds for all targets together would give an interval four times as wide.
+    """
+    difference = np.tile([[-1.0], [1.0]], (1, 16))
+    result = statistics.paired_difference(difference, np.zeros_like(difference))
+    tail = statistics.expanded_tail(16)
+    expected = 2 * statistics.stats.binom.ppf([tail, 1 - tail], 32, 0.5) / 32 - 1
+    assert (result.low, result.high) == pytest.approx(tuple(expected))
+
+
+def test_expanded_tail_approaches_the_plain_one():
+    assert statistics.expanded_tail(2) < statistics.expanded_tail(6) < statistics.expanded_tail(50)
+    assert statistics.expanded_tail(100_000) == pytest.approx(0.025, abs=1e-5)
+
+
+def test_one_target_has_an_estimate_and_no_interval():
+    result = statistics.paired_difference(RUNS[:, :1], RUNS[:, 1:])
+    assert result.estimate == pytest.approx(0.1)
+    assert np.isnan([result.low, result.high]).all()
+
+
+def test_one_seed_has_an_interval_over_targets():
+    result = statistics.paired_difference(np.array([[0.1, 0.2, 0.3]]), np.zeros((1, 3)))
+    assert 0.1 <= result.low < 0.2 < result.high <= 0.3
+
+
+def test_a_missing_run_makes_the_difference_nan():
+    holed = RUNS.copy()
+    holed[0, 0] = NAN
+    assert np.isnan(statistics.paired_difference(holed, RUNS)).all()
+    assert np.isnan(statistics.paired_difference(RUNS, holed)).all()
+
+
+def test_source_seeds_widen_the_interval():
+    noise = np.random.default_rng(1).normal(0, 0.01, (4, 3, 8))
+    pretrained = np.full((1, 3, 8), 0.5)
+    alike = statistics.paired_difference(0.6 + noise, pretrained)
+    shifts = np.array([-0.1, 0.1, -0.1, 0.1]).reshape(4, 1, 1)
+    unlike = statistics.paired_difference(0.6 + noise + shifts, pretrained)
+    assert unlike.estimate == pytest.approx(alike.estimate)
+    assert unlike.high - unlike.low > 5 * (alike.high - alike.low)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (3,)])
+def test_arrays_that_do_not_pair_are_refused(shape):
+    with pytest.raises(InputError, match="shapes"):
+        statistics.paired_difference(np.zeros((3, 3)), np.zeros(shape))
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    """Simulated studies of six targets and three seeds, targets and runs drawn at random.
+
+    An interval that is too wide fails the upper bounds, one over seeds alone covers about half.
+    """
+    rng = np.random.default_rng(7)
+    spread, noise, truth, studies = 0.04, 0.03, 0.02, 400
+    covered, widths = 0, []
+    for _ in range(studies):
+        runs = truth + rng.normal(0, spread, 6) + rng.normal(0, noise, (3, 6))
+        result = statistics.paired_difference(runs, np.zeros((3, 6)), resamples=1000)
+        covered += result.low <= truth <= result.high
+        widths.append(result.high - result.low)
+    assert 0.92 <= covered / studies <= 0.985
+    error = np.sqrt((spread**2 + noise**2 / 3) / 6)
+    assert np.mean(widths) < 1.3 * 2 * 2.571 * error  # 2.571: t quantile with 5 degrees of freedom
