@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{executed}")
     missing = notebooks.missing(executed)
     if missing:
-        print(f"error: {missing} results are missing, see above", file=sys.stderr)
+        failed = settings.store_folder() / "failed"
+        print(f"error: {missing} results are missing: see {failed}", file=sys.stderr)
     return 1 if missing else 0
 
 
@@ -73,6 +74,8 @@ def store(options: argparse.Namespace) -> int:
     from fusinglib.store import Store
 
     folder = store_folder(options.store)
+    if not folder.is_dir():
+        raise InputError(f"there is no store {folder}: give one with --store or FUSINGLIB_STORE")
     runs = pd.DataFrame(Store(folder).describe())
     print(f"{folder}: {len(runs)} finished runs")
     if len(runs):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fusinglib import miniworld
 from fusinglib.errors import InputError
-from fusinglib.settings import Data
+from fusinglib.settings import Data, nearest
 from fusinglib.tasks import MINIWORLD, Task
 
 SPLITS = ("train", "dev", "test")
@@ -56,8 +56,17 @@ def load(task: Task, settings: Data) -> TaskData:
     Raises `InputError` where the task cannot be loaded, a column or label does not fit, or a
     split comes out empty.
     """
-    raw, revision = _raw(task, settings)
-    splits = SPLIT_RULES[task.splits](raw, settings)
+    if task.splits not in SPLIT_RULES:
+        known = nearest(task.splits, SPLIT_RULES)
+        raise InputError(f"task {task.name!r}: unknown split rule {task.splits!r}: {known}")
+    raw, revision = _raw(task)
+    try:
+        splits = SPLIT_RULES[task.splits](raw, settings)
+    except KeyError as error:
+        raise InputError(
+            f"task {task.name!r}: it has no split {error}; it has {', '.join(sorted(raw))}: "
+            f"choose another split rule ({', '.join(SPLIT_RULES)})"
+        ) from None
     splits["dev"] = _sample(splits["dev"], settings.max_dev, settings.split_seed, "dev")
     splits["test"] = _sample(splits["test"], settings.max_test, settings.split_seed, "test")
     for name, split in splits.items():
@@ -66,11 +75,11 @@ def load(task: Task, settings: Data) -> TaskData:
     return TaskData(task, **splits, fingerprint=_fingerprint(splits), revision=revision)
 
 
-def _raw(task: Task, settings: Data) -> tuple[dict[str, Split], str | None]:
+def _raw(task: Task) -> tuple[dict[str, Split], str | None]:
     """Every split that the copy has, under the copy's own names."""
     if task.hub_id == MINIWORLD:
-        made = miniworld.examples(task.config, settings.world_seed)
-        return {name: _split(task, name, rows) for name, rows in made.items()}, None
+        made = miniworld.examples(task.config, int(task.revision))
+        return {name: _split(task, name, rows) for name, rows in made.items()}, task.revision
     copies = _hub(task)
     raw = {}
     for name, rows in copies.items():
@@ -99,6 +108,11 @@ def _hub(task: Task):
             f"task {task.name!r}: cannot load {task.hub_id} ({task.config}): the Hub could not be "
             f"reached or has no such data, and no copy is in the cache that HF_HOME names. "
             f"Go online once, or set HF_HOME to a folder that has it. ({_first_line(error)})"
+        ) from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise InputError(
+            f"task {task.name!r}: the files of {task.hub_id} ({task.config}) cannot be read, or do "
+            f"not fit together ({_first_line(error.__cause__ or error)})"
         ) from error
 
 

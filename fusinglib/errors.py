@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used."""
+"""The exceptions for what a user can mend."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it as one line without a traceback and exits with status 2.
     """
+
+
+class StoreError(InputError):
+    """The store cannot be written: nothing more can be carried out."""

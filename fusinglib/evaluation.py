@@ -39,8 +39,9 @@ def label_scores(
 
     chosen = logits.gather(-1, targets.expand(batch, -1)[..., None])[..., 0]
     of_label = torch.nn.functional.one_hot(owner, len(labels)).float()
-    scores = (chosen - logits.logsumexp(-1)) @ of_label
-    wrong = (logits.argmax(-1) != targets).float() @ of_label
+    with torch.autocast(device.type, enabled=False):  # sums in fp32, whatever the caller's context
+        scores = (chosen - logits.logsumexp(-1)) @ of_label
+        wrong = (logits.argmax(-1) != targets).float() @ of_label
     return scores, wrong == 0
 
 

@@ -1,16 +1,21 @@
 """Carry a plan out: serially or in processes, each run whole or absent, the rest going on."""
 
 import concurrent.futures
+import contextlib
+import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 
-from fusinglib.errors import InputError
+from fusinglib.errors import StoreError
 from fusinglib.plans import VERSIONS, Plan, Run, unique
 from fusinglib.progress import Progress, duration
 from fusinglib.settings import Study
@@ -22,6 +27,11 @@ POLL = 0.5
 TRIES = 3
 """How often a run is started whose worker process dies."""
 
+START_FAILED = (
+    "the worker processes do not start; in a script of your own, call execute under "
+    "`if __name__ == '__main__':`, or set executor to 'serial'"
+)
+
 RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
 """Of the runs that are ready, those that others wait for come first."""
 
@@ -30,7 +40,7 @@ def execute(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
     """Carry out what `store` lacks of `plan`, and return its results, a row per table row.
 
     A run that fails leaves its traceback in the store, what depends on it is left out, and the
-    others go on. Raises `InputError` where the store can no longer be written.
+    others go on. Raises `StoreError` where the store can no longer be written.
     """
     store.sweep()
     Execution(plan, store, settings).carry_out()
@@ -50,16 +60,17 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
 
 def overview(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
     """What the plan asks for: runs by kind, how many are finished, and the minutes that the rest
-    takes, from the mean of the finished runs of that kind (none: unknown)."""
+    takes, going by the runs that are finished (unknown without any)."""
+    finished = [run for run in plan.runs if store.has(run)]
+    pace = Pace(finished, store)
     rows = []
     for kind in unique([[run.kind for run in plan.runs]]):
         runs = [run for run in plan.runs if run.kind == kind]
-        taken = [store.result(run)["seconds"] for run in runs if store.has(run)]
-        left = len(runs) - len(taken)
-        seconds = left * sum(taken) / len(taken) if taken else None if left else 0
-        minutes = None if seconds is None else seconds / workers(settings) / 60
-        rows.append({"kind": kind, "runs": len(runs), "finished": len(taken), "minutes": minutes})
-    return pd.DataFrame(rows).set_index("kind").astype({"minutes": float})
+        left = [run for run in runs if run not in finished]
+        minutes = pace.seconds(left) / workers(settings) / 60
+        count = {"runs": len(runs), "finished": len(runs) - len(left)}
+        rows.append({"kind": kind, **count, "minutes": minutes})
+    return pd.DataFrame(rows).set_index("kind")
 
 
 def workers(settings: Study) -> int:
@@ -67,39 +78,88 @@ def workers(settings: Study) -> int:
     return 1 if settings.executor == "serial" else settings.workers
 
 
+class Pace:
+    """How long runs take, learnt from finished ones of the same kind.
+
+    As long as there are none, finetuning takes as long per example of its `max_steps` as
+    finetuning of the other kind, and copying and fusing take no time.
+    """
+
+    def __init__(self, finished: list[Run], store: Store):
+        self.taken: dict[str, list[float]] = defaultdict(list)
+        for run in finished:
+            self.learn(run, store.result(run)["seconds"])
+
+    def learn(self, run: Run, seconds: float) -> None:
+        """Take note that `run` took `seconds`."""
+        self.taken[run.kind].append(seconds)
+        if examples := _examples(run):
+            self.taken["per example"].append(seconds / examples)
+
+    def seconds(self, runs: list[Run]) -> float:
+        """How long `runs` take one after the other; not a number where that is unknown."""
+        return sum(self._expected(run) for run in runs)
+
+    def _expected(self, run: Run) -> float:
+        taken, factor = self.taken[run.kind], 1
+        if not taken and _examples(run):
+            taken, factor = self.taken["per example"], _examples(run)
+        if taken:
+            return factor * sum(taken) / len(taken)
+        return 0 if run.kind in ("import", "random", "fuse") else math.nan
+
+
+def _examples(run: Run) -> int:
+    """How many examples a finetuning sees at most; 0 for other runs."""
+    training = run.settings.get("training")
+    return training["max_steps"] * training["batch_size"] if training else 0
+
+
 class Execution:
     """One pass over a plan: which runs are ready, under way, done, failed."""
 
     def __init__(self, plan: Plan, store: Store, settings: Study):
         self.plan, self.store, self.settings = plan, store, settings
-        self.done = {run.key for run in plan.runs if store.has(run)}
+        finished = [run for run in plan.runs if store.has(run)]
+        self.done = {run.key for run in finished}
         self.failed: dict[str, str] = {}
         self.waiting = [run for run in plan.runs if run.key not in self.done]
-        self.todo = len(self.waiting)
         self.waiting.sort(key=lambda run: RANK[run.kind])
         self.under_way: dict[str, Run] = {}
-        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.deaths: dict[str, int] = defaultdict(int)
+        self.computed = 0
+        self.started = time.monotonic()
+        self.pace = Pace(finished, store)
         self.workers = workers(settings)
         self.progress = Progress(len(plan.runs))
 
     def carry_out(self) -> None:
         """Run until nothing is left that can run."""
-        started = time.monotonic()
-        if self.waiting:
-            self._until_drained()
-        took = duration(time.monotonic() - started)
-        computed = self.todo - len(self.failed) - len(self.waiting)
-        text = f"{computed} computed in {took}" if self.todo else "all there already"
+        todo = bool(self.waiting)
+        try:
+            if self.settings.executor == "serial":
+                self._serially()
+            else:
+                self._in_processes()
+        except BaseException:
+            self.store.sweep()
+            self.progress.update(len(self.done), "stopped; finished runs are kept", last=True)
+            raise
+        took = duration(time.monotonic() - self.started)
+        text = f"{self.computed} computed in {took}" if todo else "all there already"
         if self.failed or self.waiting:
             text += f"; {len(self.failed)} failed, {len(self.waiting)} left out for want of them"
         self.progress.update(len(self.done), text, last=True)
         for key, error in self.failed.items():
             print(f"failed: {key}: {error} (traceback in {self.store.root}/failed/{key}.txt)")
 
+    def _ready(self, run: Run) -> bool:
+        return all(parent.key in self.done for parent in run.parents)
+
     def _next(self) -> Run | None:
         """A run whose parents are done, taken off the waiting list."""
         for run in self.waiting:
-            if all(parent.key in self.done for parent in run.parents):
+            if self._ready(run):
                 self.waiting.remove(run)
                 self.under_way[run.key] = run
                 return run
@@ -110,35 +170,61 @@ class Execution:
         del self.under_way[run.key]
         if error is None:
             self.done.add(run.key)
-            self.seconds[run.kind].append(self.store.result(run)["seconds"])
-        elif isinstance(error, InputError) and "the store" in str(error):
+            self.computed += 1
+            self.pace.learn(run, self.store.result(run)["seconds"])
+        elif isinstance(error, StoreError):
             raise error
         else:
             self.failed[run.key] = f"{run.label}: {type(error).__name__}: {error}"
 
-    def _until_drained(self) -> None:
-        """Keep the workers busy; if one of their processes dies, start anew what it left."""
-        starts: dict[str, int] = defaultdict(int)
-        while self.waiting or self.under_way:
-            try:
-                with _pool(self.settings) as pool:
-                    self._drain(pool, starts)
-                return
-            except BrokenProcessPool:
-                for run in list(self.under_way.values()):
-                    if self.store.has(run):
-                        self._finish(run, None)
-                    elif starts[run.key] >= TRIES:
-                        self._finish(run, RuntimeError(f"its process died {TRIES} times"))
-                    else:
-                        del self.under_way[run.key]
-                        self.waiting.insert(0, run)
+    def _serially(self) -> None:
+        """One run after the other, in this very thread."""
+        from fusinglib.steps import perform
 
-    def _drain(self, pool, starts: dict[str, int]) -> None:
+        while run := self._next():
+            self._show()
+            try:
+                perform(run, self.store, self.settings.device, watch=self._show)
+            except Exception as error:
+                self._finish(run, error)
+            else:
+                self._finish(run, None)
+
+    def _in_processes(self) -> None:
+        """Keep the workers busy; if one of them dies, start anew what was under way."""
+        while any(self._ready(run) for run in self.waiting):
+            with _pool(self.workers) as pool:
+                alive = pool.submit(os.getpid)
+                try:
+                    self._drain(pool)
+                except BrokenProcessPool as error:
+                    if alive.exception():
+                        raise RuntimeError(START_FAILED) from error
+                    self._recover()
+
+    def _recover(self) -> None:
+        """A worker died: what was under way goes again, alone, until it has died too often."""
+        for run in list(self.under_way.values()):
+            self.deaths[run.key] += 1
+            if self.store.has(run):
+                self._finish(run, None)
+            elif self.deaths[run.key] >= TRIES:
+                death = RuntimeError(f"its process died {TRIES} times (for want of memory?)")
+                self.store.record_failure(run, str(death))
+                self._finish(run, death)
+            else:
+                del self.under_way[run.key]
+                self.waiting.insert(0, run)
+
+    def _places(self) -> int:
+        """How many runs may go on at a time: one while one of them has seen a worker die."""
+        pending = [*self.waiting, *self.under_way.values()]
+        return 1 if any(run.key in self.deaths for run in pending) else self.workers
+
+    def _drain(self, pool) -> None:
         futures: dict = {}
         while True:
-            while len(futures) < self.workers and (run := self._next()):
-                starts[run.key] += 1
+            while len(futures) < self._places() and (run := self._next()):
                 futures[pool.submit(_work, run, self.store.root, self.settings.device)] = run
             if not futures:
                 return
@@ -153,41 +239,46 @@ class Execution:
     def _show(self) -> None:
         """One line: how many are done, the rate, the time left, what is under way."""
         parts = []
-        computed = sum(map(len, self.seconds.values()))
-        if computed:
-            mean = sum(map(sum, self.seconds.values())) / computed
-            rest = [*self.waiting, *list(self.under_way.values())]
-            left = sum(self._expected(run.kind, mean) for run in rest) / self.workers
-            parts = [f"{60 * self.workers / mean:.0f} a minute", f"about {duration(left)} left"]
+        if self.computed:
+            parts.append(f"{60 * self.computed / (time.monotonic() - self.started):.0f} a minute")
+        left = self.pace.seconds([*self.waiting, *self.under_way.values()]) / self.workers
+        if not math.isnan(left):
+            parts.append(f"about {duration(left)} left")
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
         for run in list(self.under_way.values())[:1]:
-            try:
-                parts.append(f"{run.kind} " + self.store.progress_file(run).read_text())
-            except OSError:
-                parts.append(f"{run.kind} {run.label}")
+            parts.append(f"{run.kind} {self.store.progress(run) or run.label}")
         self.progress.update(len(self.done), ", ".join(parts))
 
-    def _expected(self, kind: str, otherwise: float) -> float:
-        taken = self.seconds[kind]
-        return sum(taken) / len(taken) if taken else otherwise
 
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+    """Worker processes; when the block fails or this process dies, they end at once.
 
-def _pool(settings: Study) -> concurrent.futures.Executor:
-    """The workers: one thread of this process, or processes of their own."""
-    if settings.executor == "serial":
-        return concurrent.futures.ThreadPoolExecutor(1)
+    They live as long as the other end of their pipe, which is held here alone, stays open.
+    """
     context = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(
-        settings.workers, mp_context=context, initializer=_start_worker
+    theirs, ours = context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(theirs,)
     )
+    try:
+        yield pool
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        pool.shutdown()
+        ours.close()
+        theirs.close()
 
 
-def _start_worker() -> None:
-    """A worker ends with the process that started it, even when that one is killed."""
+def _start_worker(parent: multiprocessing.connection.Connection) -> None:
+    """Leave Ctrl-C to the parent, and end when the parent closes its end of the pipe, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
-        multiprocessing.parent_process().join()
+        parent.poll(None)
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -14,7 +14,7 @@ def plan_family_table(settings: FamilyTable) -> Plan:
     Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
     unknown names, data that are not at hand, labels that the model cannot write.
     """
-    known, families = tasks.table(settings.model)
+    known, families = tasks.table(settings.model, settings.world_seed)
     chosen = plans.choose_families(settings, known, families)
     pretrained, folder = base_model(settings)
     loaded = {

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +20,36 @@ transformers.utils.logging.disable_progress_bar()
 
 
 class Tokens:
-    """Token ids of many texts in one flat array; `pad(rows)` makes a batch of some of them."""
+    """Token ids of many texts, and their segments if given, in flat arrays.
 
-    def __init__(self, encoded: Sequence[Sequence[int]], pad_id: int):
-        self.lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+    `encoded` is what a tokenizer returns; `pad(rows)` makes a batch of some of the texts.
+    """
+
+    def __init__(self, encoded: Mapping[str, Sequence[Sequence[int]]], pad_id: int):
+        ids = encoded["input_ids"]
+        self.lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.flat = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int32)
+        self.flat = {
+            name: np.fromiter(itertools.chain.from_iterable(encoded[name]), dtype=np.int32)
+            for name in ("input_ids", "token_type_ids")
+            if name in encoded
+        }
         self.pad_id = pad_id
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def pad(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`input_ids` and `attention_mask`, int64 (rows, longest of them)."""
-        ids = np.full((len(rows), self.lengths[rows].max()), self.pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
+    def pad(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` and what else there is, int64 (rows, longest of them)."""
+        shape = (len(rows), self.lengths[rows].max())
+        batch = {name: np.zeros(shape, dtype=np.int64) for name in (*self.flat, "attention_mask")}
+        batch["input_ids"] += self.pad_id
         for line, row in enumerate(rows):
-            length = self.lengths[row]
-            ids[line, :length] = self.flat[self.starts[row] : self.starts[row] + length]
-            mask[line, :length] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+            start, length = self.starts[row], self.lengths[row]
+            for name, flat in self.flat.items():
+                batch[name][line, :length] = flat[start : start + length]
+            batch["attention_mask"][line, :length] = 1
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 class BaseModel:
@@ -47,7 +57,8 @@ class BaseModel:
 
     Subclasses say how texts become tokens (`_encode`), and give `loss` and `predict`. `folder`
     holds a config, a tokenizer and safetensors weights. A model is on `device`, in fp32;
-    precision "bf16" computes under autocast.
+    precision "bf16" computes under autocast. `segments`: whether it is told which of two texts
+    a token belongs to, as BERT is.
     """
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
@@ -55,10 +66,12 @@ class BaseModel:
         self.autocast = training.precision == "bf16"
         self.config = _config(folder, training.dropout)
         self.tokenizer, self.tokenizer_hash = _tokenizer(folder)
+        self.segments = getattr(self.config, "type_vocab_size", 0) > 1
 
     def tokens(self, task_data: TaskData) -> dict[str, Tokens]:
         """The token ids of every split, truncated to `max_length`; made once per process."""
-        key = (task_data.task, self.data, self.tokenizer_hash, type(self))
+        content = (task_data.task, task_data.fingerprint, self.data)
+        key = (*content, self.tokenizer_hash, type(self), self.segments)
         if key not in _TOKENS:
             pad = self.tokenizer.pad_token_id
             if pad is None:
@@ -68,10 +81,15 @@ class BaseModel:
             }
         return _TOKENS[key]
 
+    def _tokenized(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
+        return self.tokenizer(
+            *texts, truncation=True, max_length=self.data.max_length,
+            return_token_type_ids=self.segments, return_attention_mask=False,
+        )  # fmt: skip
+
     def inputs(self, tokens: Tokens, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """A padded batch on the model's device."""
-        ids, mask = tokens.pad(rows)
-        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+        return {name: tensor.to(self.device) for name, tensor in tokens.pad(rows).items()}
 
     def computing(self):
         """The context in which the network runs: autocast to bf16 where the precision asks."""
@@ -88,9 +106,8 @@ class TextToText(BaseModel):
 
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
-        self.network = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-            folder, config=self.config, dtype=torch.float32
-        ).to(self.device)
+        self.network = _open(transformers.AutoModelForSeq2SeqLM, folder, config=self.config)
+        self.network.to(self.device)
         self.labels = label_tokens(self.tokenizer, task, data.text_format)
         longest = max(map(len, self.labels))
         padded = [ids + [-100] * (longest - len(ids)) for ids in self.labels]
@@ -98,9 +115,9 @@ class TextToText(BaseModel):
         positions = sum(map(len, self.labels))
         self.batch_size = min(128, max(1, 2**26 // (positions * self.config.vocab_size)))
 
-    def _encode(self, split: Split) -> list[list[int]]:
+    def _encode(self, split: Split) -> Mapping[str, list[list[int]]]:
         texts = [text_input(self.task, text, self.data.text_format) for text in split.texts]
-        return self.tokenizer(texts, truncation=True, max_length=self.data.max_length)["input_ids"]
+        return self._tokenized(texts)
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy per label token of a batch; `labels` int64 (batch,)."""
@@ -127,17 +144,17 @@ class Classifier(BaseModel):
         self.config.label2id = {label: number for number, label in enumerate(task.labels)}
         torch.manual_seed(seed)
         self.network = transformers.AutoModelForSequenceClassification.from_config(self.config)
-        body = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+        body = _open(transformers.AutoModel, folder)
         missing = self.network.base_model.load_state_dict(body.state_dict(), strict=False)
         if missing.missing_keys:
             raise InputError(f"{folder}: the model's body lacks {missing.missing_keys[0]}")
         self.network.to(self.device)
 
-    def _encode(self, split: Split) -> list[list[int]]:
+    def _encode(self, split: Split) -> Mapping[str, list[list[int]]]:
         first = [text[0] for text in split.texts]
         rest = [" ".join(text[1:]) for text in split.texts]
         pairs = (first, rest) if len(self.task.columns) > 1 else (first,)
-        return self.tokenizer(*pairs, truncation=True, max_length=self.data.max_length)["input_ids"]
+        return self._tokenized(*pairs)
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
@@ -160,8 +177,29 @@ def load(
 
 
 def is_text_to_text(folder: Path) -> bool:
-    """Whether the model in `folder` reads text and writes text (an encoder-decoder)."""
-    return bool(transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder)
+    """Whether the model in `folder` reads text and writes text (an encoder-decoder).
+
+    Raises `InputError` for one that is not of T5's kind: labels are scored side by side, which
+    needs relative positions (see `fusinglib.evaluation.label_scores`).
+    """
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if config.is_encoder_decoder and not hasattr(config, "relative_attention_num_buckets"):
+        raise InputError(
+            f"{folder}: text-to-text models of the type {config.model_type!r} are not supported; "
+            f"expected a T5 (T5, T5 v1.1, mT5...) or an encoder (BERT, RoBERTa...)"
+        )
+    return bool(config.is_encoder_decoder)
+
+
+def _open(auto, folder: Path, **kwargs):
+    """The model in `folder`, in fp32; a file that lacks weights (poolers aside) is refused."""
+    model, report = auto.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, **kwargs
+    )
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise InputError(f"{folder}: its weights lack {missing[0]}, which its config asks for")
+    return model
 
 
 def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:
@@ -187,7 +225,7 @@ def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:
 
 
 def check_labels(folder: Path, tasks: Sequence[Task], text_format: str) -> None:
-    """Raise `InputError` for a task whose labels the text-to-text model in `folder` cannot write."""
+    """Raise `InputError` for a task whose labels the T5 model in `folder` cannot write."""
     tokenizer, _ = _tokenizer(Path(folder))
     for task in tasks:
         label_tokens(tokenizer, task, text_format)
@@ -233,7 +271,8 @@ FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.mode
 def fingerprint(folder: Path) -> str:
     """A hash of the weights, config and tokenizer in `folder`, whatever its path."""
     digest = hashlib.sha256()
-    for pattern in ("*.safetensors", "config.json", "tokenizer.json", "*.txt", "*.model"):
+    tokenizer = ("tokenizer.json", "vocab.json", "*.txt", "*.model")
+    for pattern in ("*.safetensors", "config.json", *tokenizer):
         for path in sorted(folder.glob(pattern)):
             digest.update(path.name.encode())
             with open(path, "rb") as stream:
@@ -243,11 +282,15 @@ def fingerprint(folder: Path) -> str:
 
 
 def bring(folder: Path, output: Path) -> None:
-    """Copy the base model in `folder` (an encoder without its head) to `output`, in fp32."""
+    """Copy the base model in `folder` (an encoder without its head) to `output`, in fp32.
+
+    A pooler that `folder` lacks, as masked language models do, is always the same random one.
+    """
     auto = transformers.AutoModel
     if is_text_to_text(folder):
         auto = transformers.AutoModelForSeq2SeqLM
-    _save(auto.from_pretrained(folder, dtype=torch.float32), folder, output)
+    torch.manual_seed(0)
+    _save(_open(auto, folder), folder, output)
 
 
 def randomise(folder: Path, output: Path, seed: int) -> None:
@@ -278,7 +321,6 @@ def untie(model) -> None:
     head = model.get_input_embeddings().weight.detach().clone()
     torch.nn.init.normal_(head, std=model.config.d_model**-0.5)
     model.lm_head.weight = torch.nn.Parameter(head)
-    model.config.scale_decoder_outputs = False
 
 
 def _save(model, tokenizer_folder: Path, output: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+import zmq
 from IPython.display import display
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
+from traitlets.config import Config
 
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, StoreError
 from fusinglib.progress import MARK, Line
 from fusinglib.settings import EXPERIMENTS, PROJECT, Study, nearest
 
@@ -60,11 +62,23 @@ def run(name: str, chosen: dict, output: Path) -> Path:
     """Execute the notebook `name` into the folder `output`, and return the executed copy.
 
     Beside it are written its figures (`<name>-<cell id>.png`) and its tidy results
-    (`<name>.csv`). Raises `InputError` where the notebook does, `RuntimeError` where it fails
-    otherwise or where runs are missing from its results.
+    (`<name>.csv`). Raises `InputError` where the notebook does or `output` cannot be written,
+    `RuntimeError` where it fails otherwise.
     """
-    output.mkdir(parents=True, exist_ok=True)
     executed = output / f"{name}.ipynb"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _execute(name, executed, chosen)
+        _write_outputs(name, executed, output)
+    except OSError as error:
+        raise InputError(
+            f"output {output} cannot be written ({error}): free some space, or give another "
+            f"--output; finished runs are kept in the store"
+        ) from error
+    return executed
+
+
+def _execute(name: str, executed: Path, chosen: dict) -> None:
     papermill_engines.register("fusinglib", WatchedEngine)
     try:
         papermill.execute_notebook(
@@ -72,15 +86,13 @@ def run(name: str, chosen: dict, output: Path) -> Path:
             engine_name="fusinglib", kernel_name="python3", progress_bar=False,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        if error.ename == InputError.__name__:
+        if error.ename in (InputError.__name__, StoreError.__name__):
             raise InputError(error.evalue) from error
         raise RuntimeError(f"{error.ename}: {error.evalue} (see {executed})") from error
     except DeadKernelError as error:
         raise RuntimeError(
             "the notebook's kernel died; finished runs are kept: run the same command again"
         ) from error
-    _write_outputs(name, executed, output)
-    return executed
 
 
 def report(executed: Path) -> str:
@@ -125,16 +137,26 @@ class WatchedEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
         """Execute the notebook, as papermill asks of an engine."""
-        client = WatchedClient(nb_man, kernel_name=kernel_name, startup_timeout=120)
+        encryption = "auto" if zmq.has("curve") else "disabled"
+        client = WatchedClient(
+            nb_man, kernel_name=kernel_name, startup_timeout=120,
+            config=Config(KernelManager={"transport_encryption": encryption}),
+            extra_arguments=["--log-level=CRITICAL"],
+        )  # fmt: skip
         client.line = Line()
-        return client.execute()
+        try:
+            return client.execute()
+        finally:
+            client.line.close()
 
 
 def _read(path: Path) -> dict:
     try:
-        values = _yaml(path.read_text(), str(path))
+        values = _yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(f"parameter file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"parameter file {path}: expected a text file ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"parameter file {path}: expected lines `name: value`")
     return values

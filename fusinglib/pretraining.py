@@ -7,12 +7,8 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import (
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
-    get_linear_schedule_with_warmup,
-)
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import get_linear_schedule_with_warmup as linear_schedule
 
 from fusinglib import miniworld
 from fusinglib.errors import InputError
@@ -32,23 +28,11 @@ def new_model(
     The head is untied from the embedding, and scaled by d_model ** -0.5 so that the first loss is
     near the logarithm of the vocabulary's size. The global random state is left as it was.
     """
-    fields = {
-        "vocab_size": len(tokenizer),
-        "d_model": 64,
-        "d_ff": 128,
-        "d_kv": 16,
-        "num_heads": 4,
-        "num_layers": 2,
-        "num_decoder_layers": 2,
-        "relative_attention_num_buckets": 16,
-        "relative_attention_max_distance": 32,
-        "feed_forward_proj": "gated-gelu",
-        "dropout_rate": 0.1,
-        "tie_word_embeddings": False,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.pad_token_id,
-    }
+    fields = dict(d_model=64, d_ff=128, d_kv=16, num_heads=4, num_layers=2, num_decoder_layers=2)
+    fields |= dict(relative_attention_num_buckets=16, relative_attention_max_distance=32)
+    fields |= dict(feed_forward_proj="gated-gelu", dropout_rate=0.1, tie_word_embeddings=False)
+    fields |= dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    fields |= dict(decoder_start_token_id=tokenizer.pad_token_id, vocab_size=len(tokenizer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # transformers 5 ties the head whatever the config says (False only turns off the scaling of
@@ -62,12 +46,7 @@ def new_model(
 
 
 def corrupt(
-    ids: list[int],
-    rng: random.Random,
-    sentinels: list[int],
-    eos: int,
-    density: float = 0.25,
-    mean_span: float = 2,
+    ids: list[int], rng: random.Random, sentinels: list[int], eos: int, density=0.25, mean_span=2
 ) -> tuple[list[int], list[int]]:
     """T5's span corruption of a document of two or more tokens, without its end token.
 
@@ -102,14 +81,10 @@ def _batches(tokenizer, world_seed: int, seed: int, steps: int):
     """Yield (input_ids, attention_mask, labels) per step; labels are -100 where padded."""
     if steps == 0:
         return
-    documents = tokenizer(
-        miniworld.corpus(world_seed, steps * BATCH_SIZE),
-        add_special_tokens=False,
-        return_attention_mask=False,
-    )["input_ids"]
-    sentinels = tokenizer.convert_tokens_to_ids(
-        [f"<extra_id_{i}>" for i in range(miniworld.SENTINELS)]
-    )
+    texts = miniworld.corpus(world_seed, steps * BATCH_SIZE)
+    documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    names = [f"<extra_id_{i}>" for i in range(miniworld.SENTINELS)]
+    sentinels = tokenizer.convert_tokens_to_ids(names)
     rng = random.Random(f"{VERSION}/{seed}/corruption")
     rng.shuffle(documents)
     for start in range(0, len(documents), BATCH_SIZE * POOL):
@@ -140,7 +115,7 @@ def pretrain(
     mean loss since the last call. Returns loss as [[step, loss], ...], steps, seconds, parameters.
     Zero steps save the untrained model. Raises InputError for negative steps or seeds.
     """
-    for name, value in (("seed", seed), ("steps", steps)):
+    for name, value in (("world_seed", world_seed), ("seed", seed), ("steps", steps)):
         if not isinstance(value, int) or value < 0:
             raise InputError(f"{name} is {value!r}: give a whole number from 0")
     started = time.perf_counter()
@@ -154,12 +129,9 @@ def pretrain(
         torch.set_num_threads(threads)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {
-        "loss": losses,
-        "steps": steps,
-        "seconds": round(time.perf_counter() - started, 1),
-        "parameters": model.num_parameters(),
-    }
+    seconds = round(time.perf_counter() - started, 1)
+    parameters = model.num_parameters()
+    return {"loss": losses, "steps": steps, "seconds": seconds, "parameters": parameters}
 
 
 def _train(model, batches, steps: int, report) -> list[list[float]]:
@@ -167,7 +139,7 @@ def _train(model, batches, steps: int, report) -> list[list[float]]:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, min(WARM_UP, steps // 2), steps)
+    schedule = linear_schedule(optimizer, min(WARM_UP, steps // 2), steps)
     losses, recent = [], []
     for step, (inputs, mask, labels) in enumerate(batches, start=1):
         decoder = model._shift_right(labels)

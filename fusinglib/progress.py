@@ -18,6 +18,7 @@ class Line:
     def __init__(self):
         self.terminal = sys.stderr.isatty()
         self.written = -float("inf")
+        self.open = False
 
     def show(self, text: str, last: bool = False) -> None:
         """Show `text`; the `last` one stays, and is shown whatever time it is."""
@@ -25,9 +26,16 @@ class Line:
             width = shutil.get_terminal_size().columns - 1
             end = "\n" if last else ""
             print(f"\r\x1b[2K{text[:width]}", end=end, file=sys.stderr, flush=True)
+            self.open = not last
         elif last or time.monotonic() - self.written >= LOG_EVERY:
             self.written = time.monotonic()
             print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the line as it is: what is written next begins on a line of its own."""
+        if self.open:
+            print(file=sys.stderr, flush=True)
+            self.open = False
 
 
 class Progress:

@@ -45,7 +45,6 @@ class Data:
     max_test: int
     text_format: str
     max_length: int
-    world_seed: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """What a worker does for each kind of run: parents in the store in, files of the run out."""
 
 import contextlib
+import errno
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,11 +11,11 @@ import safetensors.numpy
 import torch
 
 from fusinglib import data, fusion, models, pretraining
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, StoreError
 from fusinglib.evaluation import accuracies, predict
 from fusinglib.plans import Run
 from fusinglib.settings import Data, Training
-from fusinglib.store import Store, write_json
+from fusinglib.store import PROGRESS, Store, write_json
 from fusinglib.tasks import Task
 from fusinglib.training import finetune
 
@@ -22,37 +23,51 @@ Report = Callable[[str], None]
 """Takes a line that says how far a run is."""
 
 
-def perform(run: Run, store: Store, device: str) -> None:
+def perform(run: Run, store: Store, device: str, watch: Callable[[], None] = lambda: None) -> None:
     """Carry `run` out: its files appear in the store whole, or not at all.
 
-    Its parents must be finished. A run that fails leaves its traceback in the store and raises.
+    Its parents must be finished. `watch` is called whenever the run has said how far it is. A run
+    that fails leaves its traceback in the store and raises; a store that cannot be written, on a
+    full or read-only disk for instance, raises `StoreError`.
     """
     if store.has(run):
         return
     try:
-        with _determined(run), store.new(run) as folder:
-            progress = store.progress_file(run)
+        with _determined(run, device), store.new(run) as folder:
+
+            def report(text: str) -> None:
+                (folder / PROGRESS).write_text(text)
+                watch()
+
             started = time.perf_counter()
-            result = STEPS[run.kind](run, store, folder, device, progress.write_text)
+            result = STEPS[run.kind](run, store, folder, device, report)
             result["seconds"] = round(time.perf_counter() - started, 3)
             write_json(folder / "result.json", result)
+    except StoreError:
+        raise
     except Exception as error:
+        if _disk_failed(error):
+            raise store.error(error) from error
         with store.writing():
-            if isinstance(error, OSError):
-                raise
             store.record_failure(run, traceback.format_exc())
         raise
-    finally:
-        store.progress_file(run).unlink(missing_ok=True)
+
+
+def _disk_failed(error: Exception) -> bool:
+    """Whether a disk is full or read-only; safetensors says so in words alone."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    return "No space left on device" in str(error) or "Read-only file system" in str(error)
 
 
 @contextlib.contextmanager
-def _determined(run: Run) -> Iterator[None]:
+def _determined(run: Run, device: str) -> Iterator[None]:
     """The thread count that the run's settings fix, and the caller's random state put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(run.settings.get("training", {}).get("threads", 1))
     try:
-        with torch.random.fork_rng():
+        cuda = available(device) == "cuda"
+        with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
             yield
     finally:
         torch.set_num_threads(before)

@@ -3,16 +3,20 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusinglib.errors import InputError
+from fusinglib.errors import StoreError
 from fusinglib.plans import Run
 
 PENDING = ".pending"
+
+PROGRESS = "progress.txt"
+"""In a pending folder: a line that says how far the run is."""
 
 
 class Store:
@@ -20,7 +24,7 @@ class Store:
     came out), and, by kind, `model/`, `history.json`, `predictions.safetensors`.
 
     A run is written into a pending folder beside the others and renamed, so that it is there
-    whole or not at all; of two that finish the same run, the first stays. Raises `InputError`
+    whole or not at all; of two that finish the same run, the first stays. Raises `StoreError`
     where the folder cannot be made or written.
     """
 
@@ -39,7 +43,14 @@ class Store:
 
     def result(self, run: Run) -> dict:
         """What came out of a finished run."""
-        return json.loads((self.path(run) / "result.json").read_text())
+        path = self.path(run) / "result.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"the finished run {path.parent} is damaged ({error}): remove that folder, and it "
+                f"is computed again"
+            ) from error
 
     def model(self, run: Run) -> Path:
         """The folder of the model that a finished run made."""
@@ -51,23 +62,28 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise InputError(
-                f"the store {self.root} cannot be written ({error.strerror or error}): free some "
-                f"space, mend its permissions, or set another one (parameter 'store' or "
-                f"FUSINGLIB_STORE); finished runs are kept"
-            ) from error
+            raise self.error(error) from error
+
+    def error(self, cause: Exception) -> StoreError:
+        """The clear error for a store that cannot be written."""
+        return StoreError(
+            f"the store {self.root} cannot be written ({cause}): free some space, mend its "
+            f"permissions, or set another one (parameter 'store' or FUSINGLIB_STORE); finished "
+            f"runs are kept"
+        )
 
     @contextlib.contextmanager
     def new(self, run: Run) -> Iterator[Path]:
         """A pending folder for the files of `run`; on leaving it becomes the run's own."""
         with self.writing():
-            owner = f"{run.key}-{socket.gethostname()}-{os.getpid()}-"
+            owner = f"{run.key}-{_machine()}-{os.getpid()}-"
             folder = Path(tempfile.mkdtemp(prefix=owner, dir=self.root / PENDING))
         try:
             yield folder
             with self.writing():
                 description = {**run.identity, "key": run.key, "label": run.label}
                 write_json(folder / "run.json", description)
+                (folder / PROGRESS).unlink(missing_ok=True)
                 self.path(run).parent.mkdir(exist_ok=True)
                 self._publish(folder, run)
                 self.failure_file(run).unlink(missing_ok=True)
@@ -83,9 +99,12 @@ class Store:
             if not self.has(run):
                 raise
 
-    def progress_file(self, run: Run) -> Path:
-        """Where a run under way says how far it is."""
-        return self.root / PENDING / f"{run.key}.progress"
+    def progress(self, run: Run) -> str:
+        """How far `run` is, if it is under way and says so."""
+        for path in (self.root / PENDING).glob(f"{run.key}-*/{PROGRESS}"):
+            with contextlib.suppress(OSError):
+                return path.read_text()
+        return ""
 
     def record_failure(self, run: Run, traceback: str) -> None:
         """Keep the traceback of a run that failed; it is gone once the run succeeds."""
@@ -97,16 +116,16 @@ class Store:
         return self.root / "failed" / f"{run.key}.txt"
 
     def sweep(self) -> None:
-        """Remove what dead processes of this machine left pending."""
-        for folder in (self.root / PENDING).glob("*-*-*-*"):
-            host, pid = folder.name.split("-", 1)[-1].rsplit("-", 2)[:2]
-            if host == socket.gethostname() and not _alive(int(pid)):
+        """Remove what dead processes of this machine left pending; others may be alive."""
+        for folder in (self.root / PENDING).glob("*"):
+            owner = re.fullmatch(r"[0-9a-f]+-(.+)-([0-9]+)-[^-]+", folder.name)
+            if owner and owner[1] == _machine() and not _alive(int(owner[2])):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def describe(self) -> list[dict]:
         """Every finished run, as it says of itself, with its size in bytes."""
         found = []
-        for path in sorted(self.root.glob("*/*/run.json")):
+        for path in sorted(self.root.glob("[!.]*/*/run.json")):
             size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
             found.append({**json.loads(path.read_text()), "bytes": size})
         return found
@@ -123,6 +142,13 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())
+
+
+def _machine() -> str:
+    """This host and, where there are containers, this one's own numbering of processes."""
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
 
 
 def _alive(pid: int) -> bool:

@@ -16,7 +16,8 @@ class Task:
 
     `labels` are the words for the label ids 0, 1, ... in this order; `splits` names the rule by
     which the copy's own splits become train, dev and test (see `fusinglib.data`): "carve" where
-    the test labels are not public, "own", "mnli", or "rounds" (ANLI). `revision` pins a commit.
+    the test labels are not public, "own", "mnli", or "rounds" (ANLI). `revision` pins a commit;
+    for a task of the miniature world it is the world's seed.
     """
 
     name: str
@@ -119,12 +120,6 @@ FAMILIES = {
 }
 """The three families of the paper: 31 memberships."""
 
-MINI_TASKS = {
-    name: Task(name, MINIWORLD, name, task.columns, task.labels, splits="own")
-    for name, task in miniworld.TASKS.items()
-}
-"""The tasks of the miniature world."""
-
 MINI_FAMILIES = {
     family: [name for name, task in miniworld.TASKS.items() if family in task.families]
     for family in FAMILIES
@@ -132,9 +127,18 @@ MINI_FAMILIES = {
 """The three families in miniature."""
 
 
-def table(model: str) -> tuple[dict[str, Task], dict[str, list[str]]]:
+def table(model: str, world_seed: int) -> tuple[dict[str, Task], dict[str, list[str]]]:
     """The tasks and families at hand for `model`: the miniature world's own, or the paper's."""
-    return (MINI_TASKS, MINI_FAMILIES) if model == MINIWORLD else (TASKS, FAMILIES)
+    return (mini_tasks(world_seed), MINI_FAMILIES) if model == MINIWORLD else (TASKS, FAMILIES)
+
+
+def mini_tasks(world_seed: int) -> dict[str, Task]:
+    """The tasks of the miniature world of that seed."""
+    seed = str(world_seed)
+    return {
+        name: Task(name, MINIWORLD, name, task.columns, task.labels, splits="own", revision=seed)
+        for name, task in miniworld.TASKS.items()
+    }
 
 
 def find(name: str, tasks: dict[str, Task]) -> Task:

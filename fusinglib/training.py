@@ -32,9 +32,9 @@ class EarlyStopping:
 
     def update(self, step: int, metric: float) -> bool:
         """Take the metric of `step`; whether it is the highest so far."""
-        if metric - self.best >= self.min_gain - SLACK:
-            self.gain_step = step
         improved = metric > self.best
+        if improved and metric - self.best >= self.min_gain - SLACK:
+            self.gain_step = step
         if improved:
             self.best, self.best_step = metric, step
         return improved

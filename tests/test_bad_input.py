@@ -1,0 +1,169 @@
+"""Bad input through the command line: one clear line, status 2, nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from fusinglib import fusion
+from fusinglib.__main__ import main
+from fusinglib.errors import InputError
+from fusinglib.store import Store
+
+
+REAL = {"families": {}, "sources": ["nli"], "targets": ["nli"]}
+"""Tasks of the paper, for models other than the miniature world's own."""
+
+
+@pytest.fixture
+def refused(mini, tmp_path, capsys):
+    """Runs the command with parameters changed and gives the one line that it says."""
+
+    def run(*words, **changed):
+        parameters = {**mini, **changed}
+        file = tmp_path / "params.yaml"
+        file.write_text(yaml.safe_dump(parameters))
+        output = tmp_path / "out"
+        arguments = ["run", "family_table", "--params", str(file), "--output", str(output), *words]
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        assert status == 2 and not out, out
+        line = one_line(err)
+        assert not output.exists() or not list(output.glob("*.csv"))
+        if (tmp_path / "runs").exists():
+            assert not Store(tmp_path / "runs").describe()
+            assert not list((tmp_path / "runs/.pending").iterdir())
+        return line
+
+    return run
+
+
+def one_line(err):
+    lines = [line for line in err.splitlines() if " of " not in line[:8]]  # without progress
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in err, err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"sead": [1]}, "no parameter 'sead': did you mean 'seeds'?"),
+        ({"learning_rate": "1e-4"}, "write 1.0e-4"),
+        ({"seeds": "0, 1"}, "'seeds' is '0, 1': expected a list"),
+        ({"seeds": [0, 1.5]}, "'seeds' is 1.5: expected a whole number"),
+        ({"seeds": []}, "at least one seed"),
+        ({"seeds": [0, -1]}, "'seeds' is [0, -1]: expected whole numbers from 0"),
+        ({"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from 0"),
+        ({"learning_rate": float("nan")}, "'learning_rate' is nan"),
+        ({"executor": "slurm"}, "'executor' is 'slurm': expected one of serial, processes"),
+        ({"workers": 0}, "'workers' is 0: expected a number from 1"),
+    ],
+)
+def test_settings(refused, changed, expected):
+    """Found before anything else is looked at: here by --plan, below by a run."""
+    assert expected in refused("--plan", **changed)
+    assert expected in refused(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"families": {"few": ["sentiment", "moood"]}}, "unknown task 'moood': did you mean"),
+        ({"families": {"few": ["mood", "mood"]}}, "names the task 'mood' twice"),
+        ({"families": {"few": []}}, "is empty"),
+        ({"families": {"few": ["mood"]}}, "has no task left for the target 'mood'"),
+        ({"sources": ["fwe"]}, "unknown family 'fwe': did you mean 'few'?"),
+        ({"model": "t5", "families": {}}, "unknown family 'few'"),
+        ({"model": "no such name", **REAL}, "model 'no such name': no such folder"),
+    ],
+)
+def test_names(refused, changed, expected):
+    assert expected in refused("--plan", **changed)
+
+
+def test_a_hub_that_is_not_reached(refused):
+    """Offline (as all tests are), with a model that is in no cache."""
+    line = refused("--plan", model="google/t5-v1_1-small-that-is-not-here", **REAL)
+    assert "go online, or set HF_HOME" in line
+
+
+def test_a_data_set_that_is_not_at_hand(refused, t5, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "empty")
+    monkeypatch.chdir(tmp_path)
+    line = refused("--plan", model=str(t5), **REAL)
+    assert "'mnli'" in line and "HF_HOME" in line
+
+
+def test_labels_that_the_tokenizer_does_not_know(refused, t5, hub):
+    few = {"families": {"few": ["emoji", "irony"]}}
+    line = refused("--plan", model=str(t5), **few)
+    assert "has a token unknown to the tokenizer" in line
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+def test_a_model_folder_that_lacks_files(refused, t5, tmp_path, lost):
+    shutil.copytree(t5, tmp_path / "model")
+    (tmp_path / "model" / lost).unlink()
+    line = refused("--plan", model=str(tmp_path / "model"), **REAL)
+    assert lost.removeprefix("model.") in line and str(tmp_path / "model") in line
+
+
+def test_a_store_that_is_a_file(refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    line = refused("--plan", store=str(tmp_path / "file"))
+    assert f"the store {tmp_path / 'file'} cannot be written" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_models_of_different_shapes(t5, tied_t5, tmp_path):
+    with pytest.raises(InputError) as refusal:
+        fusion.fuse([t5, tied_t5], tmp_path / "mean")
+    assert "\n" not in str(refusal.value) and str(tied_t5) in str(refusal.value)
+    assert not (tmp_path / "mean").exists()
+
+
+def subprocess_refuses(mini, tmp_path, **changed):
+    file = tmp_path / "params.yaml"
+    file.write_text(json.dumps({**mini, **changed}))
+    words = [sys.executable, "-m", "fusinglib", "run", "family_table", "--params", str(file)]
+    done = subprocess.run(
+        [*words, "--output", str(tmp_path / "out")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and not done.stdout, done
+    return one_line(done.stderr)
+
+
+def test_the_real_command_line(mini, tmp_path):
+    assert "write 1.0e-4" in subprocess_refuses(mini, tmp_path, learning_rate="1e-4")
+    line = subprocess_refuses(mini, tmp_path, families={"few": ["mood", "smileys"]})
+    assert "unknown task 'smileys'" in line
+    assert not Store(mini["store"]).describe()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["size=2m", "ro"])
+def test_a_disk_that_fails(mini, tmp_path, option):
+    """The store on a disk that is full after the first run, or read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a disk for the test needs root")
+    mount = ["mount", "-t", "tmpfs", "-o", option, "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    try:
+        line = subprocess_refuses(mini, tmp_path, store=str(folder), seeds=[0])
+        assert f"error: the store {folder} cannot be written" in line
+        if option != "ro":
+            assert "No space left" in line
+            assert [run["kind"] for run in Store(folder).describe()] == ["pretrain"]
+            assert not list((folder / ".pending").iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

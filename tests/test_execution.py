@@ -1,0 +1,247 @@
+"""Execution: every executor gives the same bits, nothing is made twice, failures stay local."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from fusinglib import tables
+from fusinglib.execution import Pace, execute, overview, results
+from fusinglib.experiments import plan_family_table
+from fusinglib.plans import Run
+from fusinglib.settings import PROJECT, FamilyTable
+from fusinglib.steps import perform
+from fusinglib.store import Store, write_json
+
+INTERRUPTED = """
+import json, sys
+from fusinglib.execution import execute
+from fusinglib.experiments import plan_family_table
+from fusinglib.settings import FamilyTable
+from fusinglib.store import Store
+
+if __name__ == "__main__":
+    settings = FamilyTable.from_parameters(json.load(open(sys.argv[1])))
+    execute(plan_family_table(settings), Store(settings.store_folder()), settings)
+"""
+
+
+@pytest.fixture
+def study(mini):
+    """Makes settings, plan and store of the tiny grid, some parameters changed."""
+
+    def make(**changed):
+        settings = FamilyTable.from_parameters({**mini, **changed})
+        return plan_family_table(settings), Store(settings.store_folder()), settings
+
+    return make
+
+
+def made(store):
+    """Inode and time of every finished run."""
+    stats = {path.parent.name: path.stat() for path in store.root.glob("[!.]*/*/result.json")}
+    return {key: (stat.st_ino, stat.st_mtime_ns) for key, stat in stats.items()}
+
+
+def workers(store, key=""):
+    """The processes that have runs under way, or that of the run `key`."""
+    return [int(path.name.split("-")[-2]) for path in store.root.glob(f".pending/{key}*-*")]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_executors_agree_bit_for_bit_and_make_nothing_twice(study, tmp_path):
+    frames, files = [], []
+    for executor in ("serial", "processes"):
+        plan, store, settings = study(executor=executor, store=str(tmp_path / executor))
+        frames.append(execute(plan, store, settings))
+        before = made(store)
+        again = execute(*study(executor=executor, store=str(tmp_path / executor)))
+        assert again.equals(frames[-1]) and made(store) == before
+        assert len(before) == len(plan.runs) and len(frames[-1]) == len(plan.rows) == 18
+        kept = [run for run in plan.runs if run.kind in ("pretrain", "source")]
+        weights = [store.model(run) / "model.safetensors" for run in kept]
+        files.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in weights])
+    serial, processes = (frame.drop(columns="seconds") for frame in frames)
+    assert serial.equals(processes)
+    assert files[0] == files[1] and len(set(files[0])) == 1 + 3
+    assert serial.groupby("seed").accuracy.apply(tuple).nunique() == 2, "seeds must matter"
+
+
+def test_the_store_is_found_from_any_folder(study, mini, tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSINGLIB_STORE", str(tmp_path / "shared"))
+    counts = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        plan, store, settings = study(store="", seeds=[0])
+        counts.append(int(overview(plan, store, settings).finished.sum()))
+        execute(plan, store, settings)
+    assert counts == [0, len(plan.runs)]
+    monkeypatch.delenv("FUSINGLIB_STORE")
+    assert study(store="", seeds=[0])[2].store_folder() == PROJECT / "runs"
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_a_failure_stays_local(study, executor, capsys):
+    plan, store, settings = study(executor=executor)
+    perform(plan.runs[0], store, "cpu")
+    sources = [run for run in plan.runs if run.kind == "source"]
+    source = next(run for run in sources if run.label.startswith("mood"))
+    perform(source, store, "cpu")
+    weights = store.model(source) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    frame = execute(plan, store, settings)
+    fuses = [run for run in plan.runs if run.kind == "fuse" and source in run.parents]
+    lost = {run.key for run in plan.runs if {source, *fuses} & {*run.parents}}
+    expected = [row for row in plan.rows if row["run"].key not in lost]
+    assert list(frame.key) == [row["run"].key for row in expected]
+    assert 0 < len(frame) < len(plan.rows)
+    for run in fuses:
+        assert "Traceback" in store.failure_file(run).read_text()
+        assert source.key in store.failure_file(run).read_text()
+    out = capsys.readouterr()
+    assert out.out.count("failed: ") == len(list((store.root / "failed").iterdir()))
+    assert "left out for want of them" in out.err
+    holes = {tuple(row[name] for name in tables.RUN) for row in plan.rows if row not in expected}
+    assert set(tables.missing(frame, plan.families).itertuples(index=False, name=None)) == holes
+    table = tables.accuracy_table(frame, plan.families)
+    assert [base for base, _ in table[table["few"].isna()].index] == ["intertrained", "fused"]
+
+    shutil.rmtree(store.path(source))
+    assert len(execute(plan, store, settings)) == len(plan.rows)
+    assert not list((store.root / "failed").iterdir())
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(study):
+    plan, store, settings = study(executor="processes")
+    pids, before = [], {}
+
+    def kill_one():
+        wait_for(lambda: len(made(store)) >= 9)
+        wait_for(lambda: pids.extend(workers(store)) or pids)
+        os.kill(pids[0], signal.SIGKILL)
+        before.update(made(store))
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    frame = execute(plan, store, settings)
+    killer.join()
+    assert len(frame) == len(plan.rows)
+    assert len(before) < len(plan.runs)
+    assert before == {key: made(store)[key] for key in before}
+
+
+@pytest.mark.slow
+def test_a_run_that_always_kills_its_worker_fails_alone(study):
+    plan, store, settings = study(executor="processes", seeds=[0])
+    source = next(run for run in plan.runs if run.kind == "source")
+    done = threading.Event()
+
+    def kill_whoever_works_on_it():
+        while not done.is_set():
+            for worker in workers(store, source.key):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill_whoever_works_on_it)
+    killer.start()
+    try:
+        frame = execute(plan, store, settings)
+    finally:
+        done.set()
+        killer.join()
+    assert "died 3 times" in store.failure_file(source).read_text()
+    assert len(list((store.root / "failed").iterdir())) == 1
+    assert 0 < len(frame) < len(plan.rows)
+    lost = [row for row in plan.rows if row["run"].key not in set(frame.key)]
+    assert all(row["base"] in ("fused", "intertrained") for row in lost)
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_are_told(tmp_path, study):
+    _, _, settings = study(executor="processes")
+    script = tmp_path / "script.py"
+    unguarded = INTERRUPTED.replace('if __name__ == "__main__":', "if True:")
+    script.write_text(unguarded)
+    write_json(tmp_path / "parameters.json", vars(settings))
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "parameters.json"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the worker processes do not start" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_an_interrupt_ends_soon_and_keeps_what_is_finished(study, executor, tmp_path):
+    long = {"source_max_steps": 100_000, "source_patience": 100_000}
+    plan, store, settings = study(executor=executor, **long)
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    write_json(tmp_path / "parameters.json", vars(settings))
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "parameters.json"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: list(store.root.glob(".pending/*/progress.txt")) and made(store))
+    before, children = made(store), psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - started < 5
+    assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    assert "stopped; finished runs are kept" in errors
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert made(store) == before and not list(store.root.glob(".pending/*"))
+
+
+def test_the_time_left_is_learnt_from_finished_runs(study):
+    plan, store, settings = study()
+    sources = [run for run in plan.runs if run.kind == "source"]
+    targets = [run for run in plan.runs if run.kind == "target"]
+    pretrain = Run("pretrain", {"steps": 9})
+    pace = Pace([], store)
+    assert not pace.seconds(sources) >= 0, "nothing is known yet"
+    pace.learn(sources[0], 10.0)
+    assert pace.seconds(sources[1:]) == pytest.approx(20.0)
+    batch = settings.target_batch_size / settings.source_batch_size
+    assert pace.seconds(targets[:1]) == pytest.approx(10.0 * batch)
+    pace.learn(targets[0], 1.0)
+    assert pace.seconds(targets[:4]) == pytest.approx(4.0)
+    assert not pace.seconds([pretrain]) >= 0
+    pace.learn(pretrain, 100.0)
+    assert pace.seconds([pretrain, *targets[:1]]) == pytest.approx(101.0)
+
+
+def test_overview_counts(study):
+    plan, store, settings = study(seeds=[0], workers=2, executor="processes")
+    table = overview(plan, store, settings)
+    assert dict(table.runs) == {"pretrain": 1, "source": 3, "fuse": 3, "target": 9}
+    assert table.finished.sum() == 0 and table.minutes[["source", "target"]].isna().all()
+    for run in plan.runs:
+        if run.kind in ("pretrain", "source"):
+            with store.new(run) as folder:
+                write_json(folder / "result.json", {"seconds": 60.0})
+    table = overview(plan, store, settings)
+    assert dict(table.finished) == {"pretrain": 1, "source": 3, "fuse": 0, "target": 0}
+    assert table.minutes["source"] == 0
+    share = settings.target_batch_size / settings.source_batch_size
+    assert table.minutes["target"] == pytest.approx(9 * share / 2)
+    assert results(plan, store).empty

@@ -1,0 +1,36 @@
+"""A study killed at random moments and started again comes out as if nothing had happened."""
+
+import importlib.util
+
+import pytest
+import yaml
+
+from fusinglib.execution import execute
+from fusinglib.experiments import plan_family_table
+from fusinglib.settings import PROJECT, FamilyTable
+from fusinglib.store import Store
+
+pytestmark = pytest.mark.slow
+
+SPEC = importlib.util.spec_from_file_location(
+    "survive_kills", PROJECT / "benchmarks/survive_kills.py"
+)
+survive_kills = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(survive_kills)
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_survives_kills(executor, mini, tmp_path):
+    few = {"pretraining_steps": 60, "source_max_steps": 20, "target_max_steps": 20, "eval_every": 5}
+    params = {**mini, **few, "executor": executor, "workers": 2, "store": str(tmp_path / "killed")}
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(params))
+
+    settings = FamilyTable.from_parameters({**params, "executor": "serial"})
+    plan = plan_family_table(settings)
+    execute(plan, Store(tmp_path / "undisturbed"), settings)
+
+    command = ["--params", str(file)]
+    problems = survive_kills.kill_and_restart(command, plan, tmp_path / "killed", kills=5, seed=1)
+    problems += survive_kills.compare(plan, tmp_path / "killed", tmp_path / "undisturbed")
+    assert not problems, (tmp_path / "killed-executed/log.txt").read_text()

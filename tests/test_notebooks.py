@@ -1,0 +1,237 @@
+"""Notebooks: strict parameters, plain papermill, files beside the executed copy, hygiene."""
+
+import ast
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import papermill
+import psutil
+import pytest
+import yaml
+
+from fusinglib import notebooks
+from fusinglib.__main__ import main
+from fusinglib.execution import execute, results
+from fusinglib.experiments import plan_family_table
+from fusinglib.progress import Line, duration
+from fusinglib.settings import PROJECT, FamilyTable
+from fusinglib.store import Store
+
+NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture
+def params(mini, tmp_path):
+    """A parameter file of the tiny grid."""
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({**mini, "seeds": [0]}))
+    return path
+
+
+def refused(capsys, *arguments):
+    """The one line with which the command line refuses something."""
+    assert main(["run", "family_table", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"seds: [0]", "no parameter 'seds': did you mean 'seeds'?"),
+        (b"[model, seeds]", "expected lines `name: value`"),
+        (b"", "expected lines `name: value`"),
+        (b"seeds: [0", "is no YAML"),
+        (b"\xff\xfe\x00", "expected a text file"),
+        (b"seeds: 0", "'seeds' is 0: expected a list"),
+        (b"max_test: 1.5", "'max_test' is 1.5: expected a whole number"),
+        (b"random_row: 1", "'random_row' is 1: expected true or false"),
+        (b"model: 3", "'model' is 3: expected text"),
+    ],
+)
+def test_parameter_files_are_read_strictly(tmp_path, capsys, content, expected):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    assert expected in refused(capsys, "--params", path)
+
+
+def test_other_strictness(tmp_path, capsys):
+    assert "No such file" in refused(capsys, "--params", tmp_path / "none.yaml")
+    assert "Is a directory" in refused(capsys, "--params", tmp_path)
+    assert "--set 'seeds': expected name=value" in refused(capsys, "--set", "seeds")
+    assert "--set 'seeds=[' is no YAML" in refused(capsys, "--set", "seeds=[")
+    assert "did you mean 'workers'" in refused(capsys, "--set", "worker=1")
+    assert main(["run", "family_tabel"]) == 2
+    assert "did you mean 'family_table'?" in capsys.readouterr().err
+
+
+def test_overrides_come_after_the_file(params):
+    chosen = notebooks.parameters("family_table", str(params), ["seeds=[7]", "max_dev=5"])
+    assert (chosen["seeds"], chosen["max_dev"], chosen["model"]) == ([7], 5, "miniworld")
+
+
+def test_the_plan_is_printed_and_nothing_computed(params, mini, tmp_path, capsys):
+    arguments = ["run", "family_table", "--params", str(params), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert all(kind in out for kind in ("pretrain", "source", "fuse", "target", "finished"))
+    assert not Store(mini["store"]).describe() and not (tmp_path / "out").exists()
+
+
+def test_the_store_is_listed(tmp_path, capsys):
+    Store(tmp_path / "runs")
+    assert main(["store", "--store", str(tmp_path / "runs")]) == 0
+    assert "0 finished runs" in capsys.readouterr().out
+    assert main(["store", "--store", str(tmp_path / "misspelt")]) == 2
+    assert "there is no store" in capsys.readouterr().err
+    assert not (tmp_path / "misspelt").exists()
+
+
+def command(params, output, *more):
+    words = [sys.executable, "-m", "fusinglib", "run", "family_table", "--params", params]
+    return [*map(str, words), "--output", str(output), *more]
+
+
+@pytest.fixture
+def plan(mini):
+    return plan_family_table(FamilyTable.from_parameters({**mini, "seeds": [0]}))
+
+
+def test_a_notebook_in_batch(params, plan, mini, tmp_path):
+    done = subprocess.run(command(params, tmp_path / "out"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("intertrained", "fused - pretrained", str(tmp_path / "out/family_table.ipynb")):
+        assert text in done.stdout
+    log = done.stderr.splitlines()
+    assert log[-1].startswith("16 of 16 runs, 16 computed in")
+    assert all(re.match(r"\d+ of 16 runs", line) for line in log), done.stderr
+
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"family_table-accuracy.png", "family_table-forest.png"} <= files
+    assert (tmp_path / "out/family_table-forest.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out/family_table.txt").read_text().startswith("python -m fusinglib run")
+    kept = results(plan, Store(mini["store"]))
+    recorded = pd.read_csv(tmp_path / "out/family_table.csv", dtype={"key": str})
+    assert list(recorded.key) == list(kept.key) and len(kept) == 9
+    assert list(recorded.accuracy) == list(kept.accuracy)
+
+    copy = nbformat.read(tmp_path / "out/family_table.ipynb", as_version=4)
+    cell = next(cell for cell in copy.cells if cell.id == "execute")
+    shown = [output.data["text/plain"] for output in cell.outputs if "data" in output]
+    assert [text for text in shown if "16 of 16 runs, 16 computed in" in text] == shown
+    assert "<progress value='16' max='16'" in cell.outputs[0].data["text/html"]
+
+
+@pytest.mark.slow
+def test_missing_results_are_status_1(params, plan, mini, tmp_path, capsys):
+    store = Store(mini["store"])
+    settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
+    execute(plan, store, settings)
+    lost = next(run for run in plan.runs if run.kind == "fuse")
+    (store.model(lost) / "model.safetensors").write_bytes(b"damaged")
+    target = next(run for run in plan.runs if lost in run.parents)
+    (store.path(target) / "result.json").unlink()
+    store.path(target).rename(tmp_path / "away")
+    assert main(command(params, tmp_path / "out")[3:]) == 1
+    err = capsys.readouterr().err
+    assert f"error: 1 results are missing: see {store.root}/failed" in err
+    assert target.key in [path.stem for path in (store.root / "failed").iterdir()][0]
+
+
+@pytest.mark.slow
+def test_plain_papermill(params, mini, tmp_path):
+    """As `papermill notebook.ipynb out.ipynb -f params.yaml` does."""
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        PROJECT / "notebooks/family_table.ipynb", out, yaml.safe_load(params.read_text()),
+        progress_bar=False, kernel_name="python3",
+    )  # fmt: skip
+    assert notebooks.missing(out) == 0
+    assert "intertrained" in notebooks.report(out)
+    assert len(Store(mini["store"]).describe()) == 16
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(params, mini, tmp_path):
+    long = command(params, tmp_path / "out", "--set", "source_max_steps=100000")
+    long += ["--set", "source_patience=100000", "--set", "eval_every=20"]
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(long, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    os.close(end)
+    text = b""
+    while b"step 60 of" not in text:
+        text += os.read(terminal, 1000)
+    assert text.count(b"\r\x1b[2K") > 1 and b"\n" not in text
+    children = psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    text = b""
+    try:
+        while more := os.read(terminal, 1000):
+            text += more
+    except OSError:  # Linux's end of a terminal
+        pass
+    os.close(terminal)
+    assert process.wait(timeout=20) == 130
+    assert time.monotonic() - started < 10
+    assert text.decode().splitlines()[-1] == "stopped; finished runs are kept"
+    assert b"Traceback" not in text
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert [run["kind"] for run in Store(mini["store"]).describe()] == ["pretrain"]
+    assert not list((Store(mini["store"]).root / ".pending").iterdir())
+
+
+def test_a_log_gets_a_line_every_30_seconds(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    line = Line()
+    for second in range(70):
+        clock[0] = second
+        line.show(f"{second} done")
+    line.show("all done", last=True)
+    assert capsys.readouterr().err == "0 done\n30 done\n60 done\nall done\n"
+
+
+def test_durations_read_well():
+    assert [duration(s) for s in (1.2, 89, 100, 5000, 9000)] == [
+        "1 s", "89 s", "2 min", "83 min", "2.5 h",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_hygiene(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not [cell.id for cell in code if cell.outputs or cell.execution_count]
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line, node in zip(
+        tagged[0].source.splitlines(), ast.parse(tagged[0].source).body, strict=True
+    ):
+        assert isinstance(node, ast.AnnAssign), line
+        ast.literal_eval(node.value)
+    fields = notebooks.EXPERIMENTS[path.stem].__dataclass_fields__
+    assert set(notebooks.defaults(path.stem)) == set(fields)
+    for cell in code:
+        if cell is not tagged[0]:
+            assert len(cell.source.splitlines()) <= 15, cell.id
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, kinds)]
+
+
+def test_notebooks_are_clean_for_ruff():
+    for words in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *words, PROJECT / "notebooks"], capture_output=True
+        )
+        assert done.returncode == 0, done.stdout.decode()

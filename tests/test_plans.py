@@ -1,0 +1,338 @@
+"""Plans: the paper's counts, what a run's key depends on, leave-target-out, intertrained picks."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from fusinglib import experiments, plans
+from fusinglib.data import Split, TaskData
+from fusinglib.errors import InputError
+from fusinglib.plans import Run, choose_families, family_table, intertrained
+from fusinglib.settings import FamilyTable
+from fusinglib.tasks import FAMILIES, TASKS
+
+LARGEST = ("mnli", "qqp", "esnli", "qnli", "sst2", "sentiment", "emoji")
+"""By size; the paper calls SST-2 the second largest of General (study: the paper's numbers)."""
+
+PRETRAINED = Run("import", {"fingerprint": "f"}, label="made up", place="/models/p")
+
+
+def made_up(names=TASKS, fingerprint="d") -> dict[str, TaskData]:
+    """Data of these tasks whose training sets have the order of LARGEST."""
+    one = Split([("a",)], [0])
+    loaded = {}
+    for name in names:
+        size = 100 - LARGEST.index(name) if name in LARGEST else 9
+        train = Split([("a",)] * size, [0] * size)
+        loaded[name] = TaskData(TASKS[name], train, one, one, fingerprint + name, None)
+    return loaded
+
+
+def paper_settings(mini, **changes) -> FamilyTable:
+    """The mini parameters with the paper's families and picks, and one seed."""
+    paper = {"families": {}, "sources": [*FAMILIES], "targets": [*FAMILIES], "seeds": [0]}
+    return FamilyTable(**{**mini, **paper, "intertraining": "paper", **changes})
+
+
+def paper_plan(mini, data=None, pretrained=PRETRAINED, random=None, **changes):
+    """The plan of the paper's family table."""
+    settings = paper_settings(mini, **changes)
+    chosen = choose_families(settings, TASKS, FAMILIES)
+    return family_table(settings, pretrained, data or made_up(), chosen, random)
+
+
+def keys(plan) -> set[str]:
+    return {run.key for run in plan.runs}
+
+
+@pytest.mark.parametrize(("rule", "pairs"), [("paper", 188), ("largest", 163)])
+def test_papers_family_table_has_its_counts(mini, rule, pairs):
+    plan = paper_plan(mini, intertraining=rule, seeds=[0, 1, 2, 3, 4])
+    counts = Counter(run.kind for run in plan.runs)
+    assert counts == {"import": 1, "source": 27, "fuse": 34, "target": 5 * pairs}
+    assert len(keys(plan)) == len(plan.runs)
+    assert len({(row["target"], row["run"].parents[0].key) for row in plan.rows}) == pairs
+    assert len(plan.rows) == 27 * 5 * (
+        1 + 3 + 3
+    )  # more than runs: some picks of General and NLI are one
+    assert plan.families == FAMILIES
+    assert plan.sizes["mnli"] == {"train": 100, "dev": 1, "test": 1}
+
+
+def test_parents_come_before_children(mini):
+    seen = set()
+    for run in paper_plan(mini).runs:
+        assert all(parent.key in seen for parent in run.parents)
+        seen.add(run.key)
+
+
+def test_target_is_never_among_its_sources(mini):
+    plan = paper_plan(mini, source_seeds=[0, 1])
+    for row in plan.rows:
+        base = row["run"].parents[0]
+        target = TASKS[row["target"]]
+        assert row["run"].settings["task"] == dataclasses.asdict(target)
+        sources = {"fused": base.parents, "intertrained": (base,), "pretrained": ()}[row["base"]]
+        found = [run.settings["task"] for run in sources]
+        assert target.identity not in {(task["hub_id"], task["config"]) for task in found}
+        assert sorted(task["name"] for task in found) == row["sources"].split()
+        if row["base"] == "pretrained":
+            assert base is PRETRAINED
+            continue
+        members = FAMILIES[row["source_family"]]
+        assert {task["name"] for task in found} <= set(members)
+        assert all(run.settings["seed"] == row["source_seed"] for run in sources)
+        assert all(run.parents == (PRETRAINED,) for run in sources)
+        if row["base"] == "fused":
+            assert len(found) == len(members) - (row["target"] in members)
+
+
+def test_every_cell_of_the_table_has_every_target_and_seed(mini):
+    cells = Counter(
+        (row["base"], row["source_family"], row["target"]) for row in paper_plan(mini).rows
+    )
+    expected = [("pretrained", ""), *((b, f) for b in ("fused", "intertrained") for f in FAMILIES)]
+    assert cells == {(*cell, target): 1 for cell in expected for target in TASKS}
+
+
+def picks(plan) -> dict[tuple[str, str], str]:
+    """(source family, target) to the task of the intertrained model."""
+    rows = [row for row in plan.rows if row["base"] == "intertrained"]
+    return {(row["source_family"], row["target"]): row["sources"] for row in rows}
+
+
+def test_papers_picks(mini):
+    found = picks(paper_plan(mini))
+    own = {("general", "mnli"): "sst2", ("nli", "esnli"): "mnli", ("twitter", "sentiment"): "emoji"}
+    usual = {"general": "mnli", "nli": "esnli", "twitter": "sentiment"}
+    assert found == {cell: own.get(cell, usual[cell[0]]) for cell in found}
+
+
+def test_largest_rule(mini):
+    found = picks(paper_plan(mini, intertraining="largest"))
+    own = {("general", "mnli"): "qqp", ("nli", "mnli"): "esnli", ("twitter", "sentiment"): "emoji"}
+    usual = {"general": "mnli", "nli": "mnli", "twitter": "sentiment"}
+    assert found == {cell: own.get(cell, usual[cell[0]]) for cell in found}
+
+
+def test_largest_of_equals_does_not_depend_on_the_order():
+    data, names = made_up(), ["rte", "wnli", "cola"]
+    found = {
+        intertrained("largest", "x", [TASKS[n] for n in order], data)
+        for order in (names, names[::-1])
+    }
+    assert found == {"wnli"}
+
+
+def test_paper_rule_without_a_pick_is_refused(mini):
+    with pytest.raises(InputError, match="of 'mine': set intertraining to 'largest'"):
+        paper_plan(mini, families={"mine": ["rte", "wnli"]}, sources=["mine"])
+
+
+def test_order_of_a_family_does_not_matter(mini):
+    reverse = {family: names[::-1] for family, names in FAMILIES.items()}
+    one, other = paper_plan(mini), paper_plan(mini, families=reverse)
+    assert keys(one) == keys(other)
+    for run in other.runs:
+        parents = [parent.key for parent in run.parents]
+        assert parents == sorted(parents)
+
+
+def test_targets_share_the_mean_of_a_family_that_they_are_not_in(mini):
+    rows = [row for row in paper_plan(mini).rows if row["base"] == "fused"]
+    means = {(r["source_family"], r["target"]): r["run"].parents[0].key for r in rows}
+    for family, members in FAMILIES.items():
+        outside = {means[family, target] for target in TASKS if target not in members}
+        inside = {means[family, target] for target in members}
+        assert len(outside) == 1 and len(inside) == len(members) and not outside & inside
+
+
+def test_two_source_seeds(mini):
+    plan = paper_plan(mini, source_seeds=[0, 7])
+    counts = Counter(run.kind for run in plan.runs)
+    assert counts == {"import": 1, "source": 54, "fuse": 68, "target": 27 + 2 * (188 - 27)}
+    fused = [run for run in plan.runs if run.kind == "fuse"]
+    assert all(len({p.settings["seed"] for p in run.parents}) == 1 for run in fused)
+    assert keys(paper_plan(mini)) < keys(plan)
+
+
+def test_random_row(mini):
+    random = Run("random", {"seed": 0}, (PRETRAINED,))
+    plan = paper_plan(mini, random=random)
+    rows = [row for row in plan.rows if row["base"] == "random"]
+    assert len(rows) == 27 and {row["run"].parents for row in rows} == {(random,)}
+    assert keys(plan) - keys(paper_plan(mini)) == {random.key, *(row["run"].key for row in rows)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"executor": "processes"},
+        {"workers": 7},
+        {"store": "/elsewhere"},
+        {"device": "cuda"},
+        {"model": "a/name"},
+        {"model_revision": "main"},
+        {"pretraining_steps": 5},  # of the miniature model, which this plan does not use
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_keys_do_not_change_with(mini, change):
+    assert keys(paper_plan(mini, **change)) == keys(paper_plan(mini))
+
+
+def test_keys_do_not_change_with_label_and_place(mini):
+    renamed = dataclasses.replace(PRETRAINED, label="other", place="/moved")
+    assert keys(paper_plan(mini, pretrained=renamed)) == keys(paper_plan(mini))
+
+
+EVERY_FINETUNING = [
+    {"learning_rate": 2e-3},
+    {"schedule": "linear"},
+    {"weight_decay": 0.01},
+    {"dropout": 0.0},
+    {"eval_every": 3},
+    {"min_gain": 0.01},
+    {"metric": "exact"},
+    {"precision": "bf16"},
+    {"threads": 2},
+    {"split_rule": "later"},
+    {"split_seed": 1},
+    {"max_dev": 7},
+    {"max_test": 7},
+    {"text_format": "later"},
+    {"max_length": 32},
+]
+
+
+@pytest.mark.parametrize("change", EVERY_FINETUNING, ids=lambda change: next(iter(change)))
+def test_every_key_but_the_pretrained_models_changes_with(mini, change):
+    assert keys(paper_plan(mini, **change)) & keys(paper_plan(mini)) == {PRETRAINED.key}
+
+
+def test_every_key_changes_with_the_pretrained_model(mini):
+    other = Run("import", {"fingerprint": "g"})
+    assert not keys(paper_plan(mini, pretrained=other)) & keys(paper_plan(mini))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_steps", "patience"])
+def test_target_settings_leave_sources_and_means_as_they_are(mini, name):
+    kinds = {run.key: run.kind for run in paper_plan(mini).runs}
+    shared = keys(paper_plan(mini, **{f"target_{name}": 77})) & set(kinds)
+    assert Counter(kinds[key] for key in shared) == {"import": 1, "source": 27, "fuse": 34}
+    shared = keys(paper_plan(mini, **{f"source_{name}": 77})) & set(kinds)
+    assert Counter(kinds[key] for key in shared) == {"import": 1, "target": 27}
+
+
+def test_seeds_name_their_own_runs(mini):
+    plan = paper_plan(mini)
+    more = paper_plan(mini, seeds=[0, 1])
+    assert keys(plan) < keys(more) and len(keys(more) - keys(plan)) == 188
+    shared = keys(paper_plan(mini, source_seeds=[1])) & keys(plan)
+    assert len(shared) == 1 + 27  # the pretrained model and its targets
+
+
+def test_data_fingerprint_reaches_what_depends_on_it(mini):
+    data = made_up()
+    data["rte"] = dataclasses.replace(data["rte"], fingerprint="changed")
+    before = {run.key: run for run in paper_plan(mini).runs}
+    gone = [before[key] for key in set(before) - keys(paper_plan(mini, data))]
+
+    def uses_rte(run):
+        return run.settings.get("task", {}).get("name") == "rte" or any(map(uses_rte, run.parents))
+
+    assert {run.key for run in gone} == {k for k, run in before.items() if uses_rte(run)}
+    assert Counter(run.kind for run in gone)["source"] == 1
+
+
+@pytest.mark.parametrize("kind", ["import", "source", "fuse", "target"])
+def test_keys_change_with_the_version_of_their_kind(mini, monkeypatch, kind):
+    before = keys(paper_plan(mini))
+    monkeypatch.setitem(plans.VERSIONS, kind, 99)
+    fresh = Run("import", PRETRAINED.settings)  # keys are computed once per run
+    plan = paper_plan(mini, pretrained=fresh)
+
+    def depends(run):
+        return run.kind == kind or any(map(depends, run.parents))
+
+    assert {run.key for run in plan.runs if depends(run)} == keys(plan) - before
+
+
+def test_golden_keys(monkeypatch):
+    """Keys that finished runs have: if this fails, every store out there is void. Raise the
+    version of a kind instead of changing what its key is made of."""
+    monkeypatch.setattr(plans, "VERSIONS", dict.fromkeys(plans.VERSIONS, 1))
+    pretrain = Run("pretrain", {"world_seed": 0, "seed": 0, "steps": 10}, label="any")
+    settings = {"task": {"name": "ä", "labels": ("a", "b")}, "training": {"learning_rate": 1e-3}}
+    source = Run("source", settings, (pretrain,), place="anywhere")
+    fuse = Run("fuse", {}, (source, pretrain))
+    assert [run.key for run in (pretrain, source, fuse)] == GOLDEN
+
+
+GOLDEN = ["9eed62bff5b444c9", "a2d35e9a78a9b273", "fc66384ab3b288ad"]
+
+
+def test_key_does_not_depend_on_the_order_of_settings_but_on_that_of_parents():
+    one, other = Run("fuse", {"a": 1, "b": 2}), Run("fuse", {"b": 2, "a": 1})
+    assert one.key == other.key
+    third = Run("fuse", {"c": 3})
+    assert Run("fuse", {}, (one, third)).key != Run("fuse", {}, (third, one)).key
+
+
+def test_family_with_the_target_alone_is_refused(mini):
+    own = {"families": {"mine": ["mnli"]}, "sources": ["mine"], "intertraining": "largest"}
+    with pytest.raises(InputError, match="'mine' has no task left for the target 'mnli'"):
+        paper_plan(mini, **own)
+    fine = paper_plan(mini, **own, targets=["twitter"])
+    assert Counter(run.kind for run in fine.runs)["fuse"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sources": ["twiter"]}, "unknown family 'twiter': did you mean 'twitter'?"),
+        ({"targets": ["x"]}, "unknown family 'x': one of general, nli, twitter"),
+        ({"families": {"nli": ["mnlli"]}}, "unknown task 'mnlli': did you mean 'mnli'?"),
+        ({"families": {"nli": []}}, "family 'nli' is empty: name at least one task"),
+        ({"families": {"nli": ["rte", "rte"]}}, "family 'nli' names the task 'rte' twice"),
+    ],
+)
+def test_unknown_and_malformed_families_are_refused(mini, change, message):
+    with pytest.raises(InputError) as caught:
+        choose_families(paper_settings(mini, **change), TASKS, FAMILIES)
+    assert str(caught.value).startswith(message)
+
+
+def test_own_families_come_before_the_built_in_ones(mini):
+    settings = paper_settings(mini, families={"nli": ["rte", "wnli"]})
+    chosen = choose_families(settings, TASKS, FAMILIES)
+    assert chosen == {**FAMILIES, "nli": ["rte", "wnli"]}
+
+
+def test_plan_of_the_miniature_world(mini):
+    plan = experiments.plan_family_table(FamilyTable(**{**mini, "random_row": True}))
+    counts = Counter(run.kind for run in plan.runs)
+    assert counts == {"pretrain": 2, "source": 3, "fuse": 3, "target": 2 * 3 * 4}
+    first = plan.runs[0]
+    assert first.settings["steps"] == mini["pretraining_steps"]
+    for change in ({"world_seed": 1}, {"pretraining_seed": 1}, {"pretraining_steps": 3}):
+        other = experiments.plan_family_table(FamilyTable(**{**mini, "random_row": True, **change}))
+        shared = keys(plan) & keys(other)
+        steps_only = "pretraining_steps" in change
+        assert len(shared) == (
+            1 + 3 * 2 if steps_only else 0
+        )  # the untrained model's, without steps
+
+
+def test_plan_of_a_model_folder(mini, encoder, monkeypatch):
+    known = experiments.tasks.mini_tasks(0), {}
+    monkeypatch.setattr(experiments.tasks, "table", lambda model, seed: known)
+    settings = FamilyTable(**{**mini, "model": str(encoder), "random_row": True})
+    plan = experiments.plan_family_table(settings)
+    assert [run.kind for run in plan.runs if run.kind in ("import", "random")] == [
+        "import",
+        "random",
+    ]
+    assert plan.runs[0].place == str(encoder)
+    assert len(plan.runs[0].settings["fingerprint"]) == 16

@@ -1,0 +1,220 @@
+"""The store: runs whole or absent, whatever happens to the process or the disk."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from fusinglib.errors import InputError, StoreError
+from fusinglib.execution import execute, results
+from fusinglib.experiments import plan_family_table
+from fusinglib.plans import Run
+from fusinglib.settings import FamilyTable
+from fusinglib.steps import perform
+from fusinglib.store import PENDING, Store, _machine, write_json
+
+RUN = Run("source", {"seed": 1}, label="mood from miniature T5")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own, of 20 MB, and what mounts it anew with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder]
+    if os.name != "posix" or os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("mounting a disk for the test needs root")
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+
+    def remount(option):
+        subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
+
+    yield folder, remount
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder):
+    """Leave no room on the disk of `folder`."""
+    with pytest.raises(OSError), open(folder / "ballast", "wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
+def make(store, run, accuracy):
+    with store.new(run) as folder:
+        write_json(folder / "result.json", {"accuracy": accuracy, "seconds": 1.0})
+
+
+def pending(store):
+    return list((store.root / PENDING).iterdir())
+
+
+def test_a_run_is_kept_as_json(store):
+    make(store, RUN, 0.5)
+    assert store.has(RUN) and store.result(RUN) == {"accuracy": 0.5, "seconds": 1.0}
+    description = json.loads((store.path(RUN) / "run.json").read_text())
+    assert description == {**RUN.identity, "key": RUN.key, "label": RUN.label}
+    assert "\n" in (store.path(RUN) / "result.json").read_text().strip()
+    assert not pending(store)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing(store, error):
+    with pytest.raises(error), store.new(RUN) as folder:
+        write_json(folder / "result.json", {})
+        raise error
+    assert not store.has(RUN) and not pending(store) and not store.describe()
+
+
+def test_of_two_writers_the_first_stays(store):
+    with store.new(RUN) as folder:
+        write_json(folder / "result.json", {"accuracy": 0.1})
+        make(Store(store.root), RUN, 0.9)
+        inode = store.path(RUN).stat().st_ino
+    assert store.result(RUN)["accuracy"] == 0.9
+    assert store.path(RUN).stat().st_ino == inode
+    assert not pending(store)
+
+
+def test_progress_is_read_while_the_run_is_under_way(store):
+    assert store.progress(RUN) == ""
+    with store.new(RUN) as folder:
+        (folder / "progress.txt").write_text("step 50")
+        assert store.progress(RUN) == "step 50"
+    assert store.progress(RUN) == ""
+    assert not (store.path(RUN) / "progress.txt").exists()
+
+
+def test_sweep_takes_only_what_dead_processes_of_this_machine_left(store):
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    here = _machine()
+    names = {
+        f"{RUN.key}-{here}-{process.pid}-abc": False,
+        f"{RUN.key}-{here}-{os.getpid()}-abc": True,
+        f"{RUN.key}-{here}-1-abc": True,
+        f"{RUN.key}-other-host.{process.pid}-{process.pid}-abc": True,
+        f"{RUN.key}-{here}9-{process.pid}-abc": True,
+        "notes-of-mine-x": True,
+    }
+    for name in names:
+        (store.root / PENDING / name / "model").mkdir(parents=True)
+    with store.new(RUN) as folder:
+        store.sweep()
+        assert folder.is_dir()
+    assert {path.name for path in pending(store)} == {name for name in names if names[name]}
+
+
+def test_describe_lists_finished_runs_alone(store):
+    make(store, RUN, 0.5)
+    other = Run("target", {"seed": 2}, (RUN,), label="irony")
+    make(store, other, 0.5)
+    with store.new(Run("target", {"seed": 3})) as folder:
+        write_json(folder / "run.json", {"key": "half"})
+        listed = store.describe()
+    assert [(run["kind"], run["key"]) for run in listed] == [
+        ("source", RUN.key),
+        ("target", other.key),
+    ]
+    assert listed[1]["parents"] == [RUN.key] and listed[1]["bytes"] > 0
+
+
+def test_a_failure_is_kept_until_the_run_succeeds(store, tied_t5):
+    run = Run("import", {"fingerprint": "x"}, label="mine", place=str(tied_t5 / "nowhere"))
+    with pytest.raises(OSError):
+        perform(run, store, "cpu")
+    text = store.failure_file(run).read_text()
+    assert text.startswith(f"import {run.key}: mine\nTraceback") and "nowhere" in text
+    assert not store.has(run) and not pending(store)
+    found = Run(run.kind, run.settings, label="mine", place=str(tied_t5))
+    perform(found, store, "cpu")
+    assert store.has(run) and not store.failure_file(run).exists()
+
+
+def test_a_damaged_run_is_named(store):
+    make(store, RUN, 0.5)
+    (store.path(RUN) / "result.json").write_text("{")
+    with pytest.raises(StoreError, match=f"{RUN.key} is damaged.*remove that folder"):
+        store.result(RUN)
+
+
+def test_a_root_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(StoreError, match=f"the store {root} cannot be written"):
+            Store(root)
+    assert issubclass(StoreError, InputError)
+
+
+def test_a_root_that_vanishes_is_named(store):
+    shutil.rmtree(store.root)
+    with pytest.raises(StoreError, match="cannot be written"), store.new(RUN):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, where nobody can make a folder")
+def test_an_unwritable_root_is_named():
+    with pytest.raises(StoreError, match="the store /proc/runs cannot be written"):
+        Store("/proc/runs")
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_a_full_disk(disk, mini, executor):
+    folder, _ = disk
+    settings = FamilyTable.from_parameters({**mini, "executor": executor, "seeds": [0]})
+    plan, store = plan_family_table(settings), Store(folder)
+    perform(plan.runs[0], store, "cpu")
+    before = store.describe()
+    fill(folder)
+    with pytest.raises(StoreError, match=r"the store \S+ cannot be written \([^(]*No space") as one:
+        execute(plan, store, settings)
+    assert str(one.value).count("cannot be written") == 1
+    assert store.describe() == before and not pending(store)
+    (folder / "ballast").unlink()
+    make(store, RUN, 0.5)
+    assert len(store.describe()) == 2
+
+
+def test_a_disk_that_fills_in_the_middle(disk, mini):
+    folder, remount = disk
+    settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
+    plan, store = plan_family_table(settings), Store(folder)
+    remount("size=3800k")
+    with pytest.raises(StoreError, match="No space left"):
+        execute(plan, store, settings)
+    done = {run["key"] for run in store.describe()}
+    assert done and not pending(store)
+    inodes = {run.key: store.path(run).stat().st_ino for run in plan.runs if store.has(run)}
+    assert set(inodes) == done, "what is listed is what is finished"
+    remount("size=20m")
+    assert len(execute(plan, store, settings)) == len(plan.rows)
+    again = {run.key: store.path(run).stat().st_ino for run in plan.runs}
+    assert inodes == {key: again[key] for key in inodes}
+
+
+def test_a_read_only_disk(disk, mini):
+    folder, remount = disk
+    settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
+    plan, store = plan_family_table(settings), Store(folder)
+    perform(plan.runs[0], store, "cpu")
+    remount("ro")
+    with pytest.raises(StoreError, match="cannot be written.*Read-only file system"):
+        execute(plan, store, settings)
+    assert len(Store(folder).describe()) == 1, "it can still be read"
+    assert results(plan, store).empty
+    with pytest.raises(StoreError, match="Read-only file system"):
+        Store(folder / "new")
+    remount("rw")
+    assert not pending(store)

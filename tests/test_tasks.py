@@ -1,0 +1,105 @@
+"""The table of tasks: families, identities, label words, leave-target-out."""
+
+from dataclasses import replace
+
+import pytest
+
+from fusinglib import data, miniworld, tasks
+from fusinglib.errors import InputError
+from fusinglib.tasks import FAMILIES, MINI_FAMILIES, TASKS, find, leave_out
+
+GLUE, SUPERGLUE, TWEETS = "nyu-mll/glue", "aps/super_glue", "cardiffnlp/tweet_eval"
+STUDY = {
+    "general": [(GLUE, c) for c in "cola sst2 mrpc qqp mnli qnli rte wnli".split()]
+    + [(SUPERGLUE, c) for c in "boolq cb copa multirc wic wsc".split()],
+    "nli": [(GLUE, c) for c in "mnli qnli rte wnli".split()]
+    + [("esnli/esnli", "plain_text"), ("facebook/anli", "plain_text")],
+    "twitter": [
+        (TWEETS, c)
+        for c in "emoji emotion hate irony offensive sentiment stance_abortion stance_atheism "
+        "stance_climate stance_feminist stance_hillary".split()
+    ],
+}
+
+
+def test_families_are_the_papers():
+    found = {family: [TASKS[name].identity for name in names] for family, names in FAMILIES.items()}
+    assert found == STUDY
+    assert sum(map(len, FAMILIES.values())) == 31
+    assert len({name for names in FAMILIES.values() for name in names}) == len(TASKS) == 27
+
+
+def test_names_and_identities_are_unique():
+    assert len({task.identity for task in TASKS.values()}) == 27
+    assert all(name == task.name for name, task in TASKS.items())
+
+
+@pytest.mark.parametrize(
+    "task", [*TASKS.values(), *tasks.mini_tasks(0).values()], ids=lambda t: t.name
+)
+def test_label_words_differ_and_the_split_rule_exists(task):
+    words = [label.casefold().strip() for label in task.labels]
+    assert len(set(words)) == len(words) >= 2
+    assert all(label.isprintable() and label.isascii() for label in task.labels)
+    assert task.splits in data.SPLIT_RULES
+    assert task.columns
+
+
+def test_numbers_of_labels():
+    counts = {name: len(task.labels) for name, task in TASKS.items()}
+    three = {"mnli", "cb", "esnli", "anli", "sentiment", *(n for n in TASKS if "stance" in n)}
+    assert {name for name, count in counts.items() if count == 3} == three
+    assert counts["emoji"] == 20 and counts["emotion"] == 4
+    assert sum(count == 2 for count in counts.values()) == 27 - len(three) - 2
+
+
+def test_split_rules():
+    rules = {name: task.splits for name, task in TASKS.items()}
+    assert {name for name, rule in rules.items() if rule == "own"} == {
+        "esnli",
+        *FAMILIES["twitter"],
+    }
+    assert (rules["mnli"], rules["anli"]) == ("mnli", "rounds")
+    carved = {name for name, rule in rules.items() if rule == "carve"}
+    assert carved == set(FAMILIES["general"]) - {"mnli"}
+
+
+def test_target_is_left_out_by_identity_across_families():
+    general = [TASKS[name] for name in FAMILIES["general"]]
+    mnli_of_nli = TASKS[FAMILIES["nli"][0]]
+    left = leave_out(mnli_of_nli, general)
+    assert [task.name for task in left] == [n for n in FAMILIES["general"] if n != "mnli"]
+    assert leave_out(TASKS["esnli"], general) == general
+
+
+def test_renamed_task_and_anli_rounds_are_the_same_task():
+    renamed = replace(TASKS["rte"], name="my_rte", labels=("yes", "no"), revision="abc")
+    assert leave_out(renamed, [TASKS["rte"], TASKS["qnli"]]) == [TASKS["qnli"]]
+    assert leave_out(TASKS["rte"], [renamed]) == []
+    round_1 = replace(TASKS["anli"], name="anli_r1", splits="own")
+    round_2 = replace(TASKS["anli"], name="anli_r2", splits="own")
+    assert leave_out(round_1, [TASKS["anli"], round_2, TASKS["esnli"]]) == [TASKS["esnli"]]
+
+
+def test_same_config_of_another_data_set_is_another_task():
+    assert TASKS["esnli"].config == TASKS["anli"].config
+    assert leave_out(TASKS["esnli"], [TASKS["anli"]]) == [TASKS["anli"]]
+
+
+def test_mini_tasks_are_the_worlds():
+    made, families = tasks.table("miniworld", 5)
+    assert families is MINI_FAMILIES and set(families) == set(FAMILIES)
+    assert set(made) == set(miniworld.TASKS) == {n for names in families.values() for n in names}
+    assert {task.revision for task in made.values()} == {"5"}
+    assert len({task.identity for task in made.values()}) == len(made)
+    assert all(len(names) >= 2 for names in families.values())
+
+
+def test_other_models_get_the_papers_tasks():
+    assert tasks.table("google/t5-v1_1-small", 0) == (TASKS, FAMILIES)
+
+
+def test_unknown_task_is_refused_with_the_nearest():
+    assert find("mnli", TASKS) is TASKS["mnli"]
+    with pytest.raises(InputError, match="unknown task 'mnlli': did you mean 'mnli'?"):
+        find("mnlli", TASKS)

@@ -1,0 +1,286 @@
+"""Training: early stopping by hand, weight decay, batches, determinism, the best weights kept."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from fusinglib import data, models
+from fusinglib.data import Split
+from fusinglib.evaluation import accuracies, predict
+from fusinglib.training import EarlyStopping, _adamw, _batches, _learning_rate, finetune
+
+
+def follow(metrics, min_gain=0.001, patience=50, every=50):
+    """Where training on these dev metrics ends: (steps, best step, best)."""
+    stopping = EarlyStopping(min_gain, patience)
+    for number, metric in enumerate(metrics, start=1):
+        stopping.update(number * every, metric)
+        if stopping.done(number * every):
+            break
+    return number * every, stopping.best_step, stopping.best
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ([0.5, 0.6, 0.6, 0.9], (150, 100, 0.6)),  # patience 50: the first without a gain
+        ([0.5, 0.4, 0.9], (100, 50, 0.5)),
+        ([0.5, 0.6, 0.7], (150, 150, 0.7)),
+        ([0.5, 0.5005, 0.9], (100, 100, 0.5005)),  # no gain, yet the highest: kept
+        ([0.0, 0.0, 0.9], (100, 50, 0.0)),  # the first look counts, even at 0
+        ([500 / 1000, 501 / 1000, 502 / 1000], (150, 150, 0.502)),  # 0.001 exactly is a gain
+        ([0.7, 0.701, 0.702, 0.703], (200, 200, 0.703)),
+    ],
+)
+def test_patience_of_one_evaluation(metrics, expected):
+    assert follow(metrics) == expected
+
+
+@pytest.mark.parametrize("size", [1000, 2000, 3000, 7000])
+def test_every_gain_of_exactly_a_thousandth_counts(size):
+    for right in range(0, size - size // 1000):
+        stopping = EarlyStopping(0.001, 50)
+        stopping.update(50, right / size)
+        stopping.update(100, (right + size // 1000) / size)
+        assert stopping.gain_step == 100
+        if size > 1000:
+            stopping = EarlyStopping(0.001, 50)
+            stopping.update(50, right / size)
+            stopping.update(100, (right + size // 1000 - 1) / size)
+            assert stopping.gain_step == 50
+
+
+def test_longer_patience_counts_batches_since_the_last_gain():
+    assert follow([0.5, 0.4, 0.4, 0.9], patience=100) == (150, 50, 0.5)
+    assert follow([0.5, 0.4, 0.6, 0.4, 0.6, 0.9], patience=100) == (250, 150, 0.6)
+    assert follow([0.5, 0.4, 0.4, 0.9], patience=101) == (200, 200, 0.9)
+
+
+def test_small_steps_add_up_to_no_gain():
+    """Each gain is measured from the highest so far, not from the last gain."""
+    assert follow([0.5, 0.5006, 0.5012, 0.9], patience=100) == (150, 150, 0.5012)
+
+
+def test_earliest_of_equals_is_kept():
+    assert follow([0.5, 0.7, 0.7, 0.7], patience=1000) == (200, 100, 0.7)
+
+
+def test_without_a_least_gain_a_tie_is_still_no_gain():
+    assert follow([0.5, 0.5, 0.9], min_gain=0.0) == (100, 50, 0.5)
+    assert follow([0.5, 0.5 + 1e-6, 0.5], min_gain=0.0) == (150, 100, 0.5 + 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["t5", "tied_t5", "bert", "roberta", "distilbert"])
+def test_decay_spares_what_the_trainer_spares(kind, request, encoders, mini_tasks, training, how):
+    folder = encoders[kind] if kind in encoders else request.getfixturevalue(kind)
+    network = models.load(folder, mini_tasks["mood"], training, how, seed=0, device="cpu").network
+    trainers = transformers.Trainer.get_decay_parameter_names(SimpleNamespace(), network)
+    names = {name for name, _ in network.named_parameters()} & set(trainers)  # no second names
+    decayed, spared = _adamw(network, replace(training, weight_decay=0.01)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
+    found = {id(parameter) for parameter in decayed["params"]}
+    assert {name for name, p in network.named_parameters() if id(p) in found} == names
+    assert spared["params"]
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
+
+
+def test_decay_shrinks_by_rate_times_decay(training):
+    network = torch.nn.Linear(3, 2)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer = _adamw(network, replace(training, learning_rate=0.5, weight_decay=0.25))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.equal(network.weight, before[0] * (1 - 0.5 * 0.25))
+    assert torch.equal(network.bias, before[1])
+
+
+def test_learning_rates(training):
+    linear = replace(training, learning_rate=1.0, schedule="linear", max_steps=4)
+    assert [_learning_rate(step, linear) for step in (1, 2, 3, 4)] == [1.0, 0.75, 0.5, 0.25]
+    constant = replace(linear, schedule="constant")
+    assert {_learning_rate(step, constant) for step in (1, 2, 3, 4)} == {1.0}
+
+
+def test_schedule_reaches_the_weights(t5, mini_tasks, training, how):
+    """The last of two linear steps has half the rate."""
+    one, two, linear = (
+        run(
+            t5, mini_tasks, replace(training, max_steps=steps, schedule=schedule, eval_every=1), how
+        )
+        for steps, schedule in ((1, "constant"), (2, "constant"), (2, "linear"))
+    )
+    start = weights(models.load(t5, mini_tasks["mood"], training, how, seed=0, device="cpu"))
+    name = "decoder.final_layer_norm.weight"
+    assert one[1]["steps"] == 1 and two[1]["steps"] == linear[1]["steps"] == 2
+    first, full, half = (kept[2][name] - start[name] for kept in (one, two, linear))
+    torch.testing.assert_close((full - first) / 2, half - first, rtol=1e-3, atol=1e-7)
+
+
+def test_every_epoch_covers_every_row_once():
+    batches = _batches(50, 16, seed=3)
+    epochs = [[next(batches) for _ in range(4)] for _ in range(2)]
+    assert [len(batch) for batch in epochs[0]] == [16, 16, 16, 2]
+    orders = [np.concatenate(epoch).tolist() for epoch in epochs]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0] != orders[1]
+    again = _batches(50, 16, seed=3)
+    assert all((next(again) == batch).all() for epoch in epochs for batch in epoch)
+    assert (next(_batches(50, 16, seed=4)) != epochs[0][0]).any()
+
+
+def test_batch_larger_than_the_data_is_all_of_them():
+    assert sorted(next(_batches(5, 16, seed=0))) == [0, 1, 2, 3, 4]
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def run(folder, mini_tasks, training, how, seed=0, task="mood", change=None):
+    """Finetune: the model, its outcome, and its weights when the last batch was done."""
+    loaded = data.load(mini_tasks[task], how)
+    loaded = replace(loaded, **change(loaded)) if change else loaded
+    model = models.load(folder, loaded.task, training, how, seed=seed, device="cpu")
+    last = {}
+    outcome, history = finetune(
+        model, loaded, training, seed, report=lambda step, dev: last.update(weights(model))
+    )
+    model.history = history
+    return model, outcome, last
+
+
+def equal(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", ["t5", "encoder"])
+def test_same_run_has_the_same_bits_alone_and_after_others(
+    kind, request, mini_tasks, training, how
+):
+    folder = request.getfixturevalue(kind)
+    alone = run(folder, mini_tasks, training, how)
+    other = run(folder, mini_tasks, training, how, seed=1)
+    run(folder, mini_tasks, replace(training, batch_size=3), how, task="irony")
+    torch.rand(7)
+    np.random.rand(7)
+    again = run(folder, mini_tasks, training, how)
+    assert equal(alone[2], again[2]) and equal(weights(alone[0]), weights(again[0]))
+    assert alone[1] == again[1] and alone[0].history == again[0].history
+    assert not equal(alone[2], other[2])
+
+
+def test_seed_sets_order_and_dropout(t5, mini_tasks, training, how):
+    still = replace(training, dropout=0.0, max_steps=1, eval_every=1)
+    whole = replace(still, batch_size=10**6)  # one batch of all rows: the order is no matter
+    few = lambda loaded: {"train": loaded.train.take(range(24))}  # noqa: E731
+    first, second = (run(t5, mini_tasks, whole, how, seed=s, change=few)[2] for s in (0, 1))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=2.1e-3)
+    loss = [
+        run(t5, mini_tasks, whole, how, seed=s, change=few)[0].history[0]["loss"] for s in (0, 1)
+    ]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-5)
+    dropped = replace(whole, dropout=0.3)
+    loss = [
+        run(t5, mini_tasks, dropped, how, seed=s, change=few)[0].history[0]["loss"] for s in (0, 1)
+    ]
+    assert loss[0] != pytest.approx(loss[1], rel=1e-4)
+    loss = [run(t5, mini_tasks, still, how, seed=s)[0].history[0]["loss"] for s in (0, 1)]
+    assert loss[0] != pytest.approx(loss[1], rel=1e-4)
+
+
+def test_best_weights_are_restored(t5, mini_tasks, training, how):
+    """A rate so high that the last weights are not the best."""
+    wild = replace(training, learning_rate=0.02, max_steps=16, eval_every=2)
+    model, outcome, last = run(t5, mini_tasks, wild, how)
+    steps = {row["step"]: row["ranked"] for row in model.history}
+    assert outcome["dev"] == max(steps.values()) == steps[outcome["best_step"]]
+    assert outcome["best_step"] == min(s for s, dev in steps.items() if dev == outcome["dev"])
+    assert outcome["best_step"] < outcome["steps"] == 16 and outcome["stopped"] == "max_steps"
+    loaded = data.load(mini_tasks["mood"], how)
+    again = accuracies(predict(model, model.tokens(loaded)["dev"]), loaded.dev.labels)
+    assert again["ranked"] == outcome["dev"]
+    assert not equal(weights(model), last)
+    until_best = run(t5, mini_tasks, replace(wild, max_steps=outcome["best_step"]), how)
+    assert equal(weights(until_best[0]), weights(model))
+
+
+def test_training_stops_by_patience_and_looks_when_told(t5, mini_tasks, training, how):
+    still = replace(training, learning_rate=1e-12, max_steps=50, eval_every=3, patience=6)
+    model, outcome, _ = run(t5, mini_tasks, still, how)
+    assert [row["step"] for row in model.history] == [3, 6, 9]
+    assert outcome == {
+        "best_step": 3, "dev": model.history[0]["ranked"], "steps": 9, "stopped": "patience"
+    }  # fmt: skip
+
+
+def test_last_step_is_looked_at(t5, mini_tasks, training, how):
+    model, outcome, _ = run(t5, mini_tasks, replace(training, max_steps=5, eval_every=3), how)
+    assert [row["step"] for row in model.history] == [3, 5] and outcome["steps"] == 5
+    assert set(model.history[0]) == {"step", "loss", "ranked", "exact", "invalid"}
+
+
+def test_metric_decides_what_is_best(t5, mini_tasks, training, how):
+    model, outcome, _ = run(t5, mini_tasks, replace(training, metric="exact"), how)
+    assert outcome["dev"] == max(row["exact"] for row in model.history)
+
+
+def test_training_learns(t5, mini_tasks, training, how):
+    model, _, _ = run(t5, mini_tasks, replace(training, max_steps=20, eval_every=5), how)
+    losses = [row["loss"] for row in model.history]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_test_and_dev_rows_are_not_trained_on(t5, mini_tasks, training, how):
+    def other_test(loaded):
+        labels = [1 - min(label, 1) for label in loaded.test.labels]
+        return {"test": Split(loaded.test.texts[::-1], labels), "fingerprint": "other test"}
+
+    def other_dev(loaded):
+        return {"dev": Split(loaded.dev.texts[::-1], loaded.dev.labels), "fingerprint": "other dev"}
+
+    plain = run(t5, mini_tasks, training, how)
+    test = run(t5, mini_tasks, training, how, change=other_test)
+    assert equal(weights(plain[0]), weights(test[0])) and plain[1] == test[1]
+    dev = run(t5, mini_tasks, training, how, change=other_dev)
+    assert equal(plain[2], dev[2])
+    assert plain[0].history[0]["loss"] == dev[0].history[0]["loss"]
+
+
+def test_changed_training_rows_change_the_weights(t5, mini_tasks, training, how):
+    """Also with the tokens of the unchanged task already made in this process."""
+
+    def other_train(loaded):
+        return {"train": Split(loaded.train.texts[::-1], loaded.train.labels), "fingerprint": "x"}
+
+    plain = run(t5, mini_tasks, training, how)
+    assert not equal(plain[2], run(t5, mini_tasks, training, how, change=other_train)[2])
+
+
+@pytest.mark.parametrize("kind", ["t5", "encoder"])
+def test_bf16_computes_otherwise_and_keeps_fp32_weights(kind, request, mini_tasks, training, how):
+    folder = request.getfixturevalue(kind)
+    full = run(folder, mini_tasks, training, how)
+    half = run(folder, mini_tasks, replace(training, precision="bf16"), how)
+    assert not equal(full[2], half[2])
+    assert {tensor.dtype for tensor in half[2].values() if tensor.is_floating_point()} == {
+        torch.float32
+    }
+    assert half[0].history[0]["loss"] == pytest.approx(full[0].history[0]["loss"], rel=0.05)
+
+
+def test_weight_decay_changes_the_weights_it_may(t5, mini_tasks, training, how):
+    one = replace(training, max_steps=1, eval_every=1, weight_decay=0.0)
+    plain = run(t5, mini_tasks, one, how)[2]
+    decayed = run(t5, mini_tasks, replace(one, weight_decay=0.1), how)[2]
+    start = weights(models.load(t5, mini_tasks["mood"], training, how, seed=0, device="cpu"))
+    for name, tensor in start.items():
+        spared = tensor.ndim < 2 or "bias" in name
+        rate = 0.0 if spared else one.learning_rate * 0.1
+        torch.testing.assert_close(decayed[name], plain[name] - rate * tensor, rtol=1e-5, atol=1e-6)
+        assert torch.equal(decayed[name], plain[name]) == spared
