@@ -1,8 +1,8 @@
 """The miniature world: generated plain English text, small enough to pretrain on in two minutes.
 
 A world is drawn from a seed. The words, their meanings and the tasks are the same in every world;
-the seed varies how often each topic, word and template occurs, who lives where and does what, which
-hashtags belong to which side of a debate, and every draw of a text.
+the seed varies how often each topic, word and template occurs, which hashtags belong to which side
+of a debate, and every draw of a text.
 
 All texts come from templates and from events ("the baker sold bread in the cafe on monday ."), so
 a task measures one narrow thing. Labels are drawn uniformly; five percent of the training labels
@@ -12,11 +12,10 @@ but no labelled example.
 
 What the tasks measure. Sentiment, mood, emotion, emoji: word clusters, negation, and which of two
 clauses counts. Offensive, hate: insults and whom they meet. Irony: praise of something bad.
-Stances: phrases, their denial, and hashtags whose side the corpus shows. Acceptability: word order.
-Wordsense: the sense of a homograph in two contexts. Paraphrase, entailment, inference, yesno,
-answerable: comparison of two tellings of an event up to synonyms, kinds, voice, opposites and
-negation; all but paraphrase have cues that need no comparison (a negation, a missing place).
-Pronoun: gender of names. Captions: as in SNLI, the second sentence alone tells much.
+Stances: phrases, their denial, and hashtags whose side the corpus shows. Paraphrase, entailment,
+inference, yesno, answerable: comparison of two tellings of an event up to synonyms, kinds, voice,
+opposites and negation; all but paraphrase have cues that need no comparison (a negation, a missing
+place). Captions: as in SNLI, the second sentence alone tells much.
 """
 
 import functools
@@ -83,8 +82,6 @@ class World:
         self.lists |= {f"{side}TAG": tags[i :: len(sides)] for i, side in enumerate(sides)}
         self.topics = _favour(list(_WORDS["topics"].values()), rng)
         self.names = lists["MAN"] + lists["WOMAN"]
-        self.homes = {name: rng.choice(self.lists["TOWN"]) for name in self.names}
-        self.jobs = {name: self.event(rng) for name in self.names}
         self.templates = {
             name: {label: _favour(_split(lines), rng) for label, lines in labels.items()}
             for name, labels in _WORDS["templates"].items()
@@ -172,20 +169,6 @@ def _question(event, rng, word: str) -> str:
 # Tasks about events: a function gives the text of each column for a label's index
 
 
-def _acceptability(world, rng, label):
-    words = _sentence(world.event(rng), rng, _some(rng), rng.random() < 0.3).split()
-    if not label:
-        at = rng.choice([i for i, word in enumerate(words[:-2]) if word not in ("not", ",")])
-        change = rng.randrange(3)
-        if change == 0:
-            del words[at]
-        elif change == 1:
-            words.insert(at, words[at])
-        else:
-            words.insert(at, words.pop(at + 1))
-    return [" ".join(words)]
-
-
 def _paraphrase(world, rng, label):
     event, details = world.event(rng), _some(rng, 1)
     second = event if label else world.changed(event, rng)
@@ -243,13 +226,6 @@ def _yesno(world, rng, label):
     return [_question(event, rng, "did"), " ".join(passage)]
 
 
-def _wordsense(world, rng, label):
-    senses = rng.choice(list(_WORDS["homographs"].values()))
-    first = rng.randrange(2)
-    pair = [_split(senses[first]), _split(senses[first if label else 1 - first])]
-    return [f"{rng.choice(world.names)} said that {rng.choice(texts)} ." for texts in pair]
-
-
 def _from_templates(name):
     """The function for a task made from templates alone."""
     labels = list(_WORDS["templates"][name])
@@ -268,10 +244,13 @@ def _task(name, families, columns, train, labels=None) -> MiniTask:
     return MiniTask(tuple(columns.split()), tuple(labels), tuple(families.split()), sizes, make)
 
 
-_MAKERS = (
-    _acceptability, _paraphrase, _entailment, _inference, _answerable, _yesno, _wordsense,
-)  # fmt: skip
-_MAKERS = {maker.__name__[1:]: maker for maker in _MAKERS}
+_MAKERS = {
+    "paraphrase": _paraphrase,
+    "entailment": _entailment,
+    "inference": _inference,
+    "answerable": _answerable,
+    "yesno": _yesno,
+}
 TASKS: dict[str, MiniTask] = {name: _task(name, **row) for name, row in _WORDS["tasks"].items()}
 
 
@@ -346,18 +325,6 @@ def _kinds(world, rng):
     return f"{told} so it was some {event.kind} . {one} and {two} are words for {event.kind} ."
 
 
-def _facts(world, rng):
-    name = rng.choice(world.names)
-    job = world.jobs[name]
-    told = _sentence(replace(world.event(rng), people=job.people), rng, _some(rng))
-    return f"{name} from {world.homes[name]} is a {rng.choice(job.people)} . {told}"
-
-
-def _senses(world, rng):
-    senses = rng.choice(list(_WORDS["homographs"].values()))
-    return " . ".join([*rng.sample(_split(rng.choice(senses)), 2), ""]).strip()
-
-
 def _other(world, rng):
     return world.fill(rng.choice(rng.choice(world.documents)), rng)
 
@@ -368,8 +335,7 @@ def _unlabelled(world, rng):
     return TASKS[name].make(world, rng, rng.randrange(len(TASKS[name].labels)))[0]
 
 
-_WRITERS = [_told_again, _discussed, _asked, _kinds, _facts, _senses]
-_WRITERS += [_other] * 9 + [_unlabelled] * 3
+_WRITERS = [_told_again, _discussed, _asked, _kinds] + [_other] * 6 + [_unlabelled] * 2
 
 
 def corpus(world_seed: int, documents: int) -> list[str]:
@@ -404,7 +370,7 @@ def _strings(value) -> list[str]:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer that appends </s>; ids: <pad> 0, </s> 1, <unk> 2, then sentinels."""
-    parts = ("topics", "homographs", "lists", "templates", "documents")
+    parts = ("topics", "lists", "templates", "documents")
     texts = _strings([list(_WORDS[part].values()) for part in parts]) + [_WORDS["other"]]
     texts += [text for task in TASKS.values() for text in (*task.columns, *task.labels)]
     words = {

@@ -12,6 +12,7 @@ from transformers import get_linear_schedule_with_warmup as linear_schedule
 
 from fusinglib import miniworld
 from fusinglib.errors import InputError
+from fusinglib.models import untie
 
 VERSION = 1  # raise whenever the pretrained weights change
 BATCH_SIZE = 32
@@ -20,28 +21,34 @@ LEARNING_RATE = 2.5e-3
 WARM_UP = 200
 
 
-def new_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, **config
-) -> T5ForConditionalGeneration:
-    """An untrained T5 v1.1 of some 300 thousand parameters; `config` overrides T5Config's fields.
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditionalGeneration:
+    """An untrained T5 v1.1 of some 300 thousand parameters, with a head of its own.
 
-    The head is untied from the embedding, and scaled by d_model ** -0.5 so that the first loss is
-    near the logarithm of the vocabulary's size. The global random state is left as it was.
+    Embeddings and head start at the scale d_model ** -0.5. (T5's own scale of 1 is made for
+    Adafactor, whose steps grow with the parameter; AdamW would hardly move such embeddings.)
+    The global random state is left as it was.
     """
-    fields = dict(d_model=64, d_ff=128, d_kv=16, num_heads=4, num_layers=2, num_decoder_layers=2)
-    fields |= dict(relative_attention_num_buckets=16, relative_attention_max_distance=32)
-    fields |= dict(feed_forward_proj="gated-gelu", dropout_rate=0.1, tie_word_embeddings=False)
-    fields |= dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    fields |= dict(decoder_start_token_id=tokenizer.pad_token_id, vocab_size=len(tokenizer))
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=64,
+        d_ff=128,
+        d_kv=16,
+        num_heads=4,
+        num_layers=2,
+        num_decoder_layers=2,
+        relative_attention_num_buckets=16,
+        relative_attention_max_distance=32,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # transformers 5 ties the head whatever the config says (False only turns off the scaling of
-        # the decoder's output), so it is untied by hand, as from_pretrained does for a saved v1.1.
-        model = T5ForConditionalGeneration(T5Config(**{**fields, **config}))
-        head = torch.randn(len(tokenizer), model.config.d_model) * model.config.d_model**-0.5
-    model.lm_head.weight = torch.nn.Parameter(head)
-    model.all_tied_weights_keys.pop("lm_head.weight")
-    model.config.tie_word_embeddings = False
+        model = T5ForConditionalGeneration(config)
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=config.d_model**-0.5)
+        untie(model)
     return model
 
 

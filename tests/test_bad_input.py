@@ -14,7 +14,6 @@ from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.store import Store
 
-
 REAL = {"families": {}, "sources": ["nli"], "targets": ["nli"]}
 """Tasks of the paper, for models other than the miniature world's own."""
 

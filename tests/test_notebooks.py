@@ -160,9 +160,11 @@ def test_plain_papermill(params, mini, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(params, mini, tmp_path):
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(executor, params, mini, tmp_path):
     long = command(params, tmp_path / "out", "--set", "source_max_steps=100000")
     long += ["--set", "source_patience=100000", "--set", "eval_every=20"]
+    long += ["--set", f"executor={executor}"]
     terminal, end = pty.openpty()
     process = subprocess.Popen(long, stdin=end, stdout=end, stderr=end, start_new_session=True)
     os.close(end)
@@ -182,7 +184,7 @@ def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(params, mini, tmp_path):
     os.close(terminal)
     assert process.wait(timeout=20) == 130
     assert time.monotonic() - started < 10
-    assert text.decode().splitlines()[-1] == "stopped; finished runs are kept"
+    assert text.decode().splitlines()[-1] == "stopped; finished runs are kept", text
     assert b"Traceback" not in text
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert [run["kind"] for run in Store(mini["store"]).describe()] == ["pretrain"]
