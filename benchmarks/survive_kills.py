@@ -1,7 +1,7 @@
 """Kill a study at random moments, start it again each time, and compare with an undisturbed run.
 
     python benchmarks/survive_kills.py --params params/mini/family_table.yaml \\
-        --executor processes --kills 5 --store /tmp/killed --reference runs
+        --executor processes --kills 5 --store killed --reference runs
 
 `--store` must be new; `--reference` holds the same study, carried out undisturbed. Each kill is a
 SIGKILL, in turn of the command alone (what it started must then end by itself) and of all its
