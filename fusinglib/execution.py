@@ -48,13 +48,16 @@ def execute(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
 
 
 def results(plan: Plan, store: Store) -> pd.DataFrame:
-    """The finished rows of the plan as one tidy table; accuracies are fractions, 0 to 1."""
+    """The rows of the plan as one tidy table; accuracies are fractions, 0 to 1.
+
+    The accuracy of a run that is not finished is not a number.
+    """
     rows = []
     for row in plan.rows:
         run = row["run"]
-        if store.has(run):
-            facts = {name: value for name, value in row.items() if name != "run"}
-            rows.append({**facts, "key": run.key, **store.result(run)})
+        facts = {name: value for name, value in row.items() if name != "run"}
+        outcome = store.result(run) if store.has(run) else {"accuracy": math.nan}
+        rows.append({**facts, "key": run.key, **outcome})
     return pd.DataFrame(rows)
 
 

@@ -37,7 +37,7 @@ class NotebookFigure(Figure):
         return image.getvalue()
 
 
-def accuracy_by_base(results, targets, ax=None, sources=()):
+def accuracy_by_base(results, targets, ax=None):
     """Test accuracy of every target from every base model, in percent: a row per base model.
 
     The large mark is the mean over targets; the small ones under it are the targets (means over
@@ -46,13 +46,12 @@ def accuracy_by_base(results, targets, ax=None, sources=()):
     difference could be none. A base model with missing runs says how many and has no mean.
 
     Arguments: ``results`` as in `fusinglib.tables`; ``targets``, e.g. ``families["nli"]``; ``ax``,
-    by default the current one; ``sources``, the order of the source families, by default that of
-    the results.
+    by default the current one.
 
     Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
-    arrays = tables.run_arrays(results, targets, sources)
+    arrays = tables.run_arrays(results, targets)
     rows = sorted(arrays, key=lambda row: list(BASES).index(row[0]))
     by_target = 100 * np.array([arrays[row].mean(axis=(0, 1)) for row in rows])
     means = by_target.mean(axis=1)
@@ -145,7 +144,7 @@ def family_figure(results, families):
     figure = NotebookFigure(figsize=(max(5.5, 1.5 + 2.9 * count), 4.8), layout="constrained")
     axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for ax, (family, targets) in zip(axes, families.items(), strict=True):
-        accuracy_by_base(results, targets, ax, sources=list(families))
+        accuracy_by_base(results, targets, ax)
         ax.set_title(f"{family} ({counted(len(targets))})")
     small = {"color": "black", "markersize": 4, "markerfacecolor": "white"}
     handles = [

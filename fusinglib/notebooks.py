@@ -112,9 +112,9 @@ def missing(executed: Path) -> int:
     return sum(output.get("metadata", {}).get("missing", 0) for output in outputs)
 
 
-def record(results, plan) -> None:
+def record(results) -> None:
     """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
-    missing = len(plan.rows) - len(results)
+    missing = int(results["accuracy"].isna().sum())
     text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
     content = {"text/csv": results.to_csv(index=False), "text/plain": text}
     display(content, raw=True, metadata={"missing": missing})

@@ -33,11 +33,11 @@ class TextTable(pd.DataFrame):
         return self.to_string()
 
 
-def expected_runs(results, targets, sources=()):
+def expected_runs(results, targets):
     """Accuracy of every run that the results should hold, NaN where it is missing.
 
     Expected are all targets, with every seed found in the results, from each base model: those of
-    Table 1 for every source family (``sources``, then others in the results), and random where
+    Table 1 for every source family that the results name, and random where
     the results have it. What depends on a source family is expected for each source seed found.
 
     Returns: a Series indexed by base, source_family, source_seed, seed, target.
@@ -53,7 +53,7 @@ def expected_runs(results, targets, sources=()):
         raise InputError(f"results hold a run twice: {dict(twice.iloc[0][RUN])}")
 
     trained = runs[runs["base"].isin(TRAINED)]
-    sources = list(dict.fromkeys([*sources, *trained["source_family"]]))
+    sources = list(dict.fromkeys(trained["source_family"]))
     source_seeds = sorted(trained["source_seed"].unique()) or [0]
     bases = [(base, source, source_seeds) for base in TRAINED for source in sources]
     bases += [("pretrained", "", [0])]
@@ -72,12 +72,12 @@ def expected_runs(results, targets, sources=()):
     return runs.set_index(RUN)["accuracy"].astype(float).reindex(index)
 
 
-def run_arrays(results, targets, sources=()):
+def run_arrays(results, targets):
     """The expected runs as arrays of shape (source seeds, seeds, targets), NaN where missing.
 
     Returns: a dict from (base, source family) to array, in the order of Table 1.
     """
-    runs = expected_runs(results, targets, sources)
+    runs = expected_runs(results, targets)
     return {
         base: part.to_numpy().reshape(-1, results["seed"].nunique(), len(targets))
         for base, part in runs.groupby(level=["base", "source_family"], sort=False)
@@ -89,7 +89,7 @@ def missing(results, families):
 
     A run counts as missing where it has no row and where its accuracy is NaN.
     """
-    runs = expected_runs(results, distinct_targets(families), families)
+    runs = expected_runs(results, distinct_targets(families))
     return runs[runs.isna()].index.to_frame(index=False)
 
 
@@ -125,7 +125,7 @@ def accuracy_table(results, families, statistic="mean"):
             family: 100 * STATISTICS[statistic](runs[..., positions(targets, members)])
             for family, members in families.items()
         }
-        for base, runs in run_arrays(results, targets, families).items()
+        for base, runs in run_arrays(results, targets).items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index = pd.MultiIndex.from_tuples(rows, names=["base", "source"])
@@ -158,7 +158,7 @@ def differences(results, families):
     if "all" in families:
         raise InputError('a family cannot be called "all": the name stands for all of them')
     targets = distinct_targets(families)
-    arrays = run_arrays(results, targets, families)
+    arrays = run_arrays(results, targets)
     sources = list(dict.fromkeys(source for _, source in arrays if source))
     rows = []
     for better, worse in COMPARISONS:
@@ -209,7 +209,7 @@ def compare(a, b):
 
 def caveats(results, families):
     """What a reader of these results has to know, as sentences: print them under the tables."""
-    runs = expected_runs(results, distinct_targets(families), families)
+    runs = expected_runs(results, distinct_targets(families))
     seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed")}
     lacking = int(runs.isna().sum())
     sentences = [

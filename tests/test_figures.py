@@ -25,7 +25,7 @@ def marks(ax, size):
 
 
 def test_accuracy_rows_are_the_base_models_pretrained_first(ax):
-    assert figures.accuracy_by_base(study(), FAMILIES["letters"], ax, list(FAMILIES)) is ax
+    assert figures.accuracy_by_base(study(), FAMILIES["letters"], ax) is ax
     assert ticks(ax) == [
         "pretrained",
         "intertrained letters",
@@ -39,7 +39,7 @@ def test_accuracy_rows_are_the_base_models_pretrained_first(ax):
 
 def test_accuracy_shows_the_numbers_of_the_table(ax):
     results = study()
-    figures.accuracy_by_base(results, FAMILIES["digits"], ax, list(FAMILIES))
+    figures.accuracy_by_base(results, FAMILIES["digits"], ax)
     table = tables.accuracy_table(results, FAMILIES)["digits"]
     means = [point[0, 0] for point in marks(ax, 8)]
     rows = [tuple((label + " ").split(" ")[:2]) for label in ticks(ax)]
@@ -51,7 +51,7 @@ def test_accuracy_shows_the_numbers_of_the_table(ax):
 
 def test_bar_is_the_interval_of_the_difference_from_pretrained(ax):
     results = study()
-    figures.accuracy_by_base(results, FAMILIES["letters"], ax, list(FAMILIES))
+    figures.accuracy_by_base(results, FAMILIES["letters"], ax)
     rows = tables.differences(results, FAMILIES)
     row = rows[
         (rows["comparison"] == "fused - pretrained")

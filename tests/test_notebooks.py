@@ -4,6 +4,7 @@ import ast
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -159,6 +160,19 @@ def test_plain_papermill(params, mini, tmp_path):
     assert len(Store(mini["store"]).describe()) == 16
 
 
+def read(terminal, until, seconds=90):
+    """What comes from a terminal, until a pattern is seen or the other end is closed."""
+    text, end = b"", time.monotonic() + seconds
+    while not re.search(until, text):
+        ready, _, _ = select.select([terminal], [], [], end - time.monotonic())
+        assert ready, f"waited too long: {text}"
+        try:
+            text += os.read(terminal, 1000)
+        except OSError:  # Linux's end of a terminal
+            break
+    return text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["serial", "processes"])
 def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(executor, params, mini, tmp_path):
@@ -166,25 +180,21 @@ def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(executor, params, mini, 
     long += ["--set", "source_patience=100000", "--set", "eval_every=20"]
     long += ["--set", f"executor={executor}"]
     terminal, end = pty.openpty()
-    process = subprocess.Popen(long, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    process = subprocess.Popen(
+        long, stdin=end, stdout=end, stderr=end, start_new_session=True,
+        env={**os.environ, "COLUMNS": "300"},
+    )  # fmt: skip
     os.close(end)
-    text = b""
-    while not re.search(rb"step \d+ of 100000", text):
-        text += os.read(terminal, 1000)
+    text = read(terminal, until=rb"step \d+ of 100000")
     assert text.count(b"\r\x1b[2K") > 1 and b"\n" not in text
     children = psutil.Process(process.pid).children(recursive=True)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    text = b""
-    try:
-        while more := os.read(terminal, 1000):
-            text += more
-    except OSError:  # Linux's end of a terminal
-        pass
+    text = read(terminal, until=rb"\nstopped; finished runs are kept")
     os.close(terminal)
     assert process.wait(timeout=20) == 130
     assert time.monotonic() - started < 10
-    assert text.decode().splitlines()[-1] == "stopped; finished runs are kept", text
+    assert text.decode().strip().splitlines()[-1] == "stopped; finished runs are kept", text
     assert b"Traceback" not in text
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert [run["kind"] for run in Store(mini["store"]).describe()] == ["pretrain"]
