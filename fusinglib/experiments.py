@@ -1,5 +1,6 @@
 """From settings to a plan: the data loaded, everything checked before anything is trained."""
 
+import glob
 from pathlib import Path
 
 from fusinglib import data, miniworld, models, plans, tasks
@@ -14,7 +15,7 @@ def plan_family_table(settings: FamilyTable) -> Plan:
     Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
     unknown names, data that are not at hand, labels that the model cannot write.
     """
-    known, families = tasks.table(settings.model, settings.world_seed)
+    known, families = tasks.table(settings.tasks, settings.world_seed)
     chosen = plans.choose_families(settings, known, families)
     pretrained, folder = base_model(settings)
     loaded = {
@@ -27,7 +28,10 @@ def plan_family_table(settings: FamilyTable) -> Plan:
 
 
 def base_model(settings: Study) -> tuple[Run, Path | None]:
-    """The run that brings the pretrained model into the store, and where it is found today."""
+    """The run that brings the pretrained model into the store, and where it is found today.
+
+    `model` is "miniworld", a Hub id, a model folder, or the key of a run of the store.
+    """
     if settings.model == MINIWORLD:
         world = {
             "world_version": miniworld.VERSION,
@@ -36,7 +40,8 @@ def base_model(settings: Study) -> tuple[Run, Path | None]:
             "steps": settings.pretraining_steps,
         }
         return Run("pretrain", world, label="miniature T5"), None
-    folder = models.locate(settings.model, settings.model_revision)
+    made = list(settings.store_folder().glob(f"*/{glob.escape(settings.model)}/model"))
+    folder = models.locate(str(made[0]) if made else settings.model, settings.model_revision)
     identity = {"fingerprint": models.fingerprint(folder)}
     return Run("import", identity, label=settings.model, place=str(folder)), folder
 

@@ -57,6 +57,7 @@ class Study:
 
     model: str
     model_revision: str
+    tasks: str
     world_seed: int
     pretraining_seed: int
     pretraining_steps: int
@@ -173,6 +174,7 @@ OWN = ("batch_size", "max_steps", "patience")
 """What source and target finetuning set apart, as source_... and target_..."""
 
 CHOICES = {
+    "tasks": ("miniworld", "paper"),
     "split_rule": ("paper", "later"),
     "text_format": ("t5", "later"),
     "schedule": ("constant", "linear"),

@@ -208,7 +208,10 @@ def compare(a, b):
 
 
 def caveats(results, families):
-    """What a reader of these results has to know, as sentences: print them under the tables."""
+    """What a reader of these results has to know, as sentences: print them under the tables.
+
+    With the paper's families, also where the paper contradicts itself.
+    """
     runs = expected_runs(results, distinct_targets(families))
     seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed")}
     lacking = int(runs.isna().sum())
@@ -220,7 +223,13 @@ def caveats(results, families):
             "One source seed: the intervals do not cover the randomness of the source models.",
         ),
     ]
-    return [sentence for holds, sentence in sentences if holds]
+    notes = [sentence for holds, sentence in sentences if holds]
+    return notes + (reference.CONTRADICTIONS if of_the_paper(families) else [])
+
+
+def of_the_paper(families):
+    """Whether the families have the paper's names and sizes."""
+    return {family: len(members) for family, members in families.items()} == reference.FAMILY_SIZES
 
 
 def beside_paper(table, paper, families):
@@ -229,8 +238,7 @@ def beside_paper(table, paper, families):
     The paper's numbers are set beside families of the paper's names and sizes only; with other
     families the table comes back as it is.
     """
-    sizes = {family: len(members) for family, members in families.items()}
-    if sizes != reference.FAMILY_SIZES:
+    if not of_the_paper(families):
         return table
     columns = {}
     for name in table.columns:

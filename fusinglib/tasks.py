@@ -127,9 +127,9 @@ MINI_FAMILIES = {
 """The three families in miniature."""
 
 
-def table(model: str, world_seed: int) -> tuple[dict[str, Task], dict[str, list[str]]]:
-    """The tasks and families at hand for `model`: the miniature world's own, or the paper's."""
-    return (mini_tasks(world_seed), MINI_FAMILIES) if model == MINIWORLD else (TASKS, FAMILIES)
+def table(tasks: str, world_seed: int) -> tuple[dict[str, Task], dict[str, list[str]]]:
+    """The tasks and families of the "miniworld", or of the "paper"."""
+    return (mini_tasks(world_seed), MINI_FAMILIES) if tasks == MINIWORLD else (TASKS, FAMILIES)
 
 
 def mini_tasks(world_seed: int) -> dict[str, Task]:

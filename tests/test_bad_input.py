@@ -14,8 +14,8 @@ from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.store import Store
 
-REAL = {"families": {}, "sources": ["nli"], "targets": ["nli"]}
-"""Tasks of the paper, for models other than the miniature world's own."""
+REAL = {"tasks": "paper", "families": {}, "sources": ["nli"], "targets": ["nli"]}
+"""Tasks of the paper."""
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_settings(refused, changed, expected):
         ({"families": {"few": []}}, "is empty"),
         ({"families": {"few": ["mood"]}}, "has no task left for the target 'mood'"),
         ({"sources": ["fwe"]}, "unknown family 'fwe': did you mean 'few'?"),
-        ({"model": "t5", "families": {}}, "unknown family 'few'"),
+        ({"tasks": "paper", "families": {}}, "unknown family 'few'"),
         ({"model": "no such name", **REAL}, "model 'no such name': no such folder"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_data_set_that_is_not_at_hand(refused, t5, tmp_path, monkeypatch):
 
 
 def test_labels_that_the_tokenizer_does_not_know(refused, t5, hub):
-    few = {"families": {"few": ["emoji", "irony"]}}
+    few = {"tasks": "paper", "families": {"few": ["emoji", "irony"]}}
     line = refused("--plan", model=str(t5), **few)
     assert "has a token unknown to the tokenizer" in line
 

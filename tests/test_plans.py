@@ -1,7 +1,9 @@
 """Plans: the paper's counts, what a run's key depends on, leave-target-out, intertrained picks."""
 
 import dataclasses
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -188,10 +190,10 @@ def test_keys_do_not_change_with_label_and_place(mini):
 
 
 EVERY_FINETUNING = [
-    {"learning_rate": 2e-3},
+    {"learning_rate": 3e-4},
     {"schedule": "linear"},
     {"weight_decay": 0.01},
-    {"dropout": 0.0},
+    {"dropout": 0.3},
     {"eval_every": 3},
     {"min_gain": 0.01},
     {"metric": "exact"},
@@ -325,9 +327,7 @@ def test_plan_of_the_miniature_world(mini):
         )  # the untrained model's, without steps
 
 
-def test_plan_of_a_model_folder(mini, encoder, monkeypatch):
-    known = experiments.tasks.mini_tasks(0), {}
-    monkeypatch.setattr(experiments.tasks, "table", lambda model, seed: known)
+def test_plan_of_a_model_folder(mini, encoder):
     settings = FamilyTable(**{**mini, "model": str(encoder), "random_row": True})
     plan = experiments.plan_family_table(settings)
     assert [run.kind for run in plan.runs if run.kind in ("import", "random")] == [
@@ -336,3 +336,11 @@ def test_plan_of_a_model_folder(mini, encoder, monkeypatch):
     ]
     assert plan.runs[0].place == str(encoder)
     assert len(plan.runs[0].settings["fingerprint"]) == 16
+
+
+def test_plan_of_a_run_of_the_store(mini, t5):
+    made = Path(mini["store"]) / "fuse" / "0123456789abcdef" / "model"
+    shutil.copytree(t5, made)
+    plan = experiments.plan_family_table(FamilyTable(**{**mini, "model": "0123456789abcdef"}))
+    assert plan.runs[0].kind == "import"
+    assert plan.runs[0].place == str(made)
