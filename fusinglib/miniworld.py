@@ -32,7 +32,6 @@ from fusinglib.errors import InputError
 
 VERSION = 1  # raise whenever a generated text changes
 LABEL_NOISE = 0.05  # share of wrong labels, in the training split only
-SENTINELS = 20
 
 _WORDS = yaml.safe_load((Path(__file__).parent / "miniworld.yaml").read_text(encoding="utf-8"))
 
@@ -369,7 +368,7 @@ def _strings(value) -> list[str]:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that appends </s>; ids: <pad> 0, </s> 1, <unk> 2, then sentinels."""
+    """A word-level tokenizer that appends </s>; ids: <pad> 0, </s> 1, <unk> 2, then words."""
     parts = ("topics", "lists", "templates", "documents")
     texts = _strings([list(_WORDS[part].values()) for part in parts]) + [_WORDS["other"]]
     texts += [text for task in TASKS.values() for text in (*task.columns, *task.labels)]
@@ -380,8 +379,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         if not token.isupper()
         for word, _ in _PRE_TOKENIZER.pre_tokenize_str(token)
     }
-    sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
-    special = ["<pad>", "</s>", "<unk>", *sentinels]
+    special = ["<pad>", "</s>", "<unk>"]
     vocabulary = {word: i for i, word in enumerate([*special, *sorted(words | set(TASKS))])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.normalizer = normalizers.Lowercase()
@@ -394,6 +392,5 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=sentinels,
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -117,18 +117,11 @@ def test_label_words_are_different_tokens_known_from_the_corpus():
 
 def test_tokenizer(tmp_path):
     tokenizer = miniworld.tokenizer()
-    assert tokenizer.convert_tokens_to_ids(["<pad>", "</s>", "<unk>", "<extra_id_0>"]) == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    assert tokenizer.convert_tokens_to_ids(["<pad>", "</s>", "<unk>"]) == [0, 1, 2]
     ids = tokenizer("The baker sold fresh-ish bread .")
     assert list(ids) == ["input_ids", "attention_mask"]
     assert ids["input_ids"][-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(tokenizer("the baker . <extra_id_3>")["input_ids"]) == (
-        "the baker . <extra_id_3> </s>"
-    )
+    assert tokenizer.decode(tokenizer("the baker .")["input_ids"]) == "the baker . </s>"
     tokenizer.save_pretrained(tmp_path)
     assert type(tokenizer).from_pretrained(tmp_path)("a #newleaf") == tokenizer("a #newleaf")
 

@@ -199,7 +199,7 @@ def test_a_disk_that_fills_in_the_middle(disk, mini):
     inodes = {run.key: store.path(run).stat().st_ino for run in plan.runs if store.has(run)}
     assert set(inodes) == done, "what is listed is what is finished"
     remount("size=20m")
-    assert len(execute(plan, store, settings)) == len(plan.rows)
+    assert execute(plan, store, settings).accuracy.notna().all()
     again = {run.key: store.path(run).stat().st_ino for run in plan.runs}
     assert inodes == {key: again[key] for key in inodes}
 
@@ -213,7 +213,7 @@ def test_a_read_only_disk(disk, mini):
     with pytest.raises(StoreError, match="cannot be written.*Read-only file system"):
         execute(plan, store, settings)
     assert len(Store(folder).describe()) == 1, "it can still be read"
-    assert results(plan, store).empty
+    assert results(plan, store).accuracy.isna().all()
     with pytest.raises(StoreError, match="Read-only file system"):
         Store(folder / "new")
     remount("rw")
