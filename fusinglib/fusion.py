@@ -98,7 +98,8 @@ def fuse(models: Sequence[str | Path], output: str | Path) -> dict:
             each may be given only once.
         output: a folder that does not exist yet. It appears whole or not at all.
 
-    Returns a dict: `method`, `parents`, `output`, `architecture`, `averaged` and `copied` (names of
+    Returns a dict: `method`, `parents` (the last two names of each path, so that the file does not
+    depend on where it was made), `output`, `architecture`, `averaged` and `copied` (names of
     tensors), `left_out` (rows of model, tensor, reason), `files` (copied from the first model).
     """
     folders, output = _folders(models), Path(output)
@@ -113,7 +114,7 @@ def fuse(models: Sequence[str | Path], output: str | Path) -> dict:
     same = all(parent.architecture == first.architecture for parent in parents)
     report = {
         "method": "mean",
-        "parents": [str(folder) for folder in folders],
+        "parents": ["/".join(folder.absolute().parts[-2:]) for folder in folders],
         "output": str(output),
         "architecture": first.architecture if same else first.base,
         "averaged": sorted(name for name, stored in first.body.items() if stored.is_float),

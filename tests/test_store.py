@@ -210,8 +210,9 @@ def test_a_read_only_disk(disk, mini):
     plan, store = plan_family_table(settings), Store(folder)
     perform(plan.runs[0], store, "cpu")
     remount("ro")
-    with pytest.raises(StoreError, match="cannot be written.*Read-only file system"):
+    with pytest.raises(StoreError, match="cannot be written.*Read-only file system") as one:
         execute(plan, store, settings)
+    assert str(one.value).count("cannot be written") == 1
     assert len(Store(folder).describe()) == 1, "it can still be read"
     assert results(plan, store).accuracy.isna().all()
     with pytest.raises(StoreError, match="Read-only file system"):
