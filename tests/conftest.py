@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import ipaddress
 import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -18,6 +19,9 @@ import yaml
 
 from fusinglib import miniworld, pretraining, tasks
 from fusinglib.settings import PROJECT, Data, Training
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = {
     "pretraining_steps": 2,
