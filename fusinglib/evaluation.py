@@ -35,6 +35,7 @@ def label_scores(
         attention_mask=attention_mask,
         decoder_input_ids=torch.tensor([shifted], device=device).expand(batch, -1),
         decoder_attention_mask=blocked.expand(batch, 1, -1, -1),
+        use_cache=False,
     ).logits.float()
 
     chosen = logits.gather(-1, targets.expand(batch, -1)[..., None])[..., 0]

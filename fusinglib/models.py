@@ -122,7 +122,7 @@ class TextToText(BaseModel):
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy per label token of a batch; `labels` int64 (batch,)."""
         with self.computing():
-            return self.network(**inputs, labels=self.label_ids[labels]).loss
+            return self.network(**inputs, labels=self.label_ids[labels], use_cache=False).loss
 
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Best-scored label, and the label greedy decoding writes (-1: none); int64 (batch,)."""

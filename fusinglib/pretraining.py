@@ -1,9 +1,11 @@
-"""Pretraining of a tiny T5 v1.1 on the corpus of a miniature world, by span corruption.
+"""Pretraining of a tiny T5 v1.1 on the corpus of a miniature world: corruption and continuation.
 
-The variant is T5's "drop corrupted tokens" (Raffel et al. 2020, section 3.3.2): no sentinel words
-stand for the spans. With sentinels every target begins with the same one, so that the decoder's
-first position, where finetuning puts the label, never learns to read the input; in two minutes of
-pretraining a model of this size then starts worse than an untrained one.
+Most documents lose spans, which are the target (T5's "drop corrupted tokens": Raffel et al. 2020,
+section 3.3.2); the others are cut in two, and the target is the rest ("prefix language modelling",
+section 3.2.3; both together as in UL2, Tay et al. 2023). T5's own objective marks spans with
+sentinel words, and every target begins with the same one: within two minutes of pretraining the
+decoder's first position, where finetuning puts the label, then never learns to read the input. A
+continuation teaches just that.
 """
 
 import random
@@ -20,18 +22,20 @@ from fusinglib import miniworld
 from fusinglib.errors import InputError
 from fusinglib.models import untie
 
-VERSION = 1  # raise whenever the pretrained weights change
 BATCH_SIZE = 32
 POOL = 16  # batches that are drawn together and sorted by length, to save padding
 LEARNING_RATE = 2.5e-3
 WARM_UP = 200
+EMBEDDING_SCALE = 0.02
+CONTINUED = 0.3  # share of the documents that are cut in two
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditionalGeneration:
     """An untrained T5 v1.1 of some 300 thousand parameters, with a head of its own.
 
-    Embeddings and head start at the scale d_model ** -0.5. (T5's own scale of 1 is made for
-    Adafactor, whose steps grow with the parameter; AdamW would hardly move such embeddings.)
+    The head starts at the scale d_model ** -0.5, the input embeddings at EMBEDDING_SCALE. (T5's own
+    scale of 1 is made for Adafactor, whose steps grow with the parameter; what AdamW learns in a
+    few thousand steps is small beside such a start, and words of like use stay far apart.)
     The global random state is left as it was.
     """
     config = T5Config(
@@ -53,7 +57,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditional
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = T5ForConditionalGeneration(config)
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=config.d_model**-0.5)
+        torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_SCALE)
         untie(model)
     return model
 
@@ -79,6 +83,12 @@ def corrupt(
     return [*inputs, *ids[at:], eos], [*targets, eos]
 
 
+def cut(ids: list[int], rng: random.Random, eos: int) -> tuple[list[int], list[int]]:
+    """A document of two or more tokens cut somewhere in its second half; both ends get `eos`."""
+    at = rng.randrange(len(ids) // 2, len(ids))
+    return [*ids[:at], eos], [*ids[at:], eos]
+
+
 def _parts(total: int, count: int, rng: random.Random) -> list[int]:
     """`total` as a random sum of `count` whole numbers from 1."""
     cuts = sorted(rng.sample(range(1, total), count - 1))
@@ -96,11 +106,11 @@ def _batches(tokenizer, world_seed: int, seed: int, steps: int):
         return
     texts = miniworld.corpus(world_seed, steps * BATCH_SIZE)
     documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    rng = random.Random(f"{VERSION}/{seed}/corruption")
+    rng = random.Random(f"{seed}/corruption")
     rng.shuffle(documents)
     for start in range(0, len(documents), BATCH_SIZE * POOL):
         pool = [
-            corrupt(ids, rng, tokenizer.eos_token_id)
+            (cut if rng.random() < CONTINUED else corrupt)(ids, rng, tokenizer.eos_token_id)
             for ids in sorted(documents[start : start + BATCH_SIZE * POOL], key=len)
         ]
         batches = [pool[i : i + BATCH_SIZE] for i in range(0, len(pool), BATCH_SIZE)]
@@ -154,7 +164,9 @@ def _train(model, batches, steps: int, report) -> list[list[float]]:
     losses, recent = [], []
     for step, (inputs, mask, labels) in enumerate(batches, start=1):
         decoder = model._shift_right(labels)
-        logits = model(input_ids=inputs, attention_mask=mask, decoder_input_ids=decoder).logits
+        logits = model(
+            input_ids=inputs, attention_mask=mask, decoder_input_ids=decoder, use_cache=False
+        ).logits
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten())
         optimizer.zero_grad()
         loss.backward()

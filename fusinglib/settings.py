@@ -13,26 +13,33 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Training:
-    """How one finetuning is run (study: Finetuning). Steps, patience and intervals count batches.
+class Finetuning:
+    """What source and target finetuning share (study: Finetuning).
 
     `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero
-    at `max_steps`); the dev metric is taken every `eval_every` batches, a gain counts from
-    `min_gain` (a fraction, 0 to 1), and the run ends once `patience` batches passed without one.
+    at the last batch); the dev metric is taken every `eval_every` batches, and a gain counts from
+    `min_gain` (a fraction, 0 to 1).
     """
 
     learning_rate: float
     schedule: str
     weight_decay: float
     dropout: float
-    batch_size: int
-    max_steps: int
     eval_every: int
-    patience: int
     min_gain: float
     metric: str
     precision: str
     threads: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training(Finetuning):
+    """How one finetuning is run. It ends after `max_steps` batches, or once `patience` batches
+    have passed without a gain."""
+
+    batch_size: int
+    max_steps: int
+    patience: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,7 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Finetuning, Data):
     """What every experiment sets: models, data, finetuning, and where and how runs are made.
 
     The values come from a notebook's parameters cell or a parameter file, never from here, so
@@ -61,29 +68,14 @@ class Study:
     world_seed: int
     pretraining_seed: int
     pretraining_steps: int
-    split_rule: str
-    split_seed: int
-    max_dev: int
-    max_test: int
-    text_format: str
-    max_length: int
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    dropout: float
     source_batch_size: int
     source_max_steps: int
     source_patience: int
     target_batch_size: int
     target_max_steps: int
     target_patience: int
-    eval_every: int
-    min_gain: float
-    metric: str
-    precision: str
     source_seeds: list[int]
     seeds: list[int]
-    threads: int
     store: str
     executor: str
     workers: int
@@ -125,7 +117,7 @@ class Study:
 
     def data(self) -> Data:
         """The settings that decide a task's splits and texts."""
-        return Data(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Data)})
+        return Data(**self._values(Data))
 
     def source_training(self) -> Training:
         """How source models are finetuned."""
@@ -136,9 +128,11 @@ class Study:
         return self._training("target")
 
     def _training(self, role: str) -> Training:
-        own = {name: getattr(self, f"{role}_{name}") for name in OWN}
-        names = [field.name for field in dataclasses.fields(Training) if field.name not in OWN]
-        return Training(**own, **{name: getattr(self, name) for name in names})
+        own = {name: getattr(self, f"{role}_{name}") for name in Training.__annotations__}
+        return Training(**own, **self._values(Finetuning))
+
+    def _values(self, kind: type) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(kind)}
 
     def store_folder(self) -> Path:
         """Where runs are kept."""
@@ -169,9 +163,6 @@ class FamilyTable(Study):
             _require(bool(values), name, values, "at least one family")
             _require(len(set(values)) == len(values), name, values, "each family once")
 
-
-OWN = ("batch_size", "max_steps", "patience")
-"""What source and target finetuning set apart, as source_... and target_..."""
 
 CHOICES = {
     "tasks": ("miniworld", "paper"),

@@ -65,8 +65,8 @@ def finetune(
     stopping = EarlyStopping(settings.min_gain, settings.patience)
     history, losses, best = [], [], None
 
+    model.network.train()
     for step in range(1, settings.max_steps + 1):
-        model.network.train()
         rows = next(batches)
         loss = model.loss(model.inputs(tokens["train"], rows), labels[rows])
         loss.backward()
@@ -78,6 +78,7 @@ def finetune(
 
         if step % settings.eval_every == 0 or step == settings.max_steps:
             dev = accuracies(predict(model, tokens["dev"]), data.dev.labels)
+            model.network.train()
             history.append({"step": step, "loss": float(torch.stack(losses).mean()), **dev})
             losses = []
             if stopping.update(step, dev[settings.metric]):

@@ -10,7 +10,7 @@ from fusinglib import miniworld
 from fusinglib.errors import InputError
 
 # The hash of the texts at seed 0. If it changes, raise miniworld.VERSION and write the new hash.
-PINNED = {1: "4b89d13f7b586aa5"}
+PINNED = {2: "78db787ff8862041"}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,29 @@ def test_splits(name, all_examples):
     shares = Counter(row["label"] for row in splits["test"])
     assert set(shares) == set(range(len(task.labels)))
     assert max(shares.values()) < 1.2 * 1000 / len(task.labels)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_every_world_has_texts_enough(seed):
+    for name, task in miniworld.TASKS.items():
+        assert len(miniworld.examples(name, seed)["train"]) == task.sizes["train"]
+
+
+def test_too_few_texts_is_an_error_that_names_the_seed(monkeypatch):
+    monkeypatch.setattr(miniworld, "TRAIN_WORDS", 0.01)
+    with pytest.raises(InputError, match=r"only \d+ different texts.* 150 .*world_seed"):
+        miniworld.examples("stance_cars", 0)
+
+
+@pytest.mark.parametrize(("name", "words"), [("sentiment", "GOOD"), ("emotion", "ANGRY")])
+def test_training_texts_use_half_of_the_words(name, words, all_examples):
+    words = set(miniworld._WORDS["lists"][words].split())
+    used = {
+        split: words & {word for row in rows for word in " ".join(map(str, row.values())).split()}
+        for split, rows in all_examples[name].items()
+    }
+    assert used["test"] == words
+    assert len(used["train"]) == len(words) / 2
 
 
 def test_only_training_labels_are_noisy(all_examples):

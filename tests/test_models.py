@@ -300,7 +300,7 @@ def test_fingerprint_is_of_the_content_and_not_of_the_path(encoder, tmp_path):
 
 def test_texts_are_truncated(t5, encoder, mini_tasks, training, how):
     for folder, end in ((t5, 1), (encoder, 3)):
-        for task in (mini_tasks["mood"], mini_tasks["paraphrase"]):
+        for task in (mini_tasks["mood"], mini_tasks["inference"]):
             loaded = data.load(task, how)
             full = load(folder, task, training, how).tokens(loaded)["train"]
             short = load(folder, task, training, replace(how, max_length=8)).tokens(loaded)["train"]
@@ -313,7 +313,7 @@ def test_texts_are_truncated(t5, encoder, mini_tasks, training, how):
 
 
 def test_t5_reads_the_texts_of_its_format(t5, mini_tasks, training, how):
-    task = mini_tasks["paraphrase"]
+    task = mini_tasks["inference"]
     loaded = data.load(task, how)
     model = load(t5, task, training, how)
     ids = model.tokens(loaded)["dev"].pad([3])["input_ids"][0]
@@ -326,7 +326,7 @@ def test_t5_reads_the_texts_of_its_format(t5, mini_tasks, training, how):
     ("kind", "told"), [("bert", True), ("roberta", False), ("distilbert", False)]
 )
 def test_encoder_reads_a_pair(kind, told, encoders, mini_tasks, training, how):
-    task = mini_tasks["paraphrase"]
+    task = mini_tasks["inference"]
     loaded = data.load(task, how)
     model = load(encoders[kind], task, training, how)
     inputs = model.inputs(model.tokens(loaded)["dev"], [0])
@@ -353,7 +353,7 @@ def test_padding_is_masked():
 
 
 def test_padding_does_not_change_what_an_encoder_says(encoders, mini_tasks, training, how):
-    loaded = data.load(mini_tasks["paraphrase"], how)
+    loaded = data.load(mini_tasks["inference"], how)
     for folder in encoders.values():
         model = load(folder, loaded.task, training, how)
         model.network.eval()

@@ -37,6 +37,18 @@ def test_corruption_of_a_small_case():
     }
 
 
+@pytest.mark.parametrize("length", [2, 3, 20])
+def test_cut_documents_are_whole_and_begin_with_their_first_half(length):
+    document = list(range(10, 10 + length))
+    cuts = set()
+    for seed in range(300):
+        inputs, targets = pretraining.cut(document, random.Random(seed), EOS)
+        assert inputs[-1] == targets[-1] == EOS
+        assert inputs[:-1] + targets[:-1] == document
+        cuts.add(len(inputs) - 1)
+    assert cuts == set(range(length // 2, length))
+
+
 def test_head_stays_untied_through_round_trips(tmp_path):
     model = pretraining.new_model(miniworld.tokenizer(), seed=0).eval()
     assert not torch.equal(model.lm_head.weight, model.shared.weight)
