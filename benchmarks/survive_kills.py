@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from fusinglib import notebooks
 from fusinglib.execution import results
-from fusinglib.experiments import plan_family_table
+from fusinglib.experiments import plan_experiment
 from fusinglib.plans import Plan
 from fusinglib.store import PENDING, Store
 
@@ -34,7 +34,7 @@ def main() -> int:
     options = _parser().parse_args()
     overrides = [*options.set, f"executor={options.executor}", f"store={options.store}"]
     chosen = notebooks.parameters("family_table", options.params, overrides)
-    plan = plan_family_table(notebooks.settings("family_table", chosen))
+    plan = plan_experiment(notebooks.settings("family_table", chosen))
     command = ["--params", options.params]
     for text in overrides:
         command += ["--set", text]

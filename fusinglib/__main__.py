@@ -48,11 +48,11 @@ def run(options: argparse.Namespace) -> int:
 def _print_plan(settings) -> int:
     from fusinglib import tables
     from fusinglib.execution import overview
-    from fusinglib.experiments import plan_family_table
+    from fusinglib.experiments import plan_experiment
     from fusinglib.store import Store
 
     store = Store(settings.store_folder())
-    print(tables.show(overview(plan_family_table(settings), store, settings)))
+    print(tables.show(overview(plan_experiment(settings), store, settings)))
     return 0
 
 

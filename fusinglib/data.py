@@ -1,5 +1,6 @@
 """From a task's row to labelled texts: loading, splits (paper Appendix B) and text formats."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -202,6 +203,16 @@ def _sample(split: Split, most: int, seed: int, purpose: str) -> Split:
     if not most or len(split) <= most:
         return split
     return split.take(sorted(_order(len(split), seed, purpose)[:most]))
+
+
+def smaller(loaded: TaskData, examples: int, split_seed: int) -> TaskData:
+    """The same data with at most `examples` in the training split, drawn by the split seed.
+
+    A larger draw holds the smaller one.
+    """
+    train = _sample(loaded.train, examples, split_seed, "train")
+    fingerprint = f"{loaded.fingerprint}/{examples}"
+    return dataclasses.replace(loaded, train=train, fingerprint=fingerprint)
 
 
 def _fingerprint(splits: dict[str, Split]) -> str:

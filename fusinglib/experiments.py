@@ -5,12 +5,12 @@ from pathlib import Path
 
 from fusinglib import data, miniworld, models, plans, tasks
 from fusinglib.plans import Plan, Run
-from fusinglib.settings import FamilyTable, Study
+from fusinglib.settings import Families, PairwiseHeatmap, SourceSize, Study, WeightDecay
 from fusinglib.tasks import MINIWORLD
 
 
-def plan_family_table(settings: FamilyTable) -> Plan:
-    """The plan of the family table (paper Tables 1 and 3), as the settings ask for it.
+def plan_experiment(settings: Families) -> Plan:
+    """The plan of the experiment that the settings are of.
 
     Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
     unknown names, data that are not at hand, labels that the model cannot write.
@@ -23,8 +23,15 @@ def plan_family_table(settings: FamilyTable) -> Plan:
     }
     if folder and models.is_text_to_text(folder):
         models.check_labels(folder, [known[name] for name in loaded], settings.text_format)
+    if isinstance(settings, PairwiseHeatmap):
+        return plans.pairwise_heatmap(settings, pretrained, loaded, chosen)
     random = random_model(settings, pretrained) if settings.random_row else None
-    return plans.family_table(settings, pretrained, loaded, chosen, random)
+    build = TABLES.get(type(settings), plans.family_table)
+    return build(settings, pretrained, loaded, chosen, random)
+
+
+TABLES = {WeightDecay: plans.weight_decay, SourceSize: plans.source_size}
+"""What plans the experiments that vary the family table."""
 
 
 def base_model(settings: Study) -> tuple[Run, Path | None]:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 
 from fusinglib import statistics, tables
 
@@ -25,6 +26,14 @@ COMPARISONS = {
     "fused - intertrained": ("#009E73", "^"),
     "intertrained - pretrained": ("#E69F00", "s"),
     "pretrained - random": ("#999999", "D"),
+}
+#: Colour of a cell and of its text for each class of pairs.
+PAIRS = {
+    "better than both": ("#009E73", "black"),
+    "better than their mean": ("#F0E442", "black"),
+    "better than the worse": ("#D55E00", "white"),
+    "worse than both": ("#000000", "white"),
+    "": ("white", "black"),
 }
 
 
@@ -163,4 +172,104 @@ def difference_figure(differences):
     rows = len(differences) + differences["comparison"].nunique()
     figure = NotebookFigure(figsize=(9, 1 + 0.28 * rows), layout="constrained")
     difference_intervals(differences, figure.subplots())
+    return figure
+
+
+def pair_heatmap(pairs, diagonal, ax=None):
+    """Figure 2: the gain of every fused pair over pretrained, in points, coloured by its class.
+
+    The sign beside the gain says the class as well; a ``?`` follows where it changes within one
+    standard error. On the diagonal stands the gain of the single intertrained model, over other
+    targets than the pairs' (see `fusinglib.tables.diagonal`).
+
+    Arguments: ``pairs`` and ``diagonal`` of `fusinglib.tables`. Returns: the Axes.
+    """
+    ax = plt.gca() if ax is None else ax
+    names = list(diagonal.index)
+    for at, gain in enumerate(diagonal["estimate"]):
+        paint(ax, at, at, f"{gain:+.1f}", "0.9", "black")
+    for pair in pairs.itertuples():
+        row, column = sorted((names.index(pair.one), names.index(pair.two)), reverse=True)
+        color, ink = PAIRS[pair.rank]
+        sign = tables.CLASSES.get(pair.rank, "–")
+        doubt = "" if pair.certain else " ?"
+        paint(ax, column, row, f"{pair.gain:+.1f}\n{sign}{doubt}", color, ink)
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_aspect("equal")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def paint(ax, x, y, text, color, ink):
+    """Draw one cell of a heatmap with its text."""
+    ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=color, edgecolor="white"))
+    ax.text(x, y, text, color=ink, ha="center", va="center")
+
+
+def pair_figure(pairs, diagonal):
+    """A figure of `pair_heatmap` with its legend in words."""
+    side = 2 + 0.8 * len(diagonal)
+    figure = NotebookFigure(figsize=(max(7.5, side + 2), side), layout="constrained")
+    pair_heatmap(pairs, diagonal, figure.subplots())
+    handles = [
+        Patch(facecolor=PAIRS[name][0], edgecolor="0.5", label=f"{sign}  {name}")
+        for name, sign in tables.CLASSES.items()
+    ]
+    handles.append(Patch(facecolor="0.9", edgecolor="0.5", label="a single model"))
+    legend = {"loc": "outside right upper", "frameon": False, "title": "the fused pair is"}
+    figure.legend(handles=handles, **legend)
+    return figure
+
+
+def accuracy_over(table, column, label, ax=None):
+    """Mean test accuracy of each base model over a column that varies, in percent.
+
+    The band is the 95 % interval of the difference from pretrained, set off from pretrained's mean
+    there: where it holds the pretrained line, the difference could be none.
+
+    Arguments: ``table`` of `fusinglib.tables.over`; ``column`` and its ``label``. Returns: the
+    Axes.
+    """
+    ax = plt.gca() if ax is None else ax
+    for (base, source), part in table.groupby(["base", "source_family"], sort=False):
+        color, marker = BASES[base]
+        name = f"{base} from {source}" if source else base
+        style = ":" if base == "pretrained" else "-"
+        ax.plot(part[column], part["accuracy"], style, color=color, marker=marker, label=name)
+        ax.fill_between(part[column], part["low"], part["high"], color=color, alpha=0.15)
+    ax.set_xlabel(label)
+    ax.set_ylabel("test accuracy (%)")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax
+
+
+def size_figure(table):
+    """Figure 3: `accuracy_over` the source size, on a logarithmic axis."""
+    figure = NotebookFigure(figsize=(7.5, 4.5), layout="constrained")
+    ax = figure.subplots()
+    accuracy_over(table, "source_size", "training examples of every source model", ax)
+    ax.set_xscale("log")
+    sizes = sorted(table["source_size"].unique())
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    return figure
+
+
+def decay_figure(table, shares):
+    """Table 2 as a picture: accuracy from each base model under each decay.
+
+    Arguments: ``table`` of `fusinglib.tables.over`; ``shares``: decay -> the share of the weights
+    that it removes, in percent.
+    """
+    figure = NotebookFigure(figsize=(7.5, 4.5), layout="constrained")
+    ax = figure.subplots()
+    decays = sorted(table["weight_decay"].unique())
+    places = table.assign(place=table["weight_decay"].map(decays.index))
+    accuracy_over(places, "place", "weight decay (share of the weights that it removes)", ax)
+    ax.set_xticks(range(len(decays)), [f"{decay:g}\n({shares[decay]:.2g} %)" for decay in decays])
     return figure

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from fusinglib.data import TaskData
 from fusinglib.errors import InputError
-from fusinglib.settings import FamilyTable, nearest
+from fusinglib.settings import Families, PairwiseHeatmap, SourceSize, WeightDecay, nearest
 from fusinglib.tasks import Task, find, leave_out
 
 VERSIONS = {"pretrain": 2, "import": 1, "random": 1, "source": 1, "fuse": 1, "target": 1}
@@ -64,43 +65,106 @@ class Plan:
 
 @dataclass
 class Builder:
-    """Collects the runs and rows of a plan; a run asked for twice is one run."""
+    """Collects the runs and rows of a plan; a run asked for twice is one run.
 
-    settings: FamilyTable
+    `facts` are columns of all its rows; `source_size` is how many training examples a source model
+    sees at most (0: all); `training` is what differs from the settings' own finetuning.
+    """
+
+    settings: Families
     data: Mapping[str, TaskData]
+    facts: dict = field(default_factory=dict)
+    source_size: int = 0
+    training: dict = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
+
+    def varied(self, **changes) -> "Builder":
+        """A builder with other `facts`, `source_size` or `training`; what it adds joins these."""
+        return dataclasses.replace(self, **changes)
+
+    def plan(self, families: Mapping[str, list[str]]) -> Plan:
+        """What was collected; `families` may hold more than the target families."""
+        chosen = {family: families[family] for family in self.settings.targets}
+        sizes = {name: loaded.sizes for name, loaded in self.data.items()}
+        return Plan(list(self.runs.values()), self.rows, chosen, sizes)
 
     def add(self, kind: str, settings: dict, *parents: Run, label: str) -> Run:
         """The run of this kind, settings and parents."""
         run = Run(kind, settings, parents, label)
         return self.runs.setdefault(run.key, run)
 
-    def finetune(self, kind: str, base: Run, task: Task, seed: int) -> Run:
-        """Finetuning `base` on `task`: a source model is kept, of a target only the numbers."""
-        training = getattr(self.settings, f"{kind}_training")()
+    def finetune(self, kind: str, base: Run, name: str, seed: int) -> Run:
+        """Finetuning `base` on a task: a source model is kept, of a target only the numbers."""
+        usual = getattr(self.settings, f"{kind}_training")()
+        training = dataclasses.replace(usual, **self.training)
+        loaded = self.data[name]
         settings = {
-            "task": dataclasses.asdict(task),
+            "task": dataclasses.asdict(loaded.task),
             "data": dataclasses.asdict(self.settings.data()),
-            "fingerprint": self.data[task.name].fingerprint,
+            "fingerprint": loaded.fingerprint,
             "training": dataclasses.asdict(training),
             "seed": seed,
         }
-        return self.add(kind, settings, base, label=f"{task.name} from {base.label}, seed {seed}")
+        label = f"{name} from {base.label}, seed {seed}"
+        if kind == "source" and 0 < self.source_size < len(loaded.train):
+            settings["examples"] = self.source_size
+            label += f", {self.source_size} examples"
+        return self.add(kind, settings, base, label=label)
 
     def fuse(self, models: list[Run], label: str) -> Run:
         """The mean of `models`."""
         return self.add("fuse", {}, *sorted(models, key=lambda run: run.key), label=label)
 
-    def targets(self, model: Run, task: Task, **row) -> None:
+    def targets(self, model: Run, name: str, **row) -> None:
         """Finetune `model` on the target with every seed, for the table's `row`."""
+        self.runs.setdefault(model.key, model)
         for seed in self.settings.seeds:
-            run = self.finetune("target", model, task, seed)
-            self.rows.append({**row, "target": task.name, "seed": seed, "run": run})
+            run = self.finetune("target", model, name, seed)
+            self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
+
+    def without_sources(self, base: str, model: Run, targets: list[str]) -> None:
+        """Finetune a base model that is made of no source models on all targets."""
+        for name in targets:
+            self.targets(model, name, base=base, source_family="", source_seed=0, sources="")
+
+    def sources(self, target: str, members: list[str]) -> list[str]:
+        """The members of a family that may be sources for the target (leave-target-out)."""
+        left = leave_out(self.data[target].task, [self.data[name].task for name in members])
+        return [task.name for task in left]
+
+    def family_table(
+        self, pretrained: Run, families: Mapping[str, list[str]], random: Run | None
+    ) -> None:
+        """The rows of `family_table` under these settings."""
+        targets = unique(families[family] for family in self.settings.targets)
+        self.without_sources("pretrained", pretrained, targets)
+        if random:
+            self.without_sources("random", random, targets)
+        for source_seed in self.settings.source_seeds:
+            for family in self.settings.sources:
+                for target in targets:
+                    self._bases(pretrained, family, families[family], target, source_seed)
+
+    def _bases(self, pretrained, family, members, target, source_seed) -> None:
+        """The fused and the intertrained model of one source family, for one target."""
+        sources = self.sources(target, members)
+        if not sources:
+            raise InputError(
+                f"source family {family!r} has no task left for the target {target!r}, which is "
+                f"never its own source; add tasks to the family or leave the target out"
+            )
+        models = {name: self.finetune("source", pretrained, name, source_seed) for name in sources}
+        left_out = "" if len(sources) == len(members) else f" without {target}"
+        fused = self.fuse(list(models.values()), label=f"mean of {family}{left_out}")
+        picked = intertrained(self.settings.intertraining, family, sources, self.data)
+        common = {"source_family": family, "source_seed": source_seed}
+        self.targets(fused, target, base="fused", **common, sources=" ".join(sorted(models)))
+        self.targets(models[picked], target, base="intertrained", **common, sources=picked)
 
 
 def family_table(
-    settings: FamilyTable,
+    settings: Families,
     pretrained: Run,
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
@@ -113,39 +177,78 @@ def family_table(
     t with every seed. `data` gives every task's splits.
     """
     plan = Builder(settings, data)
-    tasks = {name: loaded.task for name, loaded in data.items()}
-    chosen = {family: families[family] for family in settings.targets}
-    targets = unique(chosen.values())
+    plan.family_table(pretrained, families, random)
+    return plan.plan(families)
 
-    for base, model in {"pretrained": pretrained, "random": random}.items():
-        if model:
-            plan.runs[model.key] = model
-            for name in targets:
-                row = {"base": base, "source_family": "", "source_seed": 0, "sources": ""}
-                plan.targets(model, tasks[name], **row)
+
+def weight_decay(
+    settings: WeightDecay,
+    pretrained: Run,
+    data: Mapping[str, TaskData],
+    families: Mapping[str, list[str]],
+    random: Run | None = None,
+) -> Plan:
+    """The plan of Table 2 (study: Experiments 3): a family table under each decay, for sources and
+    targets alike; its rows have a column `weight_decay` more."""
+    plan = Builder(settings, data)
+    for decay in settings.decays:
+        fact = {"weight_decay": decay}
+        plan.varied(facts=fact, training=fact).family_table(pretrained, families, random)
+    return plan.plan(families)
+
+
+def source_size(
+    settings: SourceSize,
+    pretrained: Run,
+    data: Mapping[str, TaskData],
+    families: Mapping[str, list[str]],
+    random: Run | None = None,
+) -> Plan:
+    """The plan of Figure 3 (study: Experiments 4): a family table for source models trained on each
+    number of examples; its rows have a column `source_size` more."""
+    plan = Builder(settings, data)
+    sources = unique(families[family] for family in settings.sources)
+    most = max(len(data[name].train) for name in sources)
+    for size in sorted(settings.sizes):
+        if size > most:
+            raise InputError(
+                f"parameter 'sizes' has {size}, but the largest source task has {most} training "
+                f"examples: give at most that"
+            )
+        varied = plan.varied(facts={"source_size": size}, source_size=size)
+        varied.family_table(pretrained, families, random)
+    return plan.plan(families)
+
+
+def pairwise_heatmap(
+    settings: PairwiseHeatmap,
+    pretrained: Run,
+    data: Mapping[str, TaskData],
+    families: Mapping[str, list[str]],
+) -> Plan:
+    """The plan of Figure 2 (study: Experiments 2).
+
+    Pretrained, every single source model and every mean of two of them, each finetuned with every
+    seed on all targets that it was not trained on.
+    """
+    plan = Builder(settings, data)
+    sources = unique(families[family] for family in settings.sources)
+    targets = unique(families[family] for family in settings.targets)
+    plan.without_sources("pretrained", pretrained, targets)
     for source_seed in settings.source_seeds:
-        for family in settings.sources:
-            for name in targets:
-                _bases(plan, pretrained, tasks, family, families[family], name, source_seed)
-    sizes = {name: loaded.sizes for name, loaded in data.items()}
-    return Plan(list(plan.runs.values()), plan.rows, chosen, sizes)
-
-
-def _bases(plan, pretrained, tasks, family, members, target, source_seed) -> None:
-    """The fused and the intertrained model of one source family, for one target."""
-    sources = leave_out(tasks[target], [tasks[name] for name in members])
-    if not sources:
-        raise InputError(
-            f"source family {family!r} has no task left for the target {target!r}, which is never "
-            f"its own source; add tasks to the family or leave the target out"
-        )
-    models = {task.name: plan.finetune("source", pretrained, task, source_seed) for task in sources}
-    left_out = "" if len(sources) == len(members) else f" without {target}"
-    fused = plan.fuse(list(models.values()), label=f"mean of {family}{left_out}")
-    picked = intertrained(plan.settings.intertraining, family, sources, plan.data)
-    common = {"source_family": family, "source_seed": source_seed}
-    plan.targets(fused, tasks[target], base="fused", **common, sources=" ".join(sorted(models)))
-    plan.targets(models[picked], tasks[target], base="intertrained", **common, sources=picked)
+        models = {name: plan.finetune("source", pretrained, name, source_seed) for name in sources}
+        pairs = {pair: [models[name] for name in pair] for pair in combinations(sources, 2)}
+        bases = [("intertrained", (name,), model) for name, model in models.items()]
+        bases += [
+            ("fused", pair, plan.fuse(two, label=f"mean of {' and '.join(pair)}"))
+            for pair, two in pairs.items()
+        ]
+        for base, names, model in bases:
+            row = {"source_family": "", "source_seed": source_seed, "sources": " ".join(names)}
+            for target in targets:
+                if len(plan.sources(target, names)) == len(names):
+                    plan.targets(model, target, base=base, **row)
+    return plan.plan(families)
 
 
 PAPER_PICKS = {
@@ -156,9 +259,8 @@ PAPER_PICKS = {
 """The paper's own intertraining tasks, the second for the first as target (section 3.3)."""
 
 
-def intertrained(rule: str, family: str, sources: list[Task], data: Mapping[str, TaskData]) -> str:
+def intertrained(rule: str, family: str, names: list[str], data: Mapping[str, TaskData]) -> str:
     """The source task whose model is intertrained: of the largest training set, or the paper's."""
-    names = [task.name for task in sources]
     if rule == "largest":
         return max(names, key=lambda name: (len(data[name].train), name))
     for name in PAPER_PICKS.get(family, ()):
@@ -171,7 +273,7 @@ def intertrained(rule: str, family: str, sources: list[Task], data: Mapping[str,
 
 
 def choose_families(
-    settings: FamilyTable, tasks: Mapping[str, Task], families: Mapping[str, list[str]]
+    settings: Families, tasks: Mapping[str, Task], families: Mapping[str, list[str]]
 ) -> dict[str, list[str]]:
     """The families that the settings name, their own ones before the built-in ones.
 

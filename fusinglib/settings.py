@@ -140,8 +140,8 @@ class Study(Finetuning, Data):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FamilyTable(Study):
-    """Settings of the family table (paper Tables 1 and 3).
+class Families(Study):
+    """Which models are fused, and what they are tried on.
 
     `families` adds or replaces families by name; `sources` and `targets` name families.
     """
@@ -149,6 +149,19 @@ class FamilyTable(Study):
     families: dict[str, list[str]]
     sources: list[str]
     targets: list[str]
+
+    def check(self) -> None:
+        super().check()
+        for name in ("sources", "targets"):
+            values = getattr(self, name)
+            _require(bool(values), name, values, "at least one family")
+            _require(len(set(values)) == len(values), name, values, "each family once")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FamilyTable(Families):
+    """Settings of the family table (paper Tables 1 and 3)."""
+
     intertraining: str
     random_row: bool
 
@@ -158,10 +171,51 @@ class FamilyTable(Study):
         _require(
             self.intertraining in allowed, "intertraining", self.intertraining, one_of(allowed)
         )
-        for name in ("sources", "targets"):
-            values = getattr(self, name)
-            _require(bool(values), name, values, "at least one family")
-            _require(len(set(values)) == len(values), name, values, "each family once")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairwiseHeatmap(Families):
+    """Settings of the pairwise heatmap (paper Figure 2): all pairs of the source tasks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightDecay(FamilyTable):
+    """Settings of the weight decay experiment (paper Table 2).
+
+    `weight_decay`, the one that the verdict is about, is compared with none; `explored_decays` are
+    shown beside them.
+    """
+
+    explored_decays: list[float]
+
+    def check(self) -> None:
+        super().check()
+        _require(self.weight_decay > 0, "weight_decay", self.weight_decay, "more than 0")
+        values = self.explored_decays
+        _require(all(value > 0 for value in values), "explored_decays", values, "more than 0")
+        _require(len(set(self.decays)) == len(self.decays), "explored_decays", values, "new ones")
+
+    @property
+    def decays(self) -> list[float]:
+        """All the decays, none first."""
+        return [0.0, self.weight_decay, *self.explored_decays]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceSize(FamilyTable):
+    """Settings of the source size experiment (paper Figure 3).
+
+    `sizes` are the numbers of training examples of every source model; a task with fewer gives all
+    that it has.
+    """
+
+    sizes: list[int]
+
+    def check(self) -> None:
+        super().check()
+        _require(bool(self.sizes), "sizes", self.sizes, "at least one size")
+        _require(min(self.sizes) > 0, "sizes", self.sizes, "whole numbers from 1")
+        _require(len(set(self.sizes)) == len(self.sizes), "sizes", self.sizes, "each size once")
 
 
 CHOICES = {
@@ -206,7 +260,12 @@ def store_folder(store: str = "") -> Path:
     return Path(chosen).expanduser().resolve()
 
 
-EXPERIMENTS = {"family_table": FamilyTable}
+EXPERIMENTS = {
+    "family_table": FamilyTable,
+    "pairwise_heatmap": PairwiseHeatmap,
+    "weight_decay": WeightDecay,
+    "source_size": SourceSize,
+}
 """Notebook name to its settings."""
 
 
@@ -228,7 +287,7 @@ def _require(holds: bool, name: str, value: Any, expected: str) -> None:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`, whole numbers serving as floats; anything else raises `InputError`."""
-    if kind in (list[int], list[str]):
+    if kind in (list[int], list[float], list[str]):
         _require(isinstance(value, list | tuple), name, value, "a list")
         return [_typed(name, item, kind.__args__[0]) for item in value]
     if kind == dict[str, list[str]]:

@@ -92,14 +92,63 @@ def paired_difference(a, b, resamples=10_000, seed=0):
     if targets < 2 or np.isnan(estimate):
         return Difference(estimate, float("nan"), float("nan"))
 
+    means = resampled_means(difference, resamples, seed)
+    tail = expanded_tail(targets)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Difference(estimate, float(low), float(high))
+
+
+def resampled_means(values, resamples=10_000, seed=0):
+    """Means of the values of hierarchical bootstrap samples (see `paired_difference`).
+
+    Arguments: an array of shape (source seeds, seeds, targets). Returns: (resamples,).
+    """
+    sources, seeds, targets = values.shape
     rng = np.random.default_rng(seed)
     source = rng.integers(sources, size=(resamples, sources, 1, 1))
     target = rng.integers(targets, size=(resamples, 1, 1, targets))
     run = rng.integers(seeds, size=(resamples, 1, seeds, targets))
-    means = difference[source, run, target].mean(axis=(1, 2, 3))
-    tail = expanded_tail(targets)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Difference(estimate, float(low), float(high))
+    return values[source, run, target].mean(axis=(1, 2, 3))
+
+
+def standard_error(a, b):
+    """The bootstrap standard error of the mean of ``a - b``: that of `paired_difference`."""
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    difference = difference.reshape(-1, *difference.shape[-2:])
+    if difference.shape[-1] < 2 or np.isnan(difference).any():
+        return float("nan")
+    return float(resampled_means(difference).std(ddof=1))
+
+
+def sign_flip(a, b, resamples=10_000, seed=0):
+    """Two-sided p-value of a permutation test of the mean of ``a - b``, paired by target and seed.
+
+    Under the null hypothesis both base models are alike, so every paired difference may as well
+    have the other sign. All sign patterns are tried where they are few, else ``resamples`` of them
+    (`scipy.stats.permutation_test`). It speaks of these targets and source models alone. NaN for a
+    single pair, which says nothing, and where a run is missing.
+    """
+    difference = (np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).ravel()
+    if difference.size < 2 or np.isnan(difference).any():
+        return float("nan")
+    test = stats.permutation_test(
+        (difference,),
+        lambda values, axis: values.mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        rng=seed,
+    )
+    return float(test.pvalue)
+
+
+def false_discovery(p_values):
+    """P-values corrected for their number (Benjamini and Hochberg 1995); NaN stays NaN."""
+    p_values = np.asarray(p_values, dtype=float)
+    corrected = np.full_like(p_values, np.nan)
+    known = ~np.isnan(p_values)
+    corrected[known] = stats.false_discovery_control(p_values[known])
+    return corrected
 
 
 def expanded_tail(n):

@@ -103,6 +103,8 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
     loaded = data.load(task, how)
     if loaded.fingerprint != run.settings["fingerprint"]:
         raise InputError(f"task {task.name!r}: its data changed since the run was planned")
+    if "examples" in run.settings:
+        loaded = data.smaller(loaded, run.settings["examples"], how.split_seed)
 
     parent, seed = store.model(run.parents[0]), run.settings["seed"]
     model = models.load(parent, task, training, how, seed=seed, device=available(device))

@@ -207,6 +207,198 @@ def compare(a, b):
     }
 
 
+def over(results, families, column):
+    """Accuracy of each base model over a column that varies, e.g. ``weight_decay``, in percent.
+
+    Returns: a DataFrame with the columns ``column``, base, source_family, ``accuracy`` (the mean
+    over all targets), ``low`` and ``high``: the 95 % interval of the difference from pretrained,
+    set off from pretrained's mean (none for pretrained itself).
+    """
+    targets = distinct_targets(families)
+    rows = []
+    for value, part in results.groupby(column):
+        arrays = run_arrays(part, targets)
+        pretrained = arrays["pretrained", ""]
+        for (base, source), runs in arrays.items():
+            interval = statistics.paired_difference(runs, pretrained)
+            start = statistics.mean(pretrained)
+            own = base == "pretrained"
+            rows.append(
+                {
+                    column: value,
+                    "base": base,
+                    "source_family": source,
+                    "accuracy": 100 * statistics.mean(runs),
+                    "low": np.nan if own else 100 * (start + interval.low),
+                    "high": np.nan if own else 100 * (start + interval.high),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def differences_over(results, families, column):
+    """`differences` over all targets, for each value of a column: its rows, ``column`` in front."""
+    parts = []
+    for value, part in results.groupby(column):
+        rows = differences(part, families).query("target_family == 'all'")
+        parts.append(rows.drop(columns="target_family").assign(**{column: value}))
+    table = pd.concat(parts, ignore_index=True)
+    return table[[column, *table.columns.drop(column)]]
+
+
+def changes(results, families, column):
+    """How each base model changes from the least value of a column to every other, in points.
+
+    After the base models comes "fused - intertrained": how much more the intertrained model loses
+    than the fused one (the interaction; each source family for itself).
+
+    Returns: a DataFrame with the columns ``column``, change, source_family, estimate, low, high.
+    """
+    targets = distinct_targets(families)
+    arrays = {value: run_arrays(part, targets) for value, part in results.groupby(column)}
+    first, *others = sorted(arrays)
+    rows = []
+    for value in others:
+        for base, source in arrays[first]:
+            change = statistics.paired_difference(
+                arrays[value][base, source], arrays[first][base, source]
+            )
+            rows.append((value, base, source, *change))
+        for source in dict.fromkeys(source for _, source in arrays[first] if source):
+            gaps = [
+                arrays[at]["fused", source] - arrays[at]["intertrained", source]
+                for at in (value, first)
+            ]
+            change = statistics.paired_difference(*gaps)
+            rows.append((value, "fused - intertrained", source, *change))
+    names = [column, "change", "source_family", "estimate", "low", "high"]
+    table = pd.DataFrame(rows, columns=names)
+    table[names[3:]] *= 100
+    return table
+
+
+def reached(sizes, families, source_sizes):
+    """How many source tasks have as many training examples as each source size."""
+    sources = distinct_targets(families)
+    return pd.DataFrame(
+        {
+            "tasks that reach it": [
+                sum(sizes[task]["train"] >= size for task in sources) for size in source_sizes
+            ],
+            "tasks": len(sources),
+        },
+        index=pd.Index(source_sizes, name="source_size"),
+    )
+
+
+CLASSES = {
+    "better than both": "++",
+    "better than their mean": "+",
+    "better than the worse": "~",
+    "worse than both": "-",
+}
+"""How a fused pair does beside its two models, best first, and the sign for it."""
+
+
+def pairs(results):
+    """Figure 2's cells: a row per pair of source tasks, over the targets that neither has seen.
+
+    Returns: a DataFrame with the columns
+
+    - ``one``, ``two``: the tasks; ``targets``: how many;
+    - ``gain``, ``gain_one``, ``gain_two``: of the fused pair and of each intertrained model over
+      pretrained, in points;
+    - ``rank``: how the pair does beside the two, see `CLASSES`;
+    - ``certain``: whether it stays the same within one standard error of the pair's distance
+      from the better one, the mean of the two and the worse one;
+    - ``p``: of the pair against the better one, by sign flips, corrected for the number of pairs.
+    """
+    rows = []
+    for names in dict.fromkeys(results.query("base == 'fused'")["sources"]):
+        fused, one, two, pretrained = pair_arrays(results, names)
+        worse, better = sorted((one, two), key=np.mean)
+        against = {"both": better, "mean": (one + two) / 2, "worse": worse}
+        gaps = {name: 100 * statistics.mean(fused - other) for name, other in against.items()}
+        errors = {
+            name: 100 * statistics.standard_error(fused, other) for name, other in against.items()
+        }
+        rows.append(
+            {
+                **dict(zip(("one", "two"), names.split(), strict=True)),
+                "targets": fused.shape[-1],
+                "gain": 100 * statistics.mean(fused - pretrained),
+                "gain_one": 100 * statistics.mean(one - pretrained),
+                "gain_two": 100 * statistics.mean(two - pretrained),
+                "rank": pair_class(gaps.values()),
+                "certain": all(abs(gaps[name]) > errors[name] for name in gaps),
+                "p": statistics.sign_flip(fused, better),
+            }
+        )
+    return pd.DataFrame(rows).assign(p=lambda table: statistics.false_discovery(table["p"]))
+
+
+def pair_arrays(results, names):
+    """Accuracies of a fused pair, its two models and pretrained over the targets unseen by both.
+
+    Returns: four arrays of shape (source seeds, seeds, targets); NaN where a run is missing.
+    """
+    one, two = names.split()
+    shared = results[results["sources"].isin([names, one, two, ""])]
+    targets = list(dict.fromkeys(shared.query("sources == @names")["target"]))
+    runs = shared.set_index(["sources", "source_seed", "seed", "target"])["accuracy"]
+    seeds = sorted(results["seed"].unique())
+
+    def array(sources, source_seeds):
+        index = pd.MultiIndex.from_product([[sources], source_seeds, seeds, targets])
+        return runs.reindex(index).to_numpy().reshape(len(source_seeds), len(seeds), -1)
+
+    source_seeds = sorted(shared.query("base != 'pretrained'")["source_seed"].unique())
+    trained = [array(sources, source_seeds) for sources in (names, one, two)]
+    return [*trained, array("", [0])]
+
+
+def pair_class(gaps):
+    """The class of a pair from its distances to the better one, the mean and the worse one."""
+    if any(np.isnan(gap) for gap in gaps):
+        return ""
+    above = sum(gap > 0 for gap in gaps)
+    return list(CLASSES)[len(CLASSES) - 1 - above]
+
+
+def diagonal(results):
+    """The diagonal of Figure 2: the gain of each intertrained model over pretrained, in points.
+
+    Over all targets but the task itself, so other ones than in `pairs`. Returns: a DataFrame
+    indexed by task with estimate, low, high.
+    """
+    rows = {}
+    for name, part in results.query("base == 'intertrained'").groupby("sources", sort=False):
+        targets = list(dict.fromkeys(part["target"]))
+        start = results.query("base == 'pretrained' and target in @targets")
+        arrays = [
+            runs.pivot_table("accuracy", ["source_seed", "seed"], "target", dropna=False)[targets]
+            .to_numpy()
+            .reshape(runs["source_seed"].nunique(), -1, len(targets))
+            for runs in (part, start)
+        ]
+        rows[name] = [100 * value for value in statistics.paired_difference(*arrays)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
+
+
+def pair_shares(table):
+    """The share of pairs better than both, than their mean and than the worse one, in percent,
+    and how many classes are uncertain; beside what the paper says."""
+    known = table[table["rank"] != ""]
+    order = known["rank"].map(list(CLASSES).index)
+    rows = [
+        ("better than both models", 100 * (order <= 0).mean(), "often"),
+        ("better than their mean", 100 * (order <= 1).mean(), "most"),
+        ("better than the worse one", 100 * (order <= 2).mean(), "all but one"),
+        ("class changes within one standard error", 100 * (~known["certain"]).mean(), ""),
+    ]
+    return pd.DataFrame(rows, columns=["pairs", "share", "paper"]).set_index("pairs")
+
+
 def caveats(results, families):
     """What a reader of these results has to know, as sentences: print them under the tables.
 

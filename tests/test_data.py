@@ -299,3 +299,15 @@ def test_real_anli_and_mnli(hub, how):
     assert anli.sizes == {"train": 2000, "dev": 3198, "test": 3200}  # this copy lacks rounds 1, 2
     mnli = data.load(TASKS["mnli"], replace(how, max_dev=0, max_test=0))
     assert mnli.sizes == {"train": 13391, "dev": 9815, "test": 1000}
+
+
+def test_smaller_training_splits_hold_one_another_and_nothing_else_changes(mini_tasks, how):
+    whole = data.load(mini_tasks["irony"], how)
+    sizes = (3, 20, 10_000)
+    some = [data.smaller(whole, size, split_seed=0) for size in sizes]
+    assert [len(one.train) for one in some] == [3, 20, len(whole.train)]
+    texts = [set(one.train.texts) for one in some]
+    assert texts[0] < texts[1] < texts[2] == set(whole.train.texts)
+    assert all((one.dev, one.test) == (whole.dev, whole.test) for one in some)
+    assert some[1].train != data.smaller(whole, 20, split_seed=1).train
+    assert len({one.fingerprint for one in [*some, whole]}) == 4

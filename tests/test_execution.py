@@ -15,7 +15,7 @@ import pytest
 
 from fusinglib import tables
 from fusinglib.execution import Pace, execute, overview, results
-from fusinglib.experiments import plan_family_table
+from fusinglib.experiments import plan_experiment
 from fusinglib.plans import Run
 from fusinglib.settings import PROJECT, FamilyTable
 from fusinglib.steps import perform
@@ -24,13 +24,13 @@ from fusinglib.store import Store, write_json
 INTERRUPTED = """
 import json, sys
 from fusinglib.execution import execute
-from fusinglib.experiments import plan_family_table
+from fusinglib.experiments import plan_experiment
 from fusinglib.settings import FamilyTable
 from fusinglib.store import Store
 
 if __name__ == "__main__":
     settings = FamilyTable.from_parameters(json.load(open(sys.argv[1])))
-    execute(plan_family_table(settings), Store(settings.store_folder()), settings)
+    execute(plan_experiment(settings), Store(settings.store_folder()), settings)
 """
 
 
@@ -40,7 +40,7 @@ def study(mini):
 
     def make(**changed):
         settings = FamilyTable.from_parameters({**mini, **changed})
-        return plan_family_table(settings), Store(settings.store_folder()), settings
+        return plan_experiment(settings), Store(settings.store_folder()), settings
 
     return make
 

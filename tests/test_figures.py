@@ -2,7 +2,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_tables import FAMILIES, study
+from test_tables import FAMILIES, TASKS, heatmap, over_decays, study
 
 from fusinglib import figures, tables
 
@@ -127,3 +127,36 @@ def test_every_base_and_comparison_has_its_own_colour_and_shape():
     for looks in (figures.BASES, figures.COMPARISONS):
         colours, shapes = zip(*looks.values(), strict=True)
         assert len(set(colours)) == len(set(shapes)) == len(looks)
+
+
+def test_every_pair_stands_in_its_cell_with_colour_sign_and_doubt(ax):
+    results = heatmap({"a b": 0.03, "b c": -0.01, "c d": 0.0}, spread=1e-4)
+    pairs = tables.pairs(results)
+    figures.pair_heatmap(pairs.assign(certain=[True, True, False]), tables.diagonal(results), ax)
+    assert ticks(ax) == TASKS
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    assert texts[0, 1] == "+3.0\n++" and texts[1, 2] == "-1.0\n-"
+    assert texts[2, 3].endswith(" ?") and texts[0, 0] == "+2.0"
+    colors = {cell.get_xy(): matplotlib.colors.to_hex(cell.get_facecolor()) for cell in ax.patches}
+    assert colors[-0.5, 0.5] == "#009e73" and colors[0.5, 1.5] == "#000000"
+    assert len(texts) == len(colors) == len(TASKS) + 3
+
+
+def test_accuracy_over_a_column_draws_a_line_and_a_band_per_base(ax):
+    table = tables.over(over_decays(), FAMILIES, "weight_decay")
+    figures.accuracy_over(table, "weight_decay", "decay", ax)
+    fused = next(line for line in ax.lines if line.get_label() == "fused from digits")
+    rows = table.query("base == 'fused' and source_family == 'digits'")
+    assert fused.get_ydata() == pytest.approx(rows["accuracy"].to_numpy())
+    assert len(ax.lines) == len(ax.collections) == 5
+
+
+def test_figures_of_sizes_and_decays_have_their_own_ticks():
+    table = tables.over(over_decays(), FAMILIES, "weight_decay")
+    ax = figures.decay_figure(table, {0.0: 0.0, 1.0: 12.0}).axes[0]
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == ["0\n(0 %)", "1\n(12 %)"]
+    sizes = table.assign(source_size=table["weight_decay"].map({0.0: 50, 1.0: 4000}))
+    ax = figures.size_figure(sizes).axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "4,000"]
+    assert ax.get_xscale() == "log"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fusinglib.execution import execute
-from fusinglib.experiments import plan_family_table
+from fusinglib.experiments import plan_experiment
 from fusinglib.settings import PROJECT, FamilyTable
 from fusinglib.store import Store
 
@@ -27,7 +27,7 @@ def test_survives_kills(executor, mini, tmp_path):
     file.write_text(yaml.safe_dump(params))
 
     settings = FamilyTable.from_parameters({**params, "executor": "serial"})
-    plan = plan_family_table(settings)
+    plan = plan_experiment(settings)
     execute(plan, Store(tmp_path / "undisturbed"), settings)
 
     command = ["--params", str(file)]

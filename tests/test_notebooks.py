@@ -20,7 +20,7 @@ import yaml
 from fusinglib import notebooks
 from fusinglib.__main__ import main
 from fusinglib.execution import execute, results
-from fusinglib.experiments import plan_family_table
+from fusinglib.experiments import plan_experiment
 from fusinglib.progress import Line, duration
 from fusinglib.settings import PROJECT, FamilyTable
 from fusinglib.store import Store
@@ -103,7 +103,7 @@ def command(params, output, *more):
 
 @pytest.fixture
 def plan(mini):
-    return plan_family_table(FamilyTable.from_parameters({**mini, "seeds": [0]}))
+    return plan_experiment(FamilyTable.from_parameters({**mini, "seeds": [0]}))
 
 
 def test_a_notebook_in_batch(params, plan, mini, tmp_path):
@@ -129,6 +129,31 @@ def test_a_notebook_in_batch(params, plan, mini, tmp_path):
     shown = [output.data["text/plain"] for output in cell.outputs if "data" in output]
     assert [text for text in shown if "16 of 16 runs, 16 computed in" in text] == shown
     assert "<progress value='16' max='16'" in cell.outputs[0].data["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "made"),
+    [  # the tiny family table has 3 source models, 3 means and 3 x 3 targets
+        ("weight_decay", {"weight_decay": 0.5, "explored_decays": [2.0]}, 2 * (3 + 3 + 9)),
+        ("source_size", {"sizes": [4, 4500]}, 3 + 3 + 6),  # 4500 is all there is
+        ("pairwise_heatmap", {}, 3),  # of three tasks, pairs are all but one
+    ],
+)
+def test_the_other_notebooks_share_the_runs_of_the_family_table(
+    name, changes, made, mini, tmp_path, capsys
+):
+    tiny = {**mini, "seeds": [0], **changes}
+    settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
+    execute(plan_experiment(settings), Store(mini["store"]), settings)
+    before = len(Store(mini["store"]).describe())
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({k: tiny[k] for k in notebooks.defaults(name)}))
+    out = tmp_path / "out"
+    assert main(["run", name, "--params", str(path), "--output", str(out)]) == 0
+    assert f"{name}.ipynb" in capsys.readouterr().out
+    assert (out / f"{name}-figure.png").read_bytes().startswith(b"\x89PNG")
+    assert pd.read_csv(out / f"{name}.csv")["accuracy"].notna().all()
+    assert len(Store(mini["store"]).describe()) - before == made
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from fusinglib import experiments, plans
 from fusinglib.data import Split, TaskData
 from fusinglib.errors import InputError
 from fusinglib.plans import Run, choose_families, family_table, intertrained
-from fusinglib.settings import FamilyTable
+from fusinglib.settings import FamilyTable, PairwiseHeatmap, SourceSize, WeightDecay
 from fusinglib.tasks import FAMILIES, TASKS
 
 LARGEST = ("mnli", "qqp", "esnli", "qnli", "sst2", "sentiment", "emoji")
@@ -120,10 +120,7 @@ def test_largest_rule(mini):
 
 def test_largest_of_equals_does_not_depend_on_the_order():
     data, names = made_up(), ["rte", "wnli", "cola"]
-    found = {
-        intertrained("largest", "x", [TASKS[n] for n in order], data)
-        for order in (names, names[::-1])
-    }
+    found = {intertrained("largest", "x", order, data) for order in (names, names[::-1])}
     assert found == {"wnli"}
 
 
@@ -313,13 +310,13 @@ def test_own_families_come_before_the_built_in_ones(mini):
 
 
 def test_plan_of_the_miniature_world(mini):
-    plan = experiments.plan_family_table(FamilyTable(**{**mini, "random_row": True}))
+    plan = experiments.plan_experiment(FamilyTable(**{**mini, "random_row": True}))
     counts = Counter(run.kind for run in plan.runs)
     assert counts == {"pretrain": 2, "source": 3, "fuse": 3, "target": 2 * 3 * 4}
     first = plan.runs[0]
     assert first.settings["steps"] == mini["pretraining_steps"]
     for change in ({"world_seed": 1}, {"pretraining_seed": 1}, {"pretraining_steps": 3}):
-        other = experiments.plan_family_table(FamilyTable(**{**mini, "random_row": True, **change}))
+        other = experiments.plan_experiment(FamilyTable(**{**mini, "random_row": True, **change}))
         shared = keys(plan) & keys(other)
         steps_only = "pretraining_steps" in change
         assert len(shared) == (
@@ -329,7 +326,7 @@ def test_plan_of_the_miniature_world(mini):
 
 def test_plan_of_a_model_folder(mini, encoder):
     settings = FamilyTable(**{**mini, "model": str(encoder), "random_row": True})
-    plan = experiments.plan_family_table(settings)
+    plan = experiments.plan_experiment(settings)
     assert [run.kind for run in plan.runs if run.kind in ("import", "random")] == [
         "import",
         "random",
@@ -341,6 +338,69 @@ def test_plan_of_a_model_folder(mini, encoder):
 def test_plan_of_a_run_of_the_store(mini, t5):
     made = Path(mini["store"]) / "fuse" / "0123456789abcdef" / "model"
     shutil.copytree(t5, made)
-    plan = experiments.plan_family_table(FamilyTable(**{**mini, "model": "0123456789abcdef"}))
+    plan = experiments.plan_experiment(FamilyTable(**{**mini, "model": "0123456789abcdef"}))
     assert plan.runs[0].kind == "import"
     assert plan.runs[0].place == str(made)
+
+
+def varied(kind, mini, **changes):
+    """The plan of an experiment that varies the tiny family table, and that table's plan."""
+    settings = kind(**{**mini, **changes})
+    return experiments.plan_experiment(settings), experiments.plan_experiment(FamilyTable(**mini))
+
+
+def test_weight_decay_is_a_family_table_under_each_decay(mini):
+    plan, table = varied(WeightDecay, mini, weight_decay=0.5, explored_decays=[2.0])
+    assert keys(table) < keys(plan)
+    for decay in (0.0, 0.5, 2.0):
+        rows = [row for row in plan.rows if row["weight_decay"] == decay]
+        assert len(rows) == len(table.rows)
+        for row in rows:
+            base = row["run"].parents[0]
+            trained = {"fused": base.parents, "intertrained": (base,)}.get(row["base"], ())
+            for run in (row["run"], *trained):
+                assert run.settings["training"]["weight_decay"] == decay
+    assert Counter(run.kind for run in plan.runs)["pretrain"] == 1
+
+
+def test_source_size_is_a_family_table_for_each_size(mini):
+    plan, table = varied(SourceSize, mini, sizes=[1000, 50])
+    assert list(dict.fromkeys(row["source_size"] for row in plan.rows)) == [50, 1000]
+    for row in plan.rows:
+        assert "examples" not in row["run"].settings
+        base = row["run"].parents[0]
+        for run in {"fused": base.parents, "intertrained": (base,)}.get(row["base"], ()):
+            there = plan.sizes[run.settings["task"]["name"]]["train"]
+            assert run.settings.get("examples", there) == min(row["source_size"], there)
+    starts = [row["run"].key for row in plan.rows if row["base"] == "pretrained"]
+    assert starts[: len(starts) // 2] == starts[len(starts) // 2 :]
+    assert set(starts) < keys(table)
+    whole = {run.key for run in plan.runs if run.kind == "source"} & keys(table)
+    assert len(whole) == 2  # sentiment and irony have fewer than 1,000 examples
+
+
+def test_a_size_beyond_all_data_is_refused(mini):
+    with pytest.raises(InputError, match="'sizes' has 4501, but the largest .* has 4500"):
+        varied(SourceSize, mini, sizes=[50, 4501])
+
+
+def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
+    families = {"few": ["sentiment", "mood", "irony", "topic"]}
+    settings = PairwiseHeatmap(
+        **{name: {**mini, "families": families}[name] for name in fields(PairwiseHeatmap)}
+    )
+    plan = experiments.plan_experiment(settings)
+    counts = Counter(run.kind for run in plan.runs)
+    targets = len(mini["seeds"]) * (4 + 4 * 3 + 6 * 2)
+    assert counts == {"pretrain": 1, "source": 4, "fuse": 6, "target": targets}
+    for row in plan.rows:
+        assert row["target"] not in row["sources"].split()
+        base = row["run"].parents[0]
+        models = {"fused": base.parents, "intertrained": (base,)}.get(row["base"], ())
+        assert sorted(run.settings["task"]["name"] for run in models) == sorted(
+            row["sources"].split()
+        )
+
+
+def fields(kind) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]

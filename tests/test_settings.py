@@ -152,17 +152,32 @@ def parameters_cell(name: str) -> dict[str, tuple[str, object]]:
     }
 
 
-def test_family_table_notebook_has_the_parameters_of_the_settings_and_of_the_mini_file():
-    cell = parameters_cell("family_table")
-    file = yaml.safe_load((PROJECT / "params/mini/family_table.yaml").read_text())
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_notebooks_have_the_parameters_of_their_settings_and_of_the_mini_file(name):
+    cell = parameters_cell(name)
+    file = yaml.safe_load((PROJECT / f"params/mini/{name}.yaml").read_text())
     assert {name: value for name, (_, value) in cell.items()} == file
-    fields = {field.name: field.type for field in dataclasses.fields(FamilyTable)}
+    fields = {field.name: field.type for field in dataclasses.fields(EXPERIMENTS[name])}
     bare = {name: getattr(kind, "__origin__", kind).__name__ for name, kind in fields.items()}
     assert {name: annotation for name, (annotation, _) in cell.items()} == bare
     assert all(type(value).__name__ == annotation for annotation, value in cell.values())
 
 
-@pytest.mark.parametrize("path", sorted(PROJECT.glob("params/*/*.yaml")), ids=lambda p: p.parts[-2])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_all_mini_files_agree_where_the_experiments_do(name):
+    """Else source models and pretrained runs are not shared."""
+    own = {"families", "sources", "targets", "random_row", "weight_decay"}
+    files = [yaml.safe_load((PROJECT / f"params/mini/{n}.yaml").read_text()) for n in EXPERIMENTS]
+    file = yaml.safe_load((PROJECT / f"params/mini/{name}.yaml").read_text())
+    for other in files:
+        assert {k: v for k, v in file.items() if k in other and k not in own} == {
+            k: v for k, v in other.items() if k in file and k not in own
+        }
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PROJECT.glob("params/*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_every_parameter_file_is_complete_and_valid(path):
     parameters = yaml.safe_load(path.read_text())
     kind = EXPERIMENTS[path.stem]

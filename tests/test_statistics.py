@@ -140,3 +140,35 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.92 <= covered / studies <= 0.985
     error = np.sqrt((spread**2 + noise**2 / 3) / 6)
     assert np.mean(widths) < 1.3 * 2 * 2.571 * error  # 2.571: t quantile with 5 degrees of freedom
+
+
+def test_standard_error_of_seeds_alone_is_that_of_the_mean():
+    """Where all targets are alike, only seeds vary: sd / sqrt(n), with n instead of n - 1."""
+    seeds = np.array([0.1, 0.2, 0.4, 0.7])
+    runs = np.repeat(seeds[:, None], 200, axis=1)
+    expected = seeds.std() / np.sqrt(4 * 200)
+    assert statistics.standard_error(runs, 0 * runs) == pytest.approx(expected, rel=0.05)
+
+
+def test_standard_error_needs_targets_and_all_runs():
+    assert np.isnan(statistics.standard_error(RUNS[:, :1], RUNS[:, :1] * 0))
+    holed = RUNS.copy()
+    holed[0, 0] = NAN
+    assert np.isnan(statistics.standard_error(holed, RUNS))
+
+
+def test_sign_flips_of_a_small_case():
+    """Of 8 sign patterns of 1, 2, 4 two have a mean as far from 0 as 7/3, and four as 5/3."""
+    values = np.array([[0.1, 0.2, 0.4]])
+    assert statistics.sign_flip(values, 0 * values) == pytest.approx(2 / 8)
+    values = np.array([[-0.1, 0.2, 0.4]])
+    assert statistics.sign_flip(values, 0 * values) == pytest.approx(4 / 8)
+    assert np.isnan(statistics.sign_flip(values, NAN * values))
+    assert np.isnan(statistics.sign_flip(values[:, :1], 0 * values[:, :1]))
+
+
+def test_false_discovery_of_a_small_case():
+    """Benjamini and Hochberg: p * m / rank, made to rise; a missing one is not counted."""
+    corrected = statistics.false_discovery([0.01, NAN, 0.03, 0.02, 0.8])
+    expected = [0.04, NAN, 0.04, 0.04, 0.8]
+    assert corrected == pytest.approx(expected, nan_ok=True)

@@ -11,7 +11,7 @@ import pytest
 
 from fusinglib.errors import InputError, StoreError
 from fusinglib.execution import execute, results
-from fusinglib.experiments import plan_family_table
+from fusinglib.experiments import plan_experiment
 from fusinglib.plans import Run
 from fusinglib.settings import FamilyTable
 from fusinglib.steps import perform
@@ -174,7 +174,7 @@ def test_an_unwritable_root_is_named():
 def test_a_full_disk(disk, mini, executor):
     folder, _ = disk
     settings = FamilyTable.from_parameters({**mini, "executor": executor, "seeds": [0]})
-    plan, store = plan_family_table(settings), Store(folder)
+    plan, store = plan_experiment(settings), Store(folder)
     perform(plan.runs[0], store, "cpu")
     before = store.describe()
     fill(folder)
@@ -190,7 +190,7 @@ def test_a_full_disk(disk, mini, executor):
 def test_a_disk_that_fills_in_the_middle(disk, mini):
     folder, remount = disk
     settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
-    plan, store = plan_family_table(settings), Store(folder)
+    plan, store = plan_experiment(settings), Store(folder)
     remount("size=3800k")
     with pytest.raises(StoreError, match="No space left"):
         execute(plan, store, settings)
@@ -207,7 +207,7 @@ def test_a_disk_that_fills_in_the_middle(disk, mini):
 def test_a_read_only_disk(disk, mini):
     folder, remount = disk
     settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
-    plan, store = plan_family_table(settings), Store(folder)
+    plan, store = plan_experiment(settings), Store(folder)
     perform(plan.runs[0], store, "cpu")
     remount("ro")
     with pytest.raises(StoreError, match="cannot be written.*Read-only file system") as one:

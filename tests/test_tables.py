@@ -261,3 +261,111 @@ def test_unusable_input_is_refused():
         tables.accuracy_table(results.iloc[:0], FAMILIES)
     with pytest.raises(InputError, match='"all"'):
         tables.differences(results, {"all": ["a"]})
+
+
+def over_decays():
+    """Under decay 1 intertrained loses 20 points, fused 5, pretrained 10."""
+    lost = {"intertrained": 0.20, "fused": 0.05, "pretrained": 0.10}
+    results = study(random=False)
+    under = results.assign(accuracy=results["accuracy"] - results["base"].map(lost))
+    return pd.concat([results.assign(weight_decay=0.0), under.assign(weight_decay=1.0)])
+
+
+def test_accuracy_over_a_column_is_that_of_its_parts():
+    results = over_decays()
+    table = tables.over(results, FAMILIES, "weight_decay")
+    assert len(table) == 2 * 5
+    cell = table.query("weight_decay == 1 and base == 'fused' and source_family == 'digits'")
+    runs = pick(results, weight_decay=1.0, base="fused", source_family="digits")
+    assert cell["accuracy"].item() == pytest.approx(100 * runs.mean())
+    assert cell["low"].item() < cell["accuracy"].item() < cell["high"].item()
+    start = table.query("base == 'pretrained'")
+    assert start["low"].isna().all() and start["high"].isna().all()
+
+
+def test_changes_and_their_interaction():
+    table = tables.changes(over_decays(), FAMILIES, "weight_decay")
+    assert list(table["weight_decay"].unique()) == [1.0]
+    found = table.groupby("change")[["estimate", "low", "high"]].agg(["min", "max"])
+    expected = {"fused": -5, "intertrained": -20, "pretrained": -10, "fused - intertrained": 15}
+    for change, value in expected.items():
+        assert found.loc[change].to_numpy() == pytest.approx(np.full(6, value))
+    assert len(table.query("change == 'fused - intertrained'")) == 2
+
+
+def test_differences_over_a_column_are_those_of_its_parts():
+    results = over_decays()
+    table = tables.differences_over(results, FAMILIES, "weight_decay")
+    assert list(table.columns[:3]) == ["weight_decay", "comparison", "source_family"]
+    part = tables.differences(results.query("weight_decay == 1"), FAMILIES)
+    expected = part.query("target_family == 'all'").drop(columns="target_family")
+    found = table.query("weight_decay == 1").drop(columns="weight_decay")
+    pd.testing.assert_frame_equal(
+        found.reset_index(drop=True), expected.reset_index(drop=True), check_dtype=False
+    )
+
+
+def test_tasks_that_reach_a_size():
+    sizes = {name: {"train": size} for name, size in zip("abc", (10, 50, 100), strict=True)}
+    table = tables.reached(sizes, {"x": ["a", "b"], "y": ["b", "c"]}, [10, 50, 51])
+    assert list(table["tasks that reach it"]) == [3, 2, 1]
+    assert set(table["tasks"]) == {3}
+
+
+TASKS = ["a", "b", "c", "d", "e"]
+
+
+def heatmap(pair_gains, spread=0.0, seeds=3):
+    """Results of a heatmap: model a gains 2 points everywhere, the others nothing."""
+    rows = [("pretrained", "", target, 0.0) for target in TASKS]
+    rows += [
+        ("intertrained", name, target, 0.02 * (name == "a"))
+        for name in TASKS
+        for target in TASKS
+        if target != name
+    ]
+    rows += [
+        ("fused", pair, target, gain)
+        for pair, gain in pair_gains.items()
+        for target in TASKS
+        if target not in pair.split()
+    ]
+    noise = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "base": base, "source_family": "", "source_seed": 0, "sources": sources,
+            "target": target, "seed": seed, "accuracy": 0.5 + gain + noise.normal(0, spread),
+        }
+        for base, sources, target, gain in rows
+        for seed in range(seeds)
+    )  # fmt: skip
+
+
+def test_pairs_are_classed_beside_their_two_models():
+    gains = {"a b": 0.03, "a c": 0.015, "a d": 0.005, "a e": -0.01}
+    table = tables.pairs(heatmap(gains, spread=1e-4)).set_index("two")
+    assert list(table["rank"]) == list(tables.CLASSES)
+    assert table["certain"].all()
+    assert table["gain"].to_list() == pytest.approx([3, 1.5, 0.5, -1], abs=0.05)
+    assert table["gain_one"].to_list() == pytest.approx([2] * 4, abs=0.05)
+    assert table["gain_two"].to_list() == pytest.approx([0] * 4, abs=0.05)
+    assert set(table["targets"]) == {3}
+    # All 9 pairs of runs point the same way: 2 of 512 sign patterns, equal for all four pairs.
+    assert table["p"].to_list() == pytest.approx([2 / 512] * 4)
+    shares = tables.pair_shares(table)["share"]
+    assert shares.to_list() == [25, 50, 75, 0]
+
+
+def test_noisy_pairs_are_uncertain_and_missing_ones_have_no_class():
+    results = heatmap({"a b": 0.02, "a c": 0.02}, spread=0.05)
+    results.loc[(results["sources"] == "a c") & (results["seed"] == 1), "accuracy"] = np.nan
+    table = tables.pairs(results)
+    assert not table["certain"].any()
+    assert table["rank"].to_list()[1] == "" and np.isnan(table["p"][1]) and table["p"][0] <= 1
+    assert tables.pair_shares(table)["share"].notna().all()
+
+
+def test_the_diagonal_has_the_gains_over_all_other_targets():
+    diagonal = tables.diagonal(heatmap({"a b": 0.0}))
+    assert list(diagonal.index) == TASKS
+    assert diagonal["estimate"].to_list() == pytest.approx([2, 0, 0, 0, 0])
