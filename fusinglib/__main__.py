@@ -22,20 +22,59 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Execute a notebook with a parameter file, or print its plan."""
+    """Execute a notebook, or all that a folder has parameter files for; or print their plans."""
     from fusinglib import notebooks
 
-    chosen = notebooks.parameters(options.notebook, options.params, options.set)
-    settings = notebooks.settings(options.notebook, chosen)
+    studies = {}
+    for name, file in _chosen(options).items():
+        chosen = notebooks.parameters(name, file, options.set)
+        studies[name] = chosen, notebooks.settings(name, chosen)
     if options.plan:
-        return _print_plan(settings)
-    output = Path(options.output)
+        for name, (_, settings) in studies.items():
+            print(name)
+            _print_plan(settings)
+        return 0
+    output, statuses = Path(options.output), []
+    for number, (name, (chosen, settings)) in enumerate(studies.items(), start=1):
+        if options.all:
+            print(f"{name}, notebook {number} of {len(studies)}", file=sys.stderr)
+        statuses.append(_execute(name, chosen, settings, output, options))
+    if options.all:
+        done = [output / f"{name}.ipynb" for name in studies]
+        notebooks.summary([path for path in done if path.is_file()], output / "summary.html")
+        print(f"\n{output / 'summary.html'}")
+    return max(statuses)
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
+    """The notebooks that the command line asks for, with their parameter files."""
+    from fusinglib.settings import EXPERIMENTS
+
+    if not options.all:
+        if not options.notebook:
+            raise InputError("name a notebook, or ask for --all")
+        return {options.notebook: options.params}
+    folder = Path(options.params or "params/mini")
+    files = {name: folder / f"{name}.yaml" for name in EXPERIMENTS}
+    found = {name: str(file) for name, file in files.items() if file.is_file()}
+    if options.notebook or not found:
+        raise InputError(
+            f"--all takes no notebook and a folder with parameter files (--params), but got "
+            f"{options.notebook or folder}"
+        )
+    return found
+
+
+def _execute(name, chosen, settings, output: Path, options) -> int:
+    """Execute one notebook, print what it reports, and return the exit status."""
+    from fusinglib import notebooks
+
     try:
-        executed = notebooks.run(options.notebook, chosen, output)
+        executed = notebooks.run(name, chosen, output)
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    (output / f"{options.notebook}.txt").write_text(_command(options))
+    (output / f"{name}.txt").write_text(_command(name, options))
     print(notebooks.report(executed))
     print(f"\n{executed}")
     missing = notebooks.missing(executed)
@@ -45,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def _print_plan(settings) -> int:
+def _print_plan(settings) -> None:
     from fusinglib import tables
     from fusinglib.execution import overview
     from fusinglib.experiments import plan_experiment
@@ -53,13 +92,13 @@ def _print_plan(settings) -> int:
 
     store = Store(settings.store_folder())
     print(tables.show(overview(plan_experiment(settings), store, settings)))
-    return 0
 
 
-def _command(options: argparse.Namespace) -> str:
-    """The command that repeats a run."""
-    words = ["python", "-m", "fusinglib", "run", options.notebook]
-    words += ["--params", options.params] if options.params else []
+def _command(name: str, options: argparse.Namespace) -> str:
+    """The command that repeats the run of one notebook."""
+    words = ["python", "-m", "fusinglib", "run", name]
+    file = _chosen(options)[name]
+    words += ["--params", file] if file else []
     words += ["--output", options.output]
     for text in options.set:
         words += ["--set", text]
@@ -90,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("run", help="execute a notebook in batch")
     command.set_defaults(command=run)
-    command.add_argument("notebook", help="its name, e.g. family_table")
+    command.add_argument("notebook", nargs="?", help="its name, e.g. family_table")
+    command.add_argument(
+        "--all", action="store_true", help="all that --params, now a folder, has files for"
+    )
     command.add_argument("--params", metavar="FILE", help="a parameter file (YAML)")
     command.add_argument("--output", metavar="DIR", default="executed", help="default: executed")
     command.add_argument(

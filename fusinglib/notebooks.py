@@ -10,6 +10,7 @@ import yaml
 import zmq
 from IPython.display import display
 from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
@@ -103,6 +104,36 @@ def report(executed: Path) -> str:
         if "report" in cell.metadata.get("tags", [])
     ]
     return "\n\n".join(texts)
+
+
+def summary(executed: list[Path], page: Path) -> None:
+    """Write what executed notebooks say, show and conclude as one HTML page that opens offline."""
+    exporter = HTMLExporter(
+        template_name="basic", exclude_input=True, exclude_input_prompt=True,
+        exclude_output_prompt=True, exclude_anchor_links=True,
+    )  # fmt: skip
+    links, sections = [], []
+    for path in executed:
+        body, _ = exporter.from_filename(str(path))
+        name = path.stem
+        links.append(f'<a href="#{name}">{name.replace("_", " ")}</a>')
+        body = body.replace('id="cell-id=', f'id="{name}-')
+        sections.append(f'<section id="{name}">\n{body}\n</section>')
+    parts = [PAGE, f"<nav>{' · '.join(links)}</nav>", *sections, "</body></html>"]
+    page.write_text("\n".join(parts), encoding="utf-8")
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Fusing: summary</title>
+<style>
+body { font: 16px/1.5 sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; }
+section { border-top: 1px solid #999; margin-top: 3em; }
+img { max-width: 100%; }
+pre, .rendered_html { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 14px; }
+th, td { padding: 0.2em 0.6em; text-align: right; border-bottom: 1px solid #ddd; }
+</style></head><body>"""
+"""How the summary page begins."""
 
 
 def missing(executed: Path) -> int:

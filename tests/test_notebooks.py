@@ -156,6 +156,50 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
     assert len(Store(mini["store"]).describe()) - before == made
 
 
+@pytest.fixture
+def folder(mini, tmp_path):
+    """A folder with tiny parameter files for two notebooks."""
+    for name in ("family_table", "pairwise_heatmap"):
+        tiny = {k: v for k, v in {**mini, "seeds": [0]}.items() if k in notebooks.defaults(name)}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tiny))
+    return tmp_path
+
+
+def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["run", "--all", "--params", str(folder), "--output", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert str(out / "summary.html") in shown.out
+    assert "pairwise_heatmap, notebook 2 of 2" in shown.err
+    assert f"run pairwise_heatmap --params {folder}" in (out / "pairwise_heatmap.txt").read_text()
+    page = (out / "summary.html").read_text()
+    for name in ("family_table", "pairwise_heatmap"):
+        assert f'<section id="{name}">' in page and f'href="#{name}"' in page
+    assert page.count('src="data:image/png') == 3
+    assert not re.findall(r'(?:src|href)="http', page)
+
+
+def test_all_notebooks_are_checked_before_the_first_begins(folder, mini, tmp_path, capsys):
+    (folder / "pairwise_heatmap.yaml").write_text("seds: [0]")
+    out = tmp_path / "out"
+    assert main(["run", "--all", "--params", str(folder), "--output", str(out)]) == 2
+    assert "pairwise_heatmap has no parameter 'seds'" in capsys.readouterr().err
+    assert not out.exists() and not Store(mini["store"]).describe()
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--all", "family_table"], ["--all", "--params", "/nowhere/at/all"]]
+)
+def test_all_or_one_notebook(words, capsys):
+    assert main(["run", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_all_plans_are_printed(folder, capsys):
+    assert main(["run", "--all", "--params", str(folder), "--plan"]) == 0
+    assert "pairwise_heatmap\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_missing_results_are_status_1(params, plan, mini, tmp_path, capsys):
     store = Store(mini["store"])
