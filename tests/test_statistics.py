@@ -1,5 +1,9 @@
+import os
+
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
 
 from fusinglib import statistics
 from fusinglib.errors import InputError
@@ -172,3 +176,61 @@ def test_false_discovery_of_a_small_case():
     corrected = statistics.false_discovery([0.01, NAN, 0.03, 0.02, 0.8])
     expected = [0.04, NAN, 0.04, 0.04, 0.8]
     assert corrected == pytest.approx(expected, nan_ok=True)
+
+
+def test_spread_of_a_mean_together_and_independent():
+    runs = np.array([[0.1, 0.5], [0.3, 0.7]])
+    assert statistics.spread_of_mean(runs) == pytest.approx(np.sqrt(0.02))
+    assert statistics.spread_of_mean(runs, together=False) == pytest.approx(np.sqrt(0.04) / 2)
+    opposed = np.array([[0.1, 0.7], [0.3, 0.5]])
+    assert statistics.spread_of_mean(opposed) == pytest.approx(0)
+    assert np.isnan(statistics.spread_of_mean(runs[:1]))
+
+
+def test_the_detectable_difference_is_detected_as_often_as_it_says():
+    difference = statistics.detectable_difference(spread=2.0, seeds=5)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(difference, 2, (20_000, 5)), rng.normal(0, 2, (20_000, 5))
+    detected = (stats.ttest_ind(a, b, axis=1).pvalue < 0.05).mean()
+    assert detected == pytest.approx(0.80, abs=0.02)
+    assert np.isnan(statistics.detectable_difference(2.0, seeds=1))
+
+
+GENERAL = "cola sst2 mrpc qqp mnli qnli rte wnli boolq cb copa multirc wic wsc".split()
+
+
+@pytest.fixture(scope="session")
+def published():
+    """Accuracy of the authors' 20 runs of each pretrained model, runs x data sets, by model."""
+    file = os.environ.get("FUSINGLIB_PUBLISHED_RUNS", "")
+    if not os.path.isfile(file):
+        pytest.skip("FUSINGLIB_PUBLISHED_RUNS names no file with the authors' 20-run baselines")
+    runs = pd.read_csv(file).query("dataset != 'stsb'")
+    return {
+        base: part.pivot(index="run", columns="dataset", values="accuracy") / 100
+        for base, part in runs.groupby("base")
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "collapsed", "spreads", "detectable"),
+    [
+        ("google_t5_v1_1_base", 11.7, (4.92, 4.01), (9.9, 8.1)),
+        ("roberta_base", 0.7, (0.84, 0.69), (1.7, 1.4)),
+    ],
+)
+def test_published_runs_have_their_figures(published, base, collapsed, spreads, detectable):
+    runs = published[base]
+    assert runs.shape == (20, 35)
+    assert 100 * statistics.collapse_rate(runs) == pytest.approx(collapsed, abs=0.05)
+    general = runs[GENERAL].to_numpy()
+    found = [100 * statistics.spread_of_mean(general, together) for together in (True, False)]
+    assert found == pytest.approx(spreads, abs=0.005)
+    least = [statistics.detectable_difference(spread, seeds=5) for spread in found]
+    assert least == pytest.approx(detectable, abs=0.05)
+
+
+def test_published_runs_of_t5_have_other_medians_than_means(published):
+    runs = published["google_t5_v1_1_base"].to_numpy()
+    assert 100 * statistics.mean(runs) == pytest.approx(68.8, abs=0.05)
+    assert 100 * statistics.median(runs) == pytest.approx(72.4, abs=0.05)
