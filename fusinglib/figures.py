@@ -225,26 +225,33 @@ def pair_figure(pairs, diagonal):
     return figure
 
 
-def accuracy_over(table, column, label, ax=None):
+def accuracy_over(table, column, label, ax=None, log=False):
     """Mean test accuracy of each base model over a column that varies, in percent.
 
-    The band is the 95 % interval of the difference from pretrained, set off from pretrained's mean
-    there: where it holds the pretrained line, the difference could be none.
+    The bar is the 95 % interval of the difference from pretrained, set off from pretrained's mean
+    there: where it holds the dotted line, the difference could be none. Base models stand side by
+    side, so that no bar hides another.
 
-    Arguments: ``table`` of `fusinglib.tables.over`; ``column`` and its ``label``. Returns: the
-    Axes.
+    Arguments: ``table`` of `fusinglib.tables.over`; ``column`` and its ``label``; ``log``: whether
+    its axis is logarithmic. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
-    for (base, source), part in table.groupby(["base", "source_family"], sort=False):
+    for number, ((base, source), part) in enumerate(
+        table.groupby(["base", "source_family"], sort=False)
+    ):
         color, marker = BASES[base]
-        name = f"{base} from {source}" if source else base
-        style = ":" if base == "pretrained" else "-"
-        ax.plot(part[column], part["accuracy"], style, color=color, marker=marker, label=name)
-        ax.fill_between(part[column], part["low"], part["high"], color=color, alpha=0.15)
+        places = part[column] * 1.06**number if log else part[column] + 0.05 * number
+        bars = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
+        ax.errorbar(
+            places, part["accuracy"], bars, color=color, marker=marker, capsize=3,
+            linestyle=":" if base == "pretrained" else "-", elinewidth=1.5,
+            label=f"{base} from {source}" if source else base,
+        )  # fmt: skip
+    ax.set_xscale("log" if log else "linear")
     ax.set_xlabel(label)
     ax.set_ylabel("test accuracy (%)")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return ax
 
 
@@ -252,8 +259,7 @@ def size_figure(table):
     """Figure 3: `accuracy_over` the source size, on a logarithmic axis."""
     figure = NotebookFigure(figsize=(7.5, 4.5), layout="constrained")
     ax = figure.subplots()
-    accuracy_over(table, "source_size", "training examples of every source model", ax)
-    ax.set_xscale("log")
+    accuracy_over(table, "source_size", "training examples of every source model", ax, log=True)
     sizes = sorted(table["source_size"].unique())
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()

@@ -142,13 +142,16 @@ def test_every_pair_stands_in_its_cell_with_colour_sign_and_doubt(ax):
     assert len(texts) == len(colors) == len(TASKS) + 3
 
 
-def test_accuracy_over_a_column_draws_a_line_and_a_band_per_base(ax):
+def test_accuracy_over_a_column_draws_a_line_and_bars_per_base(ax):
     table = tables.over(over_decays(), FAMILIES, "weight_decay")
     figures.accuracy_over(table, "weight_decay", "decay", ax)
-    fused = next(line for line in ax.lines if line.get_label() == "fused from digits")
+    bars = {container.get_label(): container for container in ax.containers}
+    assert len(bars) == 5
+    line, _, (segments,) = bars["fused from digits"].lines
     rows = table.query("base == 'fused' and source_family == 'digits'")
-    assert fused.get_ydata() == pytest.approx(rows["accuracy"].to_numpy())
-    assert len(ax.lines) == len(ax.collections) == 5
+    assert line.get_ydata() == pytest.approx(rows["accuracy"].to_numpy())
+    ends = np.array([segment[:, 1] for segment in segments.get_segments()])
+    assert ends == pytest.approx(rows[["low", "high"]].to_numpy())
 
 
 def test_figures_of_sizes_and_decays_have_their_own_ticks():
