@@ -1,0 +1,163 @@
+"""Claims: right verdicts on made-up results, the paper's own numbers, thin and missing results."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusinglib import claims, reference
+from fusinglib.settings import EXPERIMENTS
+
+FAMILIES = {name: [f"{name}{i}" for i in range(5)] for name in ("general", "nli", "twitter")}
+TARGETS = [target for targets in FAMILIES.values() for target in targets]
+SEEDS = range(5)
+NOISE = 0.005
+
+
+def results(rows, seed=0):
+    """A run per seed of each (facts, expected accuracy, noise)."""
+    noise = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {**facts, "source_seed": 0, "seed": s, "accuracy": accuracy + noise.normal(0, sd)}
+        for facts, accuracy, sd in rows
+        for s in SEEDS
+    )
+
+
+def family_results(effect):
+    """Fused beats pretrained and varies less, intertrained beats fused, most for its own family."""
+    rows = []
+    for number, target in enumerate(TARGETS):
+        start = 0.4 + 0.02 * number
+        facts = {"base": "pretrained", "source_family": "", "target": target}
+        rows.append((facts, start, NOISE * (1 + 2 * max(effect, 0))))
+        for family in FAMILIES:
+            facts = {"source_family": family, "target": target}
+            fused = start + 0.05 * effect
+            own = 0.05 * effect * (target in FAMILIES[family])
+            sd = NOISE * (1 + 2 * max(-effect, 0))
+            rows.append(({"base": "fused", **facts}, fused, sd))
+            rows.append(({"base": "intertrained", **facts}, fused + 0.05 * effect + own, sd))
+    return results(rows), FAMILIES
+
+
+def pair_results(effect):
+    """With an effect: four of six models lose, and pairs beat both, the more the better they are.
+    Reversed: all models gain, and pairs lose to both, the more the better they are."""
+    tasks = [f"t{i}" for i in range(6)]
+    gains = {1: [-5, -4, -3, -2, 1, 2], 0: [0] * 6, -1: [1, 2, 3, 4, 5, 6]}[effect]
+    gains = dict(zip(tasks, np.array(gains) / 100, strict=True))
+    bases = {("pretrained", ""): 0.0}
+    bases |= {("intertrained", task): gain for task, gain in gains.items()}
+    for pair in combinations(tasks, 2):
+        two = [gains[task] for task in pair]
+        gain = {1: max(two) + 0.05, 0: 0, -1: -0.1 - sum(two)}[effect]
+        bases["fused", " ".join(pair)] = gain
+    rows = [
+        ({"base": base, "sources": names, "target": target}, 0.5 + gain, NOISE)
+        for (base, names), gain in bases.items()
+        for target in tasks
+        if target not in names.split()
+    ]
+    return results(rows), {"tasks": tasks}
+
+
+def decay_results(effect):
+    """All lose under decay, intertrained most."""
+    lost = {"pretrained": 0.05, "intertrained": 0.10, "fused": 0.02}
+    return over("weight_decay", {0.0: 0.0, 0.01: -effect}, lost)
+
+
+def size_results(effect):
+    """All rise with the source size, intertrained most."""
+    rise = {"pretrained": 0.0, "intertrained": 0.10, "fused": 0.04}
+    return over("source_size", {50: 0.0, 200: 0.5 * effect, 1000: effect}, rise)
+
+
+def over(column, values, slopes):
+    rows = []
+    for value, factor in values.items():
+        for number, target in enumerate(FAMILIES["general"]):
+            for base, slope in slopes.items():
+                family = "" if base == "pretrained" else "general"
+                facts = {column: value, "base": base, "source_family": family, "target": target}
+                rows.append((facts, 0.5 + 0.02 * number + slope * factor, NOISE))
+    return results(rows), {"general": FAMILIES["general"]}
+
+
+MADE_UP = {
+    "family_table": family_results,
+    "pairwise_heatmap": pair_results,
+    "weight_decay": decay_results,
+    "source_size": size_results,
+}
+
+
+def verdicts(experiment, made_up):
+    return claims.verdicts(experiment, *made_up, resamples=300)
+
+
+def test_all_claims_stand_in_the_notebook_that_decides_them():
+    assert set(claims.CLAIMS) == set(EXPERIMENTS) == set(MADE_UP)
+    numbers = [claim.number for these in claims.CLAIMS.values() for claim in these]
+    assert numbers == list(range(1, 14))
+
+
+@pytest.mark.parametrize("experiment", MADE_UP)
+@pytest.mark.parametrize(("effect", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_a_large_effect_and_its_reverse_are_seen(experiment, effect, verdict):
+    table = verdicts(experiment, MADE_UP[experiment](effect))
+    assert set(table["verdict"]) == {verdict}, table
+    assert set(table["seeds"]) == {"-"}
+
+
+@pytest.mark.parametrize("experiment", MADE_UP)
+def test_without_effect_nothing_is_supported(experiment):
+    table = verdicts(experiment, MADE_UP[experiment](0))
+    assert "supported" not in set(table["verdict"])
+    # A pair that is as good as its models seldom beats both and often loses to one: 6 and 8 fail.
+    others = table[~table["claim"].str.startswith(("6", "8"))]
+    assert set(others["verdict"]) == {"undecided"}, table
+
+
+def test_estimates_are_in_points():
+    table = verdicts("family_table", family_results(1))
+    assert list(table["estimate"][:3]) == pytest.approx([5] * 3, abs=0.5)
+    assert list(table["estimate"][4:]) == pytest.approx([5 + 5 / 3, 5], abs=0.5)
+    shares = verdicts("pairwise_heatmap", pair_results(1))
+    assert list(shares["estimate"][:4]) == pytest.approx([100 * 4 / 6, 100, 100, 100])
+    decay = verdicts("weight_decay", decay_results(1))
+    assert list(decay["estimate"]) == pytest.approx([8, 17 / 3], abs=0.5)
+
+
+def test_what_the_papers_tables_give_stands_beside():
+    paper = verdicts("family_table", family_results(0))["paper"]
+    spread = reference.TABLE_3["average"]
+    less = spread["pretrained", ""] - spread["fused"].mean()
+    assert list(paper) == ["+3.3", "+0.8", "-1.7", f"{less:+.1f}", "+2.6", "+0.8"]
+    paper = verdicts("weight_decay", decay_results(0))["paper"]
+    assert list(paper) == ["+8.0", "+5.5"]
+    other = {f"own {name}": targets for name, targets in FAMILIES.items()}
+    frame = family_results(0)[0].replace({"source_family": {f: f"own {f}" for f in FAMILIES}})
+    assert list(verdicts("family_table", (frame, other))["paper"][:3]) == [""] * 3
+
+
+def test_missing_runs_and_a_single_target_decide_nothing():
+    frame, families = family_results(1)
+    frame.loc[3, "accuracy"] = np.nan
+    table = verdicts("family_table", (frame, families))
+    assert table[["estimate", "low", "high"]].isna().all(axis=None)
+    assert set(table["verdict"]) == {"undecided"}
+    frame, _ = decay_results(1)
+    one = frame[frame["target"] == "general0"]
+    table = verdicts("weight_decay", (one, {"general": ["general0"]}))
+    assert table["estimate"].notna().all() and table["low"].isna().all()
+
+
+def test_seeds_needed_of_a_small_case():
+    """Two standard errors of 2 / sqrt(k) each, t = 1.98: less than 1 from (2 t)^2 n / (n - 1)."""
+    assert claims.seeds_needed(gap=1.0, of_targets=0.0, of_one_seed=4.0, targets=101) == "16"
+    assert (
+        claims.seeds_needed(gap=1.0, of_targets=0.3, of_one_seed=4.0, targets=101) == "more targets"
+    )
