@@ -147,7 +147,8 @@ def differences(results, families):
     Returns: a DataFrame with the columns
 
     - ``comparison`` ("fused - pretrained");
-    - ``source_family`` ("all": the mean over source families; "" where neither base has one);
+    - ``source_family`` ("all": the mean over source families, of which there are several; ""
+      where neither base has one);
     - ``target_family`` ("all": every distinct target once);
     - ``estimate``, ``low``, ``high``: see `fusinglib.statistics.paired_difference` for what the
       interval covers and what not;
@@ -160,11 +161,12 @@ def differences(results, families):
     targets = distinct_targets(families)
     arrays = run_arrays(results, targets)
     sources = list(dict.fromkeys(source for _, source in arrays if source))
+    sources += ["all"] * (len(sources) > 1)
     rows = []
     for better, worse in COMPARISONS:
         if worse == "random" and ("random", "") not in arrays:
             continue
-        for source in [*sources, "all"] if better in TRAINED else [""]:
+        for source in sources if better in TRAINED else [""]:
             for family, members in {**families, "all": targets}.items():
                 names = {
                     "comparison": f"{better} - {worse}",
