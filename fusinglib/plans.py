@@ -234,6 +234,8 @@ def pairwise_heatmap(
     plan = Builder(settings, data)
     sources = unique(families[family] for family in settings.sources)
     targets = unique(families[family] for family in settings.targets)
+    if len(sources) < 2:
+        raise InputError(f"there is no pair of {' '.join(sources)}: name at least two source tasks")
     plan.without_sources("pretrained", pretrained, targets)
     for source_seed in settings.source_seeds:
         models = {name: plan.finetune("source", pretrained, name, source_seed) for name in sources}
@@ -245,9 +247,14 @@ def pairwise_heatmap(
         ]
         for base, names, model in bases:
             row = {"source_family": "", "source_seed": source_seed, "sources": " ".join(names)}
-            for target in targets:
-                if len(plan.sources(target, names)) == len(names):
-                    plan.targets(model, target, base=base, **row)
+            unseen = [t for t in targets if len(plan.sources(t, names)) == len(names)]
+            if not unseen:
+                raise InputError(
+                    f"the model of {' and '.join(names)} has no target left, since a source is "
+                    f"never its own target; name more tasks in the target families"
+                )
+            for target in unseen:
+                plan.targets(model, target, base=base, **row)
     return plan.plan(families)
 
 

@@ -384,12 +384,24 @@ def test_a_size_beyond_all_data_is_refused(mini):
         varied(SourceSize, mini, sizes=[50, 4501])
 
 
-def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
-    families = {"few": ["sentiment", "mood", "irony", "topic"]}
-    settings = PairwiseHeatmap(
-        **{name: {**mini, "families": families}[name] for name in fields(PairwiseHeatmap)}
+def heatmap_plan(mini, *tasks):
+    """The plan of a heatmap of these tasks."""
+    names = [field.name for field in dataclasses.fields(PairwiseHeatmap)]
+    parameters = {**mini, "families": {"few": list(tasks)}}
+    return experiments.plan_experiment(
+        PairwiseHeatmap(**{name: parameters[name] for name in names})
     )
-    plan = experiments.plan_experiment(settings)
+
+
+def test_heatmaps_without_pairs_or_targets_are_refused(mini):
+    with pytest.raises(InputError, match="no pair of irony: name at least two"):
+        heatmap_plan(mini, "irony")
+    with pytest.raises(InputError, match="sentiment and irony has no target left"):
+        heatmap_plan(mini, "sentiment", "irony")
+
+
+def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
+    plan = heatmap_plan(mini, "sentiment", "mood", "irony", "topic")
     counts = Counter(run.kind for run in plan.runs)
     targets = len(mini["seeds"]) * (4 + 4 * 3 + 6 * 2)
     assert counts == {"pretrain": 1, "source": 4, "fuse": 6, "target": targets}
@@ -400,7 +412,3 @@ def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
         assert sorted(run.settings["task"]["name"] for run in models) == sorted(
             row["sources"].split()
         )
-
-
-def fields(kind) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
