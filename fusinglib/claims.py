@@ -81,8 +81,8 @@ def _advantage(sample: Sample, base: str) -> float:
 def losing_singles(sample: Sample) -> float:
     """The share of intertrained models that lie below pretrained, in percent."""
     (start,) = sample.of("pretrained")
-    gains = [np.nanmean(array - start) for array in sample.of("intertrained")]
-    return 100 * float(np.mean(np.array(gains) < 0))
+    gains = [array - start for array in sample.of("intertrained")]
+    return 100 * float(np.mean([np.nanmean(g) < 0 for g in gains if not np.isnan(g).all()]))
 
 
 def pairs_above(which: Callable) -> Callable[[Sample], float]:
@@ -327,20 +327,25 @@ def _interval(sample: Sample, claim: Claim, more: dict, estimate: float, resampl
     of_targets = max(np.nanvar(everywhere) - of_seeds, 0)
     if low > claim.threshold or high < claim.threshold:
         return low, high, "-"
-    return low, high, seeds_needed(gap, of_targets, of_seeds * seeds, targets)
+    return low, high, seeds_needed(gap, of_targets, of_seeds * seeds, targets, seeds)
 
 
 def _value(claim: Claim, sample: Sample, more: dict) -> float:
-    """The statistic of a resample; NaN where a family, or every pair, has been drawn away."""
+    """The statistic of a resample; NaN where a family has been drawn away."""
     empty = [mask for mask in sample.members.values() if not mask.any()]
     return np.nan if empty else claim.statistic(sample, **more)
 
 
-def seeds_needed(gap: float, of_targets: float, of_one_seed: float, targets: int) -> str:
+def seeds_needed(
+    gap: float, of_targets: float, of_one_seed: float, targets: int, seeds: int
+) -> str:
     """The least number of seeds whose interval leaves out a value `gap` away from the estimate.
 
     `of_targets` is the variance that the choice of targets contributes, which more seeds do not
-    lessen; `of_one_seed` that of a single seed.
+    lessen; `of_one_seed` that of a single seed. It is a rough guide, from the variances alone, and
+    more than the `seeds` at hand, which did not decide.
     """
     allowed = (gap / stats.t.ppf(0.975, targets - 1)) ** 2 * (targets - 1) / targets - of_targets
-    return str(int(np.ceil(of_one_seed / allowed))) if allowed > 0 else "more targets"
+    if allowed <= 0:
+        return "more targets"
+    return str(max(seeds + 1, int(np.ceil(of_one_seed / allowed))))

@@ -42,7 +42,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self):
         image = io.BytesIO()
-        self.savefig(image, format="png")
+        self.savefig(image, format="png", bbox_inches="tight")
         return image.getvalue()
 
 

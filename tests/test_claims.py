@@ -157,7 +157,17 @@ def test_missing_runs_and_a_single_target_decide_nothing():
 
 def test_seeds_needed_of_a_small_case():
     """Two standard errors of 2 / sqrt(k) each, t = 1.98: less than 1 from (2 t)^2 n / (n - 1)."""
-    assert claims.seeds_needed(gap=1.0, of_targets=0.0, of_one_seed=4.0, targets=101) == "16"
-    assert (
-        claims.seeds_needed(gap=1.0, of_targets=0.3, of_one_seed=4.0, targets=101) == "more targets"
-    )
+    known = {"of_one_seed": 4.0, "targets": 101}
+    assert claims.seeds_needed(1.0, of_targets=0.0, seeds=3, **known) == "16"
+    assert claims.seeds_needed(1.0, of_targets=0.0, seeds=20, **known) == "21"
+    assert claims.seeds_needed(1.0, of_targets=0.3, seeds=3, **known) == "more targets"
+
+
+def test_few_tasks_give_intervals_without_a_warning():
+    """A resample may hold no target that a model or a pair has not seen."""
+    frame, _ = pair_results(1)
+    few = [f"t{i}" for i in range(4)]
+    known = frame["sources"].map(lambda names: set(names.split()) <= set(few))
+    of_few = frame[known & frame["target"].isin(few)]
+    table = claims.verdicts("pairwise_heatmap", of_few, {"tasks": few}, resamples=1000)
+    assert table["estimate"].notna().all() and table["low"].notna().all()
