@@ -130,7 +130,7 @@ body { font: 16px/1.5 sans-serif; max-width: 64em; margin: 2em auto; padding: 0 
 section { border-top: 1px solid #999; margin-top: 3em; }
 img { max-width: 100%; }
 pre, .rendered_html { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; }
+table { border: none; border-collapse: collapse; font-size: 14px; margin: 1em 0; }
 th, td { padding: 0.2em 0.6em; text-align: right; border-bottom: 1px solid #ddd; }
 </style></head><body>"""
 """How the summary page begins."""
