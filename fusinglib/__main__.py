@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
         studies[name] = chosen, notebooks.settings(name, chosen)
     if options.plan:
         for name, (_, settings) in studies.items():
-            print(name)
+            if options.all:
+                print(name)
             _print_plan(settings)
         return 0
     output, statuses = Path(options.output), []
