@@ -115,7 +115,7 @@ class World:
         self.writers = _favour(list(_WRITERS), rng)
 
     def narrowed(self, rng: random.Random, share: float) -> "World":
-        """The same world, as told by somebody who uses a share of its words and topics only."""
+        """The same world, as told by somebody who uses a share of its words only."""
         narrow = copy.copy(self)
         narrow.lists = {name: _some_of(words, rng, share) for name, words in self.lists.items()}
         narrow.topics = {
