@@ -47,20 +47,28 @@ def label_scores(
 
 
 def predict(model, tokens) -> dict[str, np.ndarray]:
-    """The model's `ranked` and `exact` label ids for every example, int16 (examples,), -1: none.
+    """The model's `ranked` and `exact` label ids for every example, int16 (examples,), -1: none,
+    and the `scores` of all K labels, float32 (examples, K).
 
     Batches are of texts of similar length; their order is fixed by the lengths alone.
     """
     order = np.argsort(tokens.lengths, kind="stable")
-    predicted = {name: np.empty(len(tokens), dtype=np.int16) for name in ("ranked", "exact")}
+    scores = np.empty((len(tokens), len(model.task.labels)), dtype=np.float32)
+    exact = np.empty(len(tokens), dtype=np.int16)
     model.network.eval()
     with torch.inference_mode():
         for first in range(0, len(order), model.batch_size):
             rows = order[first : first + model.batch_size]
-            ranked, exact = model.predict(model.inputs(tokens, rows))
-            predicted["ranked"][rows] = ranked.cpu().numpy()
-            predicted["exact"][rows] = exact.cpu().numpy()
-    return predicted
+            of_batch, written = model.predict(model.inputs(tokens, rows))
+            scores[rows], exact[rows] = of_batch.cpu().numpy(), written.cpu().numpy()
+    return {"ranked": scores.argmax(1).astype(np.int16), "exact": exact, "scores": scores}
+
+
+def cross_entropy(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> float:
+    """Mean negative log-probability of the right label, in nats: of a text-to-text model that of
+    the whole label text, end token included; of a classifier that of the class."""
+    scores = predicted["scores"].astype(np.float64)
+    return float(-scores[np.arange(len(labels)), labels].mean())
 
 
 def accuracies(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> dict[str, float]:

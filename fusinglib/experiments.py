@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fusinglib import data, miniworld, models, plans, tasks
 from fusinglib.plans import Plan, Run
-from fusinglib.settings import Families, PairwiseHeatmap, SourceSize, Study, WeightDecay
+from fusinglib.settings import Families, LossPath, PairwiseHeatmap, SourceSize, Study, WeightDecay
 from fusinglib.tasks import MINIWORLD
 
 
@@ -25,6 +25,9 @@ def plan_experiment(settings: Families) -> Plan:
         models.check_labels(folder, [known[name] for name in loaded], settings.text_format)
     if isinstance(settings, PairwiseHeatmap):
         return plans.pairwise_heatmap(settings, pretrained, loaded, chosen)
+    if isinstance(settings, LossPath):
+        with_head = bool(folder) and not models.is_text_to_text(folder)
+        return plans.loss_path(settings, pretrained, loaded, chosen, with_head)
     random = random_model(settings, pretrained) if settings.random_row else None
     build = TABLES.get(type(settings), plans.family_table)
     return build(settings, pretrained, loaded, chosen, random)

@@ -7,11 +7,13 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from fusinglib import statistics, tables
+from fusinglib import landscape, paths, statistics, tables
+from fusinglib.plans import MEAN, PRETRAINED
 
 #: Colour and shape of each base model, in the order of drawing.
 BASES = {
@@ -35,6 +37,10 @@ PAIRS = {
     "worse than both": ("#000000", "white"),
     "": ("white", "black"),
 }
+
+
+#: Colour and dashes of the curves of a loss path.
+CURVES = {"trained on": ("#D55E00", "-"), "unseen": ("#0072B2", "--")}
 
 
 class NotebookFigure(Figure):
@@ -278,4 +284,107 @@ def decay_figure(table, shares):
     places = table.assign(place=table["weight_decay"].map(decays.index))
     accuracy_over(places, "place", "weight decay (share of the weights that it removes)", ax)
     ax.set_xticks(range(len(decays)), [f"{decay:g}\n({shares[decay]:.2g} %)" for decay in decays])
+    return figure
+
+
+def line_curves(curves, ax=None):
+    """The curves of the lines of one kind: thin the single lines, thick their mean.
+
+    Arguments: ``curves`` of `fusinglib.paths.curves`, of one kind. Returns: the Axes.
+    """
+    ax = plt.gca() if ax is None else ax
+    for tasks, part in curves.groupby(level="tasks", sort=False):
+        color, dashes = CURVES[tasks]
+        if len(part) > 1:
+            ax.plot(part.columns, part.T, color=color, linestyle=dashes, linewidth=0.7, alpha=0.5)
+        mean = part.mean(skipna=False)
+        ax.plot(part.columns, mean, color=color, linestyle=dashes, linewidth=3, label=tasks)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def path_figure(table):
+    """Loss and accuracy along the straight lines, a column per kind of line.
+
+    Arguments: ``table`` of `fusinglib.paths.points`. Returns: a Figure.
+    """
+    values = {"loss (nats)": paths.curves(table, "loss")}
+    values["accuracy (%)"] = 100 * paths.curves(table, "accuracy")
+    kinds = [kind for kind in paths.KINDS if (table["kind"] == kind).any()]
+    figure = NotebookFigure(figsize=(11, 5.5), layout="constrained")
+    axes = figure.subplots(2, len(kinds), sharex=True, sharey="row", squeeze=False)
+    for row, (label, curves) in zip(axes, values.items(), strict=True):
+        row[0].set_ylabel(label)
+        for ax, kind in zip(row, kinds, strict=True):
+            line_curves(curves.xs(kind, level="kind"), ax)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        count = table[table["kind"] == kind].groupby(["start", "end", "source_seed"]).ngroups
+        ax.set_title(f"{kind}\n({count} line{'s' * (count > 1)})")
+    axes[1, 0].set_xticks([0, 0.5, 1], ["start", "½", "end"])
+    handles = [
+        Line2D([], [], color=color, linestyle=dashes, linewidth=3, label=f"tasks {name}")
+        for name, (color, dashes) in CURVES.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def weight_map(coordinates, names, ax=None):
+    """Models as points of a plane: pretrained, finetuned and mean, by the names of their ends.
+
+    Arguments: ``coordinates`` (models, 2), e.g. of `fusinglib.landscape.plane`. Returns: the Axes.
+    """
+    ax = plt.gca() if ax is None else ax
+    base = {PRETRAINED: "pretrained", MEAN: "fused"}
+    start = coordinates[list(names).index(PRETRAINED)]
+    for name, place in zip(names, coordinates, strict=True):
+        color, marker = BASES[base.get(name, "intertrained")]
+        ax.plot(*zip(start, place, strict=True), color="0.8", linewidth=1, zorder=1)
+        ax.plot(*place, marker, color=color, markersize=9, markeredgecolor="white", zorder=2)
+        text = {"textcoords": "offset points", "xytext": (7, 5), "zorder": 3}
+        ax.annotate(name, place, fontweight="bold" if name in base else "normal", **text)
+    ax.set_aspect("equal")
+    ax.margins(0.15)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def weight_figure(products, names):
+    """The weight space: `weight_map` of the two dimensions that keep the distances best.
+
+    Arguments: ``products`` of `fusinglib.landscape.inner_products`. Returns: a Figure.
+    """
+    coordinates, share = landscape.plane(products)
+    figure = NotebookFigure(figsize=(7.5, 5.5), layout="constrained")
+    ax = weight_map(coordinates, names, figure.subplots())
+    ax.set_title(f"two dimensions keep {100 * share:.0f} % of the squared distances")
+    ax.set_xlabel("first dimension (Euclidean distance of weights)")
+    ax.set_ylabel("second dimension")
+    return figure
+
+
+def square(matrix, ax=None, decimals=1):
+    """A heatmap of numbers between models, each written in its cell; NaN stays empty.
+
+    Arguments: ``matrix``, a square DataFrame. Returns: the Axes.
+    """
+    ax = plt.gca() if ax is None else ax
+    sns.heatmap(
+        matrix, cmap="cividis", annot=True, fmt=f"z.{decimals}f", annot_kws={"fontsize": 8},
+        square=True, linewidths=0.5, cbar=False, ax=ax,
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    ax.set_yticks(np.arange(len(matrix)) + 0.5, matrix.index, rotation=0)
+    ax.set_xticks(np.arange(len(matrix)) + 0.5, matrix.index, rotation=45, ha="right")
+    ax.tick_params(length=0)
+    return ax
+
+
+def squares_figure(matrices, decimals=(1, 1)):
+    """`square` heatmaps side by side, by their titles."""
+    side = 1.6 + 0.48 * len(next(iter(matrices.values())))
+    figure = NotebookFigure(figsize=(len(matrices) * side, side), layout="constrained")
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for ax, (title, matrix), places in zip(axes, matrices.items(), decimals, strict=True):
+        square(matrix, ax, places).set_title(title)
     return figure

@@ -10,7 +10,7 @@ import os
 import shutil
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,12 +105,8 @@ def fuse(models: Sequence[str | Path], output: str | Path) -> dict:
     folders, output = _folders(models), Path(output)
     if os.path.lexists(output):
         raise InputError(f"Output {output} exists already: give a new folder, or remove it first.")
-    parents = [_open(folder) for folder in folders]
+    parents = _alike(folders)
     first = parents[0]
-    for other in parents[1:]:
-        _check_tensors(first, other)
-        _check_settings(first, other)
-    _check_vocabularies(folders)
     same = all(parent.architecture == first.architecture for parent in parents)
     report = {
         "method": "mean",
@@ -137,7 +133,28 @@ def fuse(models: Sequence[str | Path], output: str | Path) -> dict:
     return report
 
 
+def bodies(models: Sequence[str | Path]) -> Iterator[list[torch.Tensor]]:
+    """The floating tensors of the models' bodies: one name at a time, of all models in their order.
+
+    Checked as `fuse` checks them; a model may be given more than once.
+    """
+    parents = _alike([Path(model) for model in models])
+    for name, stored in parents[0].body.items():
+        if stored.is_float:
+            yield [_read_finite(parent, name) for parent in parents]
+
+
 # What the folders hold, from headers and configurations only.
+
+
+def _alike(folders: list[Path]) -> list[Parent]:
+    """The models in `folders`, which must have bodies of one kind."""
+    parents = [_open(folder) for folder in folders]
+    for other in parents[1:]:
+        _check_tensors(parents[0], other)
+        _check_settings(parents[0], other)
+    _check_vocabularies(folders)
+    return parents
 
 
 def _folders(models: Sequence[str | Path]) -> list[Path]:

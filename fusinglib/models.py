@@ -55,10 +55,10 @@ class Tokens:
 class BaseModel:
     """A base model made ready for one task: what training and evaluation need to know of it.
 
-    Subclasses say how texts become tokens (`_encode`), and give `loss` and `predict`. `folder`
-    holds a config, a tokenizer and safetensors weights. A model is on `device`, in fp32;
-    precision "bf16" computes under autocast. `segments`: whether it is told which of two texts
-    a token belongs to, as BERT is.
+    Subclasses say how texts become tokens (`_encode`), and give `loss`, `predict` and `body`, the
+    part of the network that fusing averages. `folder` holds a config, a tokenizer and safetensors
+    weights. A model is on `device`, in fp32; precision "bf16" computes under autocast. `segments`:
+    whether it is told which of two texts a token belongs to, as BERT is.
     """
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
@@ -107,7 +107,7 @@ class TextToText(BaseModel):
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
         self.network = _open(transformers.AutoModelForSeq2SeqLM, folder, config=self.config)
-        self.network.to(self.device)
+        self.body = self.network.to(self.device)
         self.labels = label_tokens(self.tokenizer, task, data.text_format)
         longest = max(map(len, self.labels))
         padded = [ids + [-100] * (longest - len(ids)) for ids in self.labels]
@@ -125,11 +125,11 @@ class TextToText(BaseModel):
             return self.network(**inputs, labels=self.label_ids[labels], use_cache=False).loss
 
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Best-scored label, and the label greedy decoding writes (-1: none); int64 (batch,)."""
+        """The log-probability of every label's text, float32 (batch, K), and the label that
+        greedy decoding writes, int64 (batch,), -1: none."""
         with self.computing():
             scores, greedy = label_scores(self.network, **inputs, labels=self.labels)
-        exact = torch.where(greedy.any(1), greedy.int().argmax(1), -1)
-        return scores.argmax(1), exact
+        return scores, torch.where(greedy.any(1), greedy.int().argmax(1), -1)
 
 
 class Classifier(BaseModel):
@@ -148,7 +148,7 @@ class Classifier(BaseModel):
         missing = self.network.base_model.load_state_dict(body.state_dict(), strict=False)
         if missing.missing_keys:
             raise InputError(f"{folder}: the model's body lacks {missing.missing_keys[0]}")
-        self.network.to(self.device)
+        self.body = self.network.to(self.device).base_model
 
     def _encode(self, split: Split) -> Mapping[str, list[list[int]]]:
         first = [text[0] for text in split.texts]
@@ -162,10 +162,11 @@ class Classifier(BaseModel):
             return torch.nn.functional.cross_entropy(self.network(**inputs).logits, labels)
 
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The label of the highest logit, twice: a classifier writes no invalid output."""
+        """The log-probability of every label, float32 (batch, K), and the best label, int64
+        (batch,): a classifier writes no invalid output."""
         with self.computing():
-            best = self.network(**inputs).logits.argmax(1)
-        return best, best
+            scores = self.network(**inputs).logits.float().log_softmax(1)
+        return scores, scores.argmax(1)
 
 
 def load(

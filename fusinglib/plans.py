@@ -6,14 +6,25 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 
 from fusinglib.data import TaskData
 from fusinglib.errors import InputError
-from fusinglib.settings import Families, PairwiseHeatmap, SourceSize, WeightDecay, nearest
+from fusinglib.settings import (
+    Families,
+    LossPath,
+    PairwiseHeatmap,
+    SourceSize,
+    Training,
+    WeightDecay,
+    nearest,
+)
 from fusinglib.tasks import Task, find, leave_out
 
-VERSIONS = {"pretrain": 2, "import": 1, "random": 1, "source": 1, "fuse": 1, "target": 1}
+PRETRAINED, MEAN = "pretrained", "mean"
+"""The ends of a line that are no single source model."""
+
+VERSIONS = {"pretrain": 2, "import": 1, "random": 1, "source": 1, "fuse": 1, "target": 1, "line": 1}
 """The version of each kind of run, raised whenever a change alters its results."""
 
 
@@ -90,22 +101,27 @@ class Builder:
         return Plan(list(self.runs.values()), self.rows, chosen, sizes)
 
     def add(self, kind: str, settings: dict, *parents: Run, label: str) -> Run:
-        """The run of this kind, settings and parents."""
+        """The run of this kind, settings and parents; they come before it."""
+        for parent in parents:
+            self.runs.setdefault(parent.key, parent)
         run = Run(kind, settings, parents, label)
         return self.runs.setdefault(run.key, run)
 
-    def finetune(self, kind: str, base: Run, name: str, seed: int) -> Run:
-        """Finetuning `base` on a task: a source model is kept, of a target only the numbers."""
-        usual = getattr(self.settings, f"{kind}_training")()
-        training = dataclasses.replace(usual, **self.training)
+    def on_task(self, name: str, training: Training, seed: int) -> dict:
+        """The settings of a run that finetunes or scores a model on a task."""
         loaded = self.data[name]
-        settings = {
+        return {
             "task": dataclasses.asdict(loaded.task),
             "data": dataclasses.asdict(self.settings.data()),
             "fingerprint": loaded.fingerprint,
-            "training": dataclasses.asdict(training),
+            "training": dataclasses.asdict(dataclasses.replace(training, **self.training)),
             "seed": seed,
         }
+
+    def finetune(self, kind: str, base: Run, name: str, seed: int) -> Run:
+        """Finetuning `base` on a task: a source model is kept, of a target only the numbers."""
+        settings = self.on_task(name, getattr(self.settings, f"{kind}_training")(), seed)
+        loaded = self.data[name]
         label = f"{name} from {base.label}, seed {seed}"
         if kind == "source" and 0 < self.source_size < len(loaded.train):
             settings["examples"] = self.source_size
@@ -118,7 +134,6 @@ class Builder:
 
     def targets(self, model: Run, name: str, **row) -> None:
         """Finetune `model` on the target with every seed, for the table's `row`."""
-        self.runs.setdefault(model.key, model)
         for seed in self.settings.seeds:
             run = self.finetune("target", model, name, seed)
             self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
@@ -255,6 +270,51 @@ def pairwise_heatmap(
                 )
             for target in unseen:
                 plan.targets(model, target, base=base, **row)
+    return plan.plan(families)
+
+
+def loss_path(
+    settings: LossPath,
+    pretrained: Run,
+    data: Mapping[str, TaskData],
+    families: Mapping[str, list[str]],
+    with_head: bool,
+) -> Plan:
+    """The plan of Appendix D (study: Experiments 5): straight lines between pretrained, every
+    source model and their mean.
+
+    A line is scored on the dev sets of the tasks that its ends were trained on, and on the test
+    sets of the targets that no model has seen. Only models `with_head` need the seeds.
+    """
+    plan = Builder(settings, data)
+    sources = unique(families[family] for family in settings.sources)
+    targets = unique(families[family] for family in settings.targets)
+    unseen = [name for name in targets if len(plan.sources(name, sources)) == len(sources)]
+    if len(sources) < 2 or not unseen:
+        raise InputError(
+            f"a loss path needs two source tasks or more and a target that is none of them, not "
+            f"the sources {' '.join(sources)} and the targets {' '.join(targets)}"
+        )
+    positions = [number / (settings.points - 1) for number in range(settings.points)]
+    training = settings.target_training()
+    if with_head:
+        training = dataclasses.replace(training, learning_rate=settings.head_learning_rate)
+    seeds = settings.seeds if with_head else settings.seeds[:1]
+    for source_seed in settings.source_seeds:
+        models = [plan.finetune("source", pretrained, name, source_seed) for name in sources]
+        fused = plan.fuse(models, label=f"mean of {' and '.join(settings.sources)}")
+        ends = [(PRETRAINED, pretrained, [])]
+        ends += [(name, model, [name]) for name, model in zip(sources, models, strict=True)]
+        ends += [(MEAN, fused, sources)]
+        for (start, first, seen), (end, last, seen_too) in combinations(ends, 2):
+            splits = dict.fromkeys([*seen, *seen_too], "dev") | dict.fromkeys(unseen, "test")
+            for (name, split), seed in product(splits.items(), seeds):
+                more = {"positions": positions, "split": split}
+                what = {**plan.on_task(name, training, seed), **more}
+                label = f"{name} between {start} and {end}"
+                row = {"start": start, "end": end, "task": name, "split": split}
+                row |= {"source_seed": source_seed, "seed": seed}
+                plan.rows.append(row | {"run": plan.add("line", what, first, last, label=label)})
     return plan.plan(families)
 
 

@@ -218,6 +218,24 @@ class SourceSize(FamilyTable):
         _require(len(set(self.sizes)) == len(self.sizes), "sizes", self.sizes, "each size once")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossPath(Families):
+    """Settings of the loss path (paper Appendix D).
+
+    Every line is looked at in `points` places, its ends among them. An encoder gets a head at each
+    place, fitted with `head_learning_rate` as a target model is otherwise; T5 needs none.
+    """
+
+    points: int
+    head_learning_rate: float
+
+    def check(self) -> None:
+        super().check()
+        _require(self.points >= 3, "points", self.points, "a whole number from 3")
+        rate = self.head_learning_rate
+        _require(rate > 0, "head_learning_rate", rate, "more than 0")
+
+
 CHOICES = {
     "tasks": ("miniworld", "paper"),
     "split_rule": ("paper", "later"),
@@ -265,6 +283,7 @@ EXPERIMENTS = {
     "pairwise_heatmap": PairwiseHeatmap,
     "weight_decay": WeightDecay,
     "source_size": SourceSize,
+    "loss_path": LossPath,
 }
 """Notebook name to its settings."""
 

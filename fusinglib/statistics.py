@@ -157,6 +157,24 @@ def expanded_tail(n):
     return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * t))
 
 
+def barrier(losses):
+    """How far the losses along a line rise above the straight line between those of its ends.
+
+    ``max_p (L(p) - (1 - p) L(0) - p L(1))``, at equally spaced places p from 0 to 1, ends included
+    (Entezari et al. 2021, "The role of permutation invariance in linear mode connectivity"). Never
+    below 0: there is none at the ends. NaN where a place is missing.
+    """
+    losses = np.asarray(losses, dtype=float)
+    return float(np.max(losses - np.linspace(losses[0], losses[-1], len(losses))))
+
+
+def rise(losses):
+    """How far the losses along a line rise at most above the least one before: 0 where they never
+    rise, as in monotonic linear interpolation (Lucas et al. 2021)."""
+    losses = np.asarray(losses, dtype=float)
+    return float(np.max(losses - np.minimum.accumulate(losses)))
+
+
 def spread_of_mean(accuracy, together=True):
     """Standard deviation, over seeds, of the mean accuracy over targets.
 

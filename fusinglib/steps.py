@@ -12,7 +12,8 @@ import torch
 
 from fusinglib import data, fusion, models, pretraining
 from fusinglib.errors import InputError, StoreError
-from fusinglib.evaluation import accuracies, predict
+from fusinglib.evaluation import accuracies, cross_entropy, predict
+from fusinglib.landscape import fit_head, move
 from fusinglib.plans import Run
 from fusinglib.settings import Data, Training
 from fusinglib.store import PROGRESS, Store, write_json
@@ -97,6 +98,54 @@ def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
     """Finetune the parent on the run's task, score the test split, keep what the kind keeps."""
+    task, how, training, loaded = _task(run)
+    seed = run.settings["seed"]
+    parent = store.model(run.parents[0])
+    model = models.load(parent, task, training, how, seed=seed, device=available(device))
+
+    def say(step: int, dev: float) -> None:
+        report(f"{run.label}: step {step} of {training.max_steps}, dev {dev:.3f}")
+
+    outcome, history = finetune(model, loaded, training, seed, say)
+    predicted = predict(model, model.tokens(loaded)["test"])
+    scores = accuracies(predicted, loaded.test.labels)
+    del predicted["scores"]
+    write_json(folder / "history.json", history)
+    safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
+    if run.kind == "source":
+        model.save(folder / "model")
+    sizes = {f"n_{name}": size for name, size in loaded.sizes.items()}
+    return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
+            "revision": loaded.revision}  # fmt: skip
+
+
+def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    """Loss and accuracy of models on the straight line between the two parents."""
+    task, how, training, loaded = _task(run)
+    seed, split = run.settings["seed"], run.settings["split"]
+
+    def opened(parent: Run) -> models.BaseModel:
+        folder = store.model(parent)
+        return models.load(folder, task, training, how, seed=seed, device=available(device))
+
+    end, points = opened(run.parents[1]), []
+    for position in run.settings["positions"]:
+        report(f"{run.label}: at {position:g}")
+        model = opened(run.parents[0])
+        move(model, end, position)
+        if isinstance(model, models.Classifier):
+            fit_head(model, loaded, training, seed)
+        predicted = predict(model, model.tokens(loaded)[split])
+        labels = getattr(loaded, split).labels
+        scores = accuracies(predicted, labels)
+        loss = cross_entropy(predicted, labels)
+        own = {"position": position, "loss": loss, "accuracy": scores[training.metric]}
+        points.append({**own, **scores})
+    return {"points": points, "examples": len(labels), "revision": loaded.revision}
+
+
+def _task(run: Run) -> tuple[Task, Data, Training, data.TaskData]:
+    """The task of a run, how it is read and trained, and its data."""
     task = Task(**{**run.settings["task"], "columns": tuple(run.settings["task"]["columns"]),
                    "labels": tuple(run.settings["task"]["labels"])})  # fmt: skip
     how, training = Data(**run.settings["data"]), Training(**run.settings["training"])
@@ -105,23 +154,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         raise InputError(f"task {task.name!r}: its data changed since the run was planned")
     if "examples" in run.settings:
         loaded = data.smaller(loaded, run.settings["examples"], how.split_seed)
-
-    parent, seed = store.model(run.parents[0]), run.settings["seed"]
-    model = models.load(parent, task, training, how, seed=seed, device=available(device))
-
-    def say(step: int, dev: float) -> None:
-        report(f"{run.label}: step {step} of {training.max_steps}, dev {dev:.3f}")
-
-    outcome, history = finetune(model, loaded, training, seed, say)
-    predicted = predict(model, model.tokens(loaded)["test"])
-    write_json(folder / "history.json", history)
-    safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
-    if run.kind == "source":
-        model.save(folder / "model")
-    scores = accuracies(predicted, loaded.test.labels)
-    sizes = {f"n_{name}": size for name, size in loaded.sizes.items()}
-    return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
-            "revision": loaded.revision}  # fmt: skip
+    return task, how, training, loaded
 
 
 STEPS = {
@@ -131,6 +164,7 @@ STEPS = {
     "source": _finetune,
     "fuse": _fuse,
     "target": _finetune,
+    "line": _line,
 }
 
 

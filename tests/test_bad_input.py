@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from fusinglib import fusion
+from fusinglib import fusion, notebooks
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.store import Store
@@ -22,12 +22,13 @@ REAL = {"tasks": "paper", "families": {}, "sources": ["nli"], "targets": ["nli"]
 def refused(mini, tmp_path, capsys):
     """Runs the command with parameters changed and gives the one line that it says."""
 
-    def run(*words, **changed):
-        parameters = {**mini, **changed}
+    def run(*words, notebook="family_table", **changed):
+        known = notebooks.defaults(notebook)
+        parameters = {name: value for name, value in mini.items() if name in known} | changed
         file = tmp_path / "params.yaml"
         file.write_text(yaml.safe_dump(parameters))
         output = tmp_path / "out"
-        arguments = ["run", "family_table", "--params", str(file), "--output", str(output), *words]
+        arguments = ["run", notebook, "--params", str(file), "--output", str(output), *words]
         status = main(arguments)
         out, err = capsys.readouterr()
         assert status == 2 and not out, out
@@ -82,6 +83,39 @@ def test_settings(refused, changed, expected):
 )
 def test_names(refused, changed, expected):
     assert expected in refused("--plan", **changed)
+
+
+TWO = {"families": {"few": ["mood", "irony"]}}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "changed", "expected"),
+    [
+        ("weight_decay", {"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from"),
+        ("weight_decay", {"weight_decay": 0.0}, "'weight_decay' is 0.0: expected more than 0"),
+        (
+            "weight_decay",
+            {"weight_decay": 0.1, "explored_decays": [-1.0]},
+            "'explored_decays' is [-1.0]: expected more",
+        ),
+        ("weight_decay", {"weight_decay": 1.0}, "'explored_decays' is [1.0]: expected new ones"),
+        ("source_size", {"sizes": [50, 90000]}, "'sizes' has 90000, but the largest source task"),
+        ("source_size", {"sizes": []}, "expected at least one size"),
+        ("source_size", {"sizes": [0, 50]}, "expected whole numbers from 1"),
+        ("source_size", {"sizes": [50, 50]}, "expected each size once"),
+        ("source_size", {"families": {"few": ["mood"]}}, "no task left for the target 'mood'"),
+        ("pairwise_heatmap", {"families": {"few": ["mood"]}}, "there is no pair of mood"),
+        ("pairwise_heatmap", {"families": {"few": ["mood", "mood"]}}, "task 'mood' twice"),
+        ("pairwise_heatmap", TWO, "mood and irony has no target left"),
+        ("loss_path", {}, "a target that is none of them, not the sources sentiment mood irony"),
+        ("loss_path", {"points": 2}, "'points' is 2: expected a whole number from 3"),
+        ("loss_path", {"head_learning_rate": 0.0}, "'head_learning_rate' is 0.0: expected more"),
+    ],
+)
+def test_the_impossible(refused, notebook, changed, expected):
+    """Refused before anything is trained, by the plan and by a run."""
+    assert expected in refused("--plan", notebook=notebook, **changed)
+    assert expected in refused(notebook=notebook, **changed)
 
 
 def test_a_hub_that_is_not_reached(refused):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusinglib import data, models
-from fusinglib.evaluation import accuracies, label_scores, predict
+from fusinglib.evaluation import accuracies, cross_entropy, label_scores, predict
 from fusinglib.models import Tokens, label_tokens
 from fusinglib.training import finetune
 
@@ -87,13 +87,25 @@ def test_ranked_is_the_best_score(half_trained):
         assert predicted["ranked"][row] == np.argmax(scores)
 
 
+def test_cross_entropy_is_that_of_the_right_labels_text(half_trained):
+    model, loaded = half_trained
+    tokens, labels = model.tokens(loaded)["test"], loaded.test.labels
+    found = cross_entropy(predict(model, tokens), labels)
+    expected = [
+        -naive_scores(model.network, tokens.pad([row])["input_ids"][0].tolist(), model.labels[k])
+        for row, k in enumerate(labels)
+    ]
+    assert found == pytest.approx(np.mean(expected), rel=1e-5)
+
+
 def test_predictions_do_not_depend_on_the_batches(half_trained, monkeypatch):
     model, loaded = half_trained
     tokens = model.tokens(loaded)["test"]
     whole = predict(model, tokens)
     monkeypatch.setattr(model, "batch_size", 7)
     parts = predict(model, tokens)
-    assert all((whole[name] == parts[name]).all() for name in whole)
+    assert all((whole[name] == parts[name]).all() for name in ("ranked", "exact"))
+    np.testing.assert_allclose(whole["scores"], parts["scores"], rtol=1e-4)
     assert whole["exact"].dtype == np.int16
 
 

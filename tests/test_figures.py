@@ -1,10 +1,12 @@
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from test_paths import line
 from test_tables import FAMILIES, TASKS, heatmap, over_decays, study
 
-from fusinglib import figures, tables
+from fusinglib import figures, paths, tables
 
 matplotlib.use("agg")
 
@@ -163,3 +165,51 @@ def test_figures_of_sizes_and_decays_have_their_own_ticks():
     ax = figures.size_figure(sizes).axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "4,000"]
     assert ax.get_xscale() == "log"
+
+
+def path_points():
+    """A line of each of two kinds, on a task of its ends and an unseen one."""
+    ends = [("pretrained", "mood"), ("pretrained", "topic"), ("mood", "topic")]
+    tasks = [("mood", "dev", [4, 2, 0]), ("irony", "test", [9, 8, 7])]
+    rows = [line(*ends, *task, [0.1, 0.5, 0.9]) for ends in ends for task in tasks]
+    return paths.points(pd.DataFrame(rows))
+
+
+def test_lines_of_a_kind_are_thin_and_their_mean_is_thick(ax):
+    curves = paths.curves(path_points(), "loss").xs("pretrained to finetuned", level="kind")
+    figures.line_curves(curves, ax)
+    thick = [line for line in ax.lines if line.get_linewidth() == 3]
+    assert [line.get_ydata().tolist() for line in thick] == [[4, 2, 0], [9, 8, 7]]
+    assert [line.get_linestyle() for line in thick] == ["-", "--"]
+    assert len(ax.lines) == 2 + 2 * 2
+
+
+def test_path_figure_has_a_column_per_kind():
+    figure = figures.path_figure(path_points())
+    titles = [ax.get_title() for ax in figure.axes]
+    two = ["pretrained to finetuned\n(2 lines)", "finetuned to finetuned\n(1 line)"]
+    assert titles == [*two, "", ""]
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_weight_map_names_every_model(ax):
+    places = np.array([[0.0, 0], [3, 4], [1.5, 2]])
+    figures.weight_map(places, ["pretrained", "mood", "mean"], ax)
+    assert [text.get_text() for text in ax.texts] == ["pretrained", "mood", "mean"]
+    assert [line.get_xydata()[0].tolist() for line in ax.lines[1::2]] == places.tolist()
+    assert [line.get_marker() for line in ax.lines[1::2]] == ["D", "s", "o"]
+
+
+def test_weight_figure_states_what_two_dimensions_keep():
+    corners = np.eye(4)
+    names = ["pretrained", "a", "b", "mean"]
+    figure = figures.weight_figure(corners @ corners.T, names)
+    assert "keep 67 %" in figure.axes[0].get_title()
+
+
+def test_squares_write_every_number(ax):
+    names = ["a", "b"]
+    matrix = paths.matrix(np.array([[np.nan, 1.25], [-0.001, 3]]), names)
+    figures.square(matrix, ax, decimals=1)
+    assert [text.get_text() for text in ax.texts] == ["1.2", "0.0", "3.0"]
+    assert ticks(ax) == names

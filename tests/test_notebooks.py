@@ -131,12 +131,21 @@ def test_a_notebook_in_batch(params, plan, mini, tmp_path):
     assert "<progress value='16' max='16'" in cell.outputs[0].data["text/html"]
 
 
+PATH = {
+    "families": {"few": ["sentiment", "mood", "irony"], "unseen": ["emotion"]},
+    "targets": ["unseen"],
+    "points": 3,
+    "head_learning_rate": 1e-3,
+}
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "made"),
     [  # the tiny family table has 3 source models, 3 means and 3 x 3 targets
         ("weight_decay", {"weight_decay": 0.5, "explored_decays": [2.0]}, 2 * (3 + 3 + 9)),
         ("source_size", {"sizes": [4, 4500]}, 3 + 3 + 6),  # 4500 is all there is
         ("pairwise_heatmap", {}, 3),  # of three tasks, pairs are all but one
+        ("loss_path", PATH, 1 + 6 + 4 + 9 + 12),  # the mean of all three, and lines of four kinds
     ],
 )
 def test_the_other_notebooks_share_the_runs_of_the_family_table(

@@ -11,7 +11,7 @@ from fusinglib import experiments, plans
 from fusinglib.data import Split, TaskData
 from fusinglib.errors import InputError
 from fusinglib.plans import Run, choose_families, family_table, intertrained
-from fusinglib.settings import FamilyTable, PairwiseHeatmap, SourceSize, WeightDecay
+from fusinglib.settings import FamilyTable, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
 from fusinglib.tasks import FAMILIES, TASKS
 
 LARGEST = ("mnli", "qqp", "esnli", "qnli", "sst2", "sentiment", "emoji")
@@ -386,11 +386,8 @@ def test_a_size_beyond_all_data_is_refused(mini):
 
 def heatmap_plan(mini, *tasks):
     """The plan of a heatmap of these tasks."""
-    names = [field.name for field in dataclasses.fields(PairwiseHeatmap)]
     parameters = {**mini, "families": {"few": list(tasks)}}
-    return experiments.plan_experiment(
-        PairwiseHeatmap(**{name: parameters[name] for name in names})
-    )
+    return experiments.plan_experiment(PairwiseHeatmap.from_parameters(parameters))
 
 
 def test_heatmaps_without_pairs_or_targets_are_refused(mini):
@@ -412,3 +409,53 @@ def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
         assert sorted(run.settings["task"]["name"] for run in models) == sorted(
             row["sources"].split()
         )
+
+
+def path_plan(mini, sources, targets, **changes):
+    """The plan of a loss path with these tasks."""
+    families = {"families": {"ends": sources, "others": targets}}
+    names = {"sources": ["ends"], "targets": ["others"], "points": 5, "head_learning_rate": 0.01}
+    settings = LossPath.from_parameters({**mini, **families, **names, **changes})
+    return experiments.plan_experiment(settings)
+
+
+def test_loss_path_has_every_line_on_its_own_and_on_unseen_tasks(mini):
+    plan = path_plan(mini, ["sentiment", "mood"], ["irony", "mood"])
+    lines = {(row["start"], row["end"]): {} for row in plan.rows}
+    for row in plan.rows:
+        lines[row["start"], row["end"]][row["task"]] = row["split"]
+    both = {"sentiment": "dev", "mood": "dev", "irony": "test"}
+    assert lines == {
+        ("pretrained", "sentiment"): {"sentiment": "dev", "irony": "test"},
+        ("pretrained", "mood"): {"mood": "dev", "irony": "test"},
+        ("pretrained", "mean"): both,
+        ("sentiment", "mood"): both,
+        ("sentiment", "mean"): both,
+        ("mood", "mean"): both,
+    }
+    assert len(plan.rows) == 16  # a T5 has no head, so the seeds make no difference
+    assert Counter(run.kind for run in plan.runs) == {
+        "pretrain": 1, "source": 2, "fuse": 1, "line": 16,
+    }  # fmt: skip
+    for row in plan.rows:
+        assert row["run"].settings["positions"] == [0, 0.25, 0.5, 0.75, 1]
+        kinds = {"pretrained": "pretrain", "mean": "fuse"}
+        ends = [run.kind for run in row["run"].parents]
+        assert ends == [kinds.get(row[end], "source") for end in ("start", "end")]
+
+
+def test_heads_of_encoders_are_fitted_with_every_seed(mini, encoder):
+    plan = path_plan(mini, ["sentiment", "mood"], ["irony"], model=str(encoder))
+    lines = [run for run in plan.runs if run.kind == "line"]
+    assert len(lines) == 16 * len(mini["seeds"])
+    assert {run.settings["training"]["learning_rate"] for run in lines} == {0.01}
+    other = path_plan(mini, ["sentiment", "mood"], ["irony"], model=str(encoder), seeds=[7])
+    assert not keys(other) & {run.key for run in lines}
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets"), [(["mood"], ["irony"]), (["mood", "irony"], ["irony", "mood"])]
+)
+def test_loss_paths_without_two_ends_or_an_unseen_target_are_refused(mini, sources, targets):
+    with pytest.raises(InputError, match="two source tasks or more and a target that is none"):
+        path_plan(mini, sources, targets)

@@ -234,3 +234,17 @@ def test_published_runs_of_t5_have_other_medians_than_means(published):
     runs = published["google_t5_v1_1_base"].to_numpy()
     assert 100 * statistics.mean(runs) == pytest.approx(68.8, abs=0.05)
     assert 100 * statistics.median(runs) == pytest.approx(72.4, abs=0.05)
+
+
+def test_barrier_is_the_height_over_the_straight_line_between_the_ends():
+    assert statistics.barrier([4, 3, 2, 1, 0]) == 0  # straight
+    assert statistics.barrier([4, 1, 0.5, 0.2, 0]) == 0  # below it
+    assert statistics.barrier([1, 3, 2]) == pytest.approx(1.5)
+    assert statistics.barrier([4, 4, 0]) == pytest.approx(2)  # never rises, and has a barrier
+    assert np.isnan(statistics.barrier([1, NAN, 2]))
+
+
+def test_rise_is_over_the_least_before():
+    assert statistics.rise([4, 3, 3, 0]) == 0
+    assert statistics.rise([4, 1, 3, 2, 0]) == 2
+    assert np.isnan(statistics.rise([1, NAN, 2]))

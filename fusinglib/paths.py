@@ -1,0 +1,130 @@
+"""Tables of the loss path: what happens on the straight lines between models."""
+
+import numpy as np
+import pandas as pd
+
+from fusinglib import statistics
+from fusinglib.plans import MEAN, PRETRAINED, Plan
+from fusinglib.store import Store
+
+KINDS = [
+    "pretrained to finetuned",
+    "pretrained to mean",
+    "finetuned to finetuned",
+    "finetuned to mean",
+]
+"""The kinds of lines."""
+
+TASKS = {"dev": "trained on", "test": "unseen"}
+"""What a split says of a task: scored are the dev sets of the tasks that an end of the line was
+trained on, and the test sets of unseen targets."""
+
+
+def points(results: pd.DataFrame) -> pd.DataFrame:
+    """The results of a loss path, a row per place on a line and task.
+
+    Returns: a DataFrame with the columns start, end, ``kind`` (of `KINDS`), task, ``tasks`` (of
+    `TASKS`), source_seed, seed, position, loss (nats), and the accuracies (fractions). A run that
+    is missing has one row, of NaN.
+    """
+    lacking = {"position": np.nan, "loss": np.nan, "accuracy": np.nan}
+    rows = [
+        {**{name: row[name] for name in LINE}, **point}
+        for row in results.to_dict("records")
+        for point in (row["points"] if isinstance(row.get("points"), list) else [lacking])
+    ]
+    table = pd.DataFrame(rows)
+    kinds = [kind_of(*ends) for ends in zip(table["start"], table["end"], strict=True)]
+    return table.assign(kind=kinds, tasks=table["split"].map(TASKS))
+
+
+LINE = ["start", "end", "task", "split", "source_seed", "seed"]
+"""What names a run of a loss path."""
+
+
+def kind_of(start: str, end: str) -> str:
+    """The kind of a line, from the names of its ends."""
+    names = {PRETRAINED: PRETRAINED, MEAN: MEAN}
+    return f"{names.get(start, 'finetuned')} to {names.get(end, 'finetuned')}"
+
+
+def curves(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The curve of every line: the mean of ``value`` over its tasks, those that it was trained on
+    and the unseen ones apart (and over the seeds of fitted heads).
+
+    Arguments: ``table`` of `points`. Returns: a row per kind, start, end, source_seed and tasks, a
+    column per position; NaN where a run is missing.
+    """
+    names = ["kind", "start", "end", "source_seed", "tasks"]
+    found = table.groupby([*names, "position"], sort=False)[value].mean().unstack("position")
+    holes = table[table[value].isna()].set_index(names).index
+    found = found.reindex(table.set_index(names).index.unique())
+    found[found.index.isin(holes)] = np.nan
+    return found.sort_index(axis="columns")
+
+
+def lines(table: pd.DataFrame) -> pd.DataFrame:
+    """Every line as numbers: loss (nats) and accuracy (percent) at its ends and in its middle; how
+    far the loss stands above the straight line between its ends (``barrier``), how far the accuracy
+    lies below it (``drop``), and the ``rise`` of the loss (see `fusinglib.statistics`)."""
+    losses, accuracies = curves(table, "loss"), 100 * curves(table, "accuracy")
+    middle = len(losses.columns) // 2
+    numbers = {
+        **{f"loss at {at}": losses.iloc[:, place] for at, place in _places(middle)},
+        "barrier": losses.apply(statistics.barrier, axis="columns"),
+        "rise": losses.apply(statistics.rise, axis="columns"),
+        **{f"accuracy at {at}": accuracies.iloc[:, place] for at, place in _places(middle)},
+        "drop": (-accuracies).apply(statistics.barrier, axis="columns"),
+    }
+    return pd.DataFrame(numbers)
+
+
+def _places(middle: int) -> list[tuple[str, int]]:
+    return [("start", 0), ("middle", middle), ("end", -1)]
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The kinds of lines: means of `lines`, the highest barrier, and on how many the loss never
+    rises. Lines with missing runs are counted as ``missing`` and make the means NaN."""
+    every = lines(table)
+    rows = {}
+    for (kind, tasks), part in every.groupby(level=["kind", "tasks"], sort=False):
+        means = part.drop(columns="rise").mean(skipna=False)
+        rows[kind, tasks] = {
+            "lines": len(part),
+            **means,
+            "highest barrier": part["barrier"].max(skipna=False),
+            "never rising": int((part["rise"] == 0).sum()),
+            "missing": int(part["barrier"].isna().sum()),
+        }
+    order = [(kind, tasks) for kind in KINDS for tasks in TASKS.values() if (kind, tasks) in rows]
+    found = pd.DataFrame.from_dict(rows, orient="index").loc[order]
+    found.index = pd.MultiIndex.from_tuples(found.index, names=["line", "tasks"])
+    return found.astype({name: int for name in ("lines", "never rising", "missing")})
+
+
+def models(plan: Plan, store: Store) -> dict[str, str]:
+    """The folders of the models that a loss path runs between, by name, pretrained first and the
+    mean last; with several source seeds those of the first."""
+    first = plan.rows[0]["source_seed"]
+    found = {}
+    for row in plan.rows:
+        if row["source_seed"] == first:
+            ends = zip((row["start"], row["end"]), row["run"].parents, strict=True)
+            found |= {name: store.model(run) for name, run in ends}
+    return {**{name: found[name] for name in found if name != MEAN}, MEAN: found[MEAN]}
+
+
+def matrix(values: np.ndarray, names: list[str]) -> pd.DataFrame:
+    """A square of numbers between models, with their names."""
+    return pd.DataFrame(values, index=names, columns=names)
+
+
+def between(table: pd.DataFrame, number: str) -> pd.DataFrame:
+    """A number of `lines` (``barrier`` or ``drop``) between every two models, on the tasks that
+    they were trained on; the mean over source seeds. NaN on the diagonal."""
+    every = lines(table).xs(TASKS["dev"], level="tasks")[number]
+    heights = every.groupby(level=["start", "end"], sort=False).mean()
+    names = list(dict.fromkeys([*heights.index.unique("start"), *heights.index.unique("end")]))
+    half = heights.unstack().reindex(index=names, columns=names)
+    return half.combine_first(half.T).loc[names, names]

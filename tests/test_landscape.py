@@ -1,0 +1,114 @@
+"""Straight lines between models, fitted heads, and the geometry of updates."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fusinglib import data, fusion, landscape, models
+from fusinglib.errors import InputError
+from fusinglib.training import finetune
+
+
+@pytest.fixture(params=["t5", "tied_t5", "encoder"])
+def pair(request, tmp_path, mini_tasks, training, how):
+    """A folder, one of the same model finetuned for a moment, and how to open either."""
+    folder = request.getfixturevalue(request.param)
+    loaded = data.load(mini_tasks["mood"], how)
+
+    def opened(path):
+        return models.load(path, loaded.task, training, how, seed=0, device="cpu")
+
+    model = opened(folder)
+    finetune(model, loaded, training, seed=0)
+    model.save(tmp_path / "finetuned")
+    return folder, tmp_path / "finetuned", opened
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.body.state_dict().items()}
+
+
+def test_a_line_begins_and_ends_in_its_ends_bit_for_bit(pair):
+    start, end, opened = pair
+    last = state(opened(end))
+    for position, expected in [(0, state(opened(start))), (1, last)]:
+        model = opened(start)
+        landscape.move(model, opened(end), position)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in state(model).items())
+    assert any(not torch.equal(tensor, last[name]) for name, tensor in state(opened(start)).items())
+
+
+def test_a_quarter_of_the_way_is_three_quarters_and_one(pair):
+    start, end, opened = pair
+    model, first, last = opened(start), state(opened(start)), state(opened(end))
+    landscape.move(model, opened(end), 0.25)
+    for name, tensor in state(model).items():
+        torch.testing.assert_close(tensor, 0.75 * first[name] + 0.25 * last[name])
+
+
+def test_halfway_is_the_mean(pair, tmp_path):
+    start, end, opened = pair
+    fusion.fuse([start, end], tmp_path / "mean")
+    model, expected = opened(start), state(opened(tmp_path / "mean"))
+    landscape.move(model, opened(end), 0.5)
+    for name, tensor in state(model).items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, training, how):
+    loaded = data.load(mini_tasks["mood"], how)
+    usual = replace(training, max_steps=7, eval_every=2, patience=2, learning_rate=0.01)
+
+    def fitted(seed):
+        model = models.load(encoder, loaded.task, usual, how, seed=seed, device="cpu")
+        before = state(model), {n: p.clone() for n, p in model.network.named_parameters()}
+        landscape.fit_head(model, loaded, usual, seed)
+        after = state(model)
+        assert all(torch.equal(after[name], tensor) for name, tensor in before[0].items())
+        moved = {n for n, p in model.network.named_parameters() if not torch.equal(p, before[1][n])}
+        assert moved == {"classifier.weight", "classifier.bias"}
+        return model.network.classifier.weight.detach()
+
+    one = fitted(0)
+    assert torch.equal(one, fitted(0)) and not torch.equal(one, fitted(1))
+
+
+def test_inner_products_are_those_of_all_weights(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(landscape, "CHUNK", 1000)
+    start, end, opened = pair
+    fusion.fuse([start, end], tmp_path / "mean")
+    folders = [start, end, tmp_path / "mean"]
+    weights = [
+        np.concatenate([p.detach().double().numpy().ravel() for p in opened(f).body.parameters()])
+        for f in folders
+    ]
+    updates = np.stack(weights) - weights[0]
+    found = landscape.inner_products(start, folders)
+    np.testing.assert_allclose(found, updates @ updates.T, rtol=1e-9, atol=1e-12)
+    assert found[1, 1] > 0 and found[0, 0] == 0
+    assert landscape.cosines(found)[1, 2] == pytest.approx(1)  # the mean lies on the line
+    assert np.isnan(landscape.cosines(found)[0]).all()
+
+
+def test_inner_products_of_models_that_do_not_fit_are_refused(t5, tied_t5):
+    with pytest.raises(InputError, match="differ|missing|shape"):
+        landscape.inner_products(t5, [tied_t5])
+
+
+def test_distances_and_cosines_by_hand():
+    updates = np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0]])
+    products = updates @ updates.T
+    np.testing.assert_allclose(landscape.distances(products), [[0, 3, 4], [3, 0, 5], [4, 5, 0]])
+    assert landscape.cosines(products)[1, 2] == 0 and landscape.cosines(products)[1, 1] == 1
+
+
+def test_two_dimensions_keep_all_that_is_flat_and_two_thirds_of_a_tetrahedron():
+    flat = np.array([[0.0, 0, 0], [3, 1, 0], [1, 4, 0], [2, 2, 0]])
+    places, share = landscape.plane(flat @ flat.T)
+    assert share == pytest.approx(1)
+    apart = np.linalg.norm(places[:, None] - places, axis=-1)
+    np.testing.assert_allclose(apart, landscape.distances(flat @ flat.T), atol=1e-7)
+    corners = np.eye(4)
+    assert landscape.plane(corners @ corners.T)[1] == pytest.approx(2 / 3)
