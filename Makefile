@@ -4,7 +4,7 @@
 .PHONY: help venv demo test test-slow lab clean
 
 help:
-	@echo "make demo       run the family_table notebook on the miniature world, into executed/mini"
+	@echo "make demo       run all notebooks on the miniature world, into executed/mini"
 	@echo "make test       run the fast tests"
 	@echo "make test-slow  run the slow tests"
 	@echo "make lab        open the notebooks in JupyterLab"
@@ -15,7 +15,7 @@ venv:
 	@bash setup.sh
 
 demo: venv
-	.venv/bin/python -m fusinglib run family_table --params params/mini/family_table.yaml --output executed/mini
+	.venv/bin/python -m fusinglib run --all --params params/mini --output executed/mini
 
 test: venv
 	.venv/bin/python -m pytest $(ARGS)

@@ -35,16 +35,35 @@ def run(options: argparse.Namespace) -> int:
                 print(name)
             _print_plan(settings)
         return 0
+    if options.all:
+        _carry_out([settings for _, settings in studies.values()])
     output, statuses = Path(options.output), []
-    for number, (name, (chosen, settings)) in enumerate(studies.items(), start=1):
-        if options.all:
-            print(f"{name}, notebook {number} of {len(studies)}", file=sys.stderr)
+    for name, (chosen, settings) in studies.items():
         statuses.append(_execute(name, chosen, settings, output, options))
     if options.all:
         done = [output / f"{name}.ipynb" for name in studies]
         notebooks.summary([path for path in done if path.is_file()], output / "summary.html")
         print(f"\n{output / 'summary.html'}")
     return max(statuses)
+
+
+def _carry_out(studies: list) -> None:
+    """Carry the plans of several studies out in one go, with one display of progress; those with
+    another store, executor or device for themselves."""
+    from fusinglib.execution import execute
+    from fusinglib.experiments import plan_experiment
+    from fusinglib.plans import together
+    from fusinglib.settings import SeedPlanner
+    from fusinglib.store import Store
+
+    alike = {}
+    for settings in studies:
+        if not isinstance(settings, SeedPlanner):
+            where = settings.store_folder(), settings.executor, settings.workers, settings.device
+            alike.setdefault(where, []).append(settings)
+    plans = {where: [plan_experiment(one) for one in group] for where, group in alike.items()}
+    for where, group in alike.items():
+        execute(together(plans[where]), Store(where[0]), group[0])
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, str | None]:

@@ -11,8 +11,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator
 
-from fusinglib import landscape, paths, statistics, tables
+from fusinglib import landscape, paths, planner, reference, statistics, tables
 from fusinglib.plans import MEAN, PRETRAINED
 
 #: Colour and shape of each base model, in the order of drawing.
@@ -39,6 +40,8 @@ PAIRS = {
 }
 
 
+#: Colour and shape of the curves of the seed planner, in their order.
+SPREADS = [("#D55E00", "^"), ("#E69F00", "v"), ("#009E73", "s"), ("#0072B2", "o")]
 #: Colour and dashes of the curves of a loss path.
 CURVES = {"trained on": ("#D55E00", "-"), "unseen": ("#0072B2", "--")}
 
@@ -387,4 +390,39 @@ def squares_figure(matrices, decimals=(1, 1)):
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for ax, (title, matrix), places in zip(axes, matrices.items(), decimals, strict=True):
         square(matrix, ax, places).set_title(title)
+    return figure
+
+
+def planner_figure(spreads, targets, seeds):
+    """What numbers of seeds detect on so many targets, a curve per spread, on logarithmic axes.
+
+    Dotted lines: the paper's gains of fused over pretrained (Table 1). The thick dashed curve is
+    the chosen spread's if other targets like these are meant as well.
+
+    Arguments: ``spreads``, name -> `fusinglib.planner.Spread`, the chosen one last; ``seeds``, the
+    numbers of seeds. Returns: a Figure.
+    """
+    figure = NotebookFigure(figsize=(8.5, 4.8), layout="constrained")
+    ax = figure.subplots()
+    for (name, spread), (color, marker) in zip(spreads.items(), SPREADS, strict=False):
+        curve = [planner.detectable(spread, count, targets) for count in seeds]
+        ax.plot(seeds, curve, color=color, marker=marker, label=name)
+    others = [planner.detectable_on_others(spread, count, targets) for count in seeds]
+    own = {"color": color, "marker": marker, "linestyle": "--", "linewidth": 2.5}
+    ax.plot(seeds, others, label=f"{name}, on other targets like these", **own)
+    table = reference.TABLE_1
+    for family in ("general", "average"):
+        gain = table.loc[("fused", "general"), family] - table.loc[("pretrained", ""), family]
+        ax.axhline(gain, color="0.4", linestyle=":")
+        ax.annotate(
+            f"the paper,\n{family}: {gain:+.1f}", (1, gain), xycoords=("axes fraction", "data"),
+            xytext=(4, 0), textcoords="offset points", va="center", color="0.3",
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="seeds", ylabel="detectable difference (points)")
+    ax.set_xticks(seeds, [str(count) for count in seeds])
+    ax.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return figure

@@ -145,7 +145,7 @@ def missing(executed: Path) -> int:
 
 def record(results) -> None:
     """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
-    missing = int(results["accuracy"].isna().sum())
+    missing = int(results["accuracy"].isna().sum()) if "accuracy" in results else 0
     text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
     content = {"text/csv": results.to_csv(index=False), "text/plain": text}
     display(content, raw=True, metadata={"missing": missing})

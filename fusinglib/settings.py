@@ -90,7 +90,7 @@ class Study(Finetuning, Data):
     def check(self) -> None:
         """Refuse values outside their range, naming the parameter and what is allowed."""
         for name, allowed in CHOICES.items():
-            _require(getattr(self, name) in allowed, name, getattr(self, name), one_of(allowed))
+            _require_one_of(self, name, allowed)
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             expected = f"a number from {least:g}" + ("" if most is None else f" to {most:g}")
@@ -167,10 +167,7 @@ class FamilyTable(Families):
 
     def check(self) -> None:
         super().check()
-        allowed = ("largest", "paper")
-        _require(
-            self.intertraining in allowed, "intertraining", self.intertraining, one_of(allowed)
-        )
+        _require_one_of(self, "intertraining", ("largest", "paper"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,6 +233,35 @@ class LossPath(Families):
         _require(rate > 0, "head_learning_rate", rate, "more than 0")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedPlanner(FamilyTable):
+    """Settings of the seed planner: a family table before anything is paid for.
+
+    `spread_from` says where the spread of runs is taken from: "published" (20 runs of
+    `published_model`), "store" (this study's own runs), or "guess". Spreads are standard deviations
+    in points: `guess_spread` of one run on a target, `guess_effect` of the true difference over
+    targets. A run takes `guess_seconds` as long as the store knows none.
+    """
+
+    spread_from: str
+    published_model: str
+    guess_spread: float
+    guess_effect: float
+    guess_seconds: float
+    tried_seeds: list[int]
+    tried_targets: list[int]
+
+    def check(self) -> None:
+        super().check()
+        _require_one_of(self, "spread_from", ("published", "store", "guess"))
+        for name in ("guess_spread", "guess_effect", "guess_seconds"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number from 0")
+        for name in ("tried_seeds", "tried_targets"):
+            values = getattr(self, name)
+            holds = bool(values) and min(values) > 0
+            _require(holds, name, values, "at least one whole number, from 1")
+
+
 CHOICES = {
     "tasks": ("miniworld", "paper"),
     "split_rule": ("paper", "later"),
@@ -284,6 +310,7 @@ EXPERIMENTS = {
     "weight_decay": WeightDecay,
     "source_size": SourceSize,
     "loss_path": LossPath,
+    "seed_planner": SeedPlanner,
 }
 """Notebook name to its settings."""
 
@@ -302,6 +329,11 @@ def nearest(name: str, names) -> str:
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:
     if not holds:
         raise InputError(f"parameter {name!r} is {value!r}: expected {expected}")
+
+
+def _require_one_of(settings: Study, name: str, allowed) -> None:
+    value = getattr(settings, name)
+    _require(value in allowed, name, value, one_of(allowed))
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

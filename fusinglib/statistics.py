@@ -205,3 +205,20 @@ def detectable_difference(spread, seeds, power=0.80):
     freedom = 2 * seeds - 2
     quantiles = stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(power, freedom)
     return float(quantiles * spread * np.sqrt(2 / seeds))
+
+
+def detectable_over_targets(spread, effect, seeds, targets, power=0.80):
+    """The least mean difference that is detected with the given power, if targets are a sample.
+
+    Of a two-sided one-sample t-test at 5 % of the targets' differences, each the mean of ``seeds``
+    runs less that of as many, in the approximation of `detectable_difference`:
+    ``(t(.975, m - 1) + t(power, m - 1)) * sqrt((effect ** 2 + 2 * spread ** 2 / k) / m)`` for k
+    seeds and m targets. More seeds do not lessen what comes of ``effect``. NaN for one target.
+
+    Arguments: ``spread``, the standard deviation of one run on a target; ``effect``, that of the
+    true difference over targets. Returns: in their unit.
+    """
+    if targets < 2:
+        return float("nan")
+    quantiles = stats.t.ppf((1 + LEVEL) / 2, targets - 1) + stats.t.ppf(power, targets - 1)
+    return float(quantiles * np.sqrt((effect**2 + 2 * spread**2 / seeds) / targets))

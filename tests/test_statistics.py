@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fusinglib import statistics
+from fusinglib import reference, statistics
 from fusinglib.errors import InputError
 
 NAN = float("nan")
@@ -234,6 +234,29 @@ def test_published_runs_of_t5_have_other_medians_than_means(published):
     runs = published["google_t5_v1_1_base"].to_numpy()
     assert 100 * statistics.mean(runs) == pytest.approx(68.8, abs=0.05)
     assert 100 * statistics.median(runs) == pytest.approx(72.4, abs=0.05)
+
+
+def test_the_quoted_figures_are_those_of_the_published_runs(published):
+    names = {name.replace("microsoft_", "").replace("google_", ""): name for name in published}
+    assert len(names) == len(reference.PUBLISHED)
+    for model, row in reference.PUBLISHED.iterrows():
+        every = published[names[model.replace("-", "_")]]
+        runs, general = every.to_numpy(), every[GENERAL].to_numpy()
+        found = [statistics.mean(runs), statistics.median(runs), statistics.collapse_rate(runs)]
+        found += [statistics.spread_of_mean(general, together) for together in (True, False)]
+        assert [100 * number for number in found] == pytest.approx(row.to_list(), abs=0.005)
+
+
+def test_detectable_over_targets_is_what_a_one_sample_test_detects():
+    """In simulations, a difference of that size is found in 80 % of studies."""
+    spread, effect, seeds, targets = 3.0, 2.0, 3, 12
+    difference = statistics.detectable_over_targets(spread, effect, seeds, targets)
+    rng = np.random.default_rng(0)
+    true = difference + rng.normal(0, effect, (4000, 1, targets))
+    runs = true + rng.normal(0, np.sqrt(2) * spread, (4000, seeds, targets))
+    found = stats.ttest_1samp(runs.mean(axis=1), 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.80, abs=0.02)
+    assert np.isnan(statistics.detectable_over_targets(3.0, 2.0, 3, targets=1))
 
 
 def test_barrier_is_the_height_over_the_straight_line_between_the_ends():

@@ -1,0 +1,148 @@
+"""Tables of the seed planner: what seeds and targets can detect, and what they cost."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fusinglib import reference, statistics
+from fusinglib.errors import InputError
+from fusinglib.execution import overview, workers
+from fusinglib.experiments import plan_experiment
+from fusinglib.settings import SeedPlanner, one_of
+from fusinglib.store import Store
+from fusinglib.tables import distinct_targets, run_arrays
+
+PUBLISHED_TARGETS = 14
+"""How many data sets the published standard deviations of a mean are over."""
+
+
+class Spread(NamedTuple):
+    """How much runs differ, in points.
+
+    `run`: the standard deviation of one run on one target. `shared`: the part of it that the runs
+    of one seed have in common on all targets (0: none). `effect`: the standard deviation over
+    targets of the true difference between two base models (NaN: not known).
+    """
+
+    run: float
+    shared: float = 0.0
+    effect: float = math.nan
+
+    def of_mean(self, targets: int) -> float:
+        """The standard deviation of the mean of one run on each of so many targets."""
+        own = self.run**2 - self.shared**2
+        return math.sqrt(own / targets + self.shared**2)
+
+
+def published(model: str, together: bool) -> Spread:
+    """The spread of the authors' 20 runs of a pretrained model (`reference.PUBLISHED`).
+
+    `together`: runs of one number belong together, over all data sets; else they are independent.
+    Raises `InputError` for a model that is not among them.
+    """
+    if model not in reference.PUBLISHED.index:
+        known = one_of(reference.PUBLISHED.index)
+        raise InputError(f"parameter 'published_model' is {model!r}: expected {known}")
+    row, count = reference.PUBLISHED.loc[model], PUBLISHED_TARGETS
+    run = float(row["independent"] * math.sqrt(count))
+    if not together:
+        return Spread(run)
+    shared = (row["together"] ** 2 - row["independent"] ** 2) * count / (count - 1)
+    return Spread(run, math.sqrt(max(float(shared), 0)))
+
+
+def measured(results: pd.DataFrame, families: dict) -> Spread:
+    """The spread of a family table's own runs: of all base models together, and of fused over
+    pretrained; NaN where runs are missing or there is one seed alone.
+
+    Runs on different targets share no randomness, so nothing is taken to be shared.
+    """
+    targets = distinct_targets(families)
+    arrays = run_arrays(results, targets)
+    variances = [runs.var(axis=-2, ddof=1) for runs in arrays.values() if runs.shape[-2] > 1]
+    run = math.sqrt(np.mean(np.concatenate(variances))) if variances else math.nan
+    seeds, start = results["seed"].nunique(), arrays["pretrained", ""].mean(axis=(0, 1))
+    effects = [
+        np.var(runs.mean(axis=(0, 1)) - start, ddof=1) if len(targets) > 1 else math.nan
+        for (base, _), runs in arrays.items()
+        if base == "fused"
+    ]
+    effect = max(np.mean(effects) - 2 * run**2 / seeds, 0)
+    return Spread(100 * run, 0.0, 100 * math.sqrt(effect))
+
+
+def spreads(settings: SeedPlanner, results: pd.DataFrame, families: dict) -> dict[str, Spread]:
+    """All the spreads at hand, by where they come from; the chosen one is the last.
+
+    Raises `InputError` where the store is chosen and lacks runs of the study.
+    """
+    model = settings.published_model
+    found = {
+        "guess": Spread(settings.guess_spread),
+        "store": measured(results, families),
+        f"published, {model}, targets independent": published(model, together=False),
+        f"published, {model}": published(model, together=True),
+    }
+    found = {
+        name: spread._replace(effect=settings.guess_effect) if math.isnan(spread.effect) else spread
+        for name, spread in found.items()
+    }
+    if settings.spread_from == "store" and math.isnan(found["store"].run):
+        raise InputError(
+            "parameter 'spread_from' is 'store', but the store lacks runs of this study, or it has "
+            "one seed: run the family table with these parameters and two seeds or more, or choose "
+            "'published' or 'guess'"
+        )
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith(settings.spread_from)))
+
+
+def sources(found: dict[str, Spread], seeds: int, targets: int) -> pd.DataFrame:
+    """The spreads beside each other, and what so many seeds and targets detect under each."""
+    rows = {
+        name: {
+            "one run": spread.run,
+            "mean of targets": spread.of_mean(targets),
+            "detectable": detectable(spread, seeds, targets),
+            "effect": spread.effect,
+            "detectable on others": detectable_on_others(spread, seeds, targets),
+        }
+        for name, spread in found.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("spread from")
+
+
+def detectable(spread: Spread, seeds: int, targets: int) -> float:
+    """The least difference that is detected on these very targets, in points."""
+    return statistics.detectable_difference(spread.of_mean(targets), seeds)
+
+
+def detectable_on_others(spread: Spread, seeds: int, targets: int) -> float:
+    """The least difference that is detected on targets like these, in points."""
+    return statistics.detectable_over_targets(spread.run, spread.effect, seeds, targets)
+
+
+def grid(measure, spread: Spread, seeds: list[int], targets: list[int]) -> pd.DataFrame:
+    """What `measure` (`detectable` or `detectable_on_others`) gives: seeds x targets."""
+    rows = [[measure(spread, k, m) for m in targets] for k in seeds]
+    index = pd.Index(seeds, name="seeds")
+    return pd.DataFrame(rows, index=index, columns=[f"{m} targets" for m in targets])
+
+
+def costs(settings: SeedPlanner, store: Store) -> pd.DataFrame:
+    """The family table with each number of seeds: runs, those that are finished, hours left.
+
+    Hours go by the runs that the store has finished; without any, by `guess_seconds` for each.
+    """
+    rows = {}
+    for count in settings.tried_seeds:
+        seeds = dataclasses.replace(settings, seeds=list(range(count)))
+        kinds = overview(plan_experiment(seeds), store, seeds)
+        left = kinds["runs"].sum() - kinds["finished"].sum()
+        hours = kinds["minutes"].sum(skipna=False) / 60
+        if math.isnan(hours):
+            hours = left * settings.guess_seconds / 3600 / workers(settings)
+        rows[count] = {"runs": kinds["runs"].sum(), "left": left, "hours left": hours}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
