@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 
-from fusinglib import landscape, paths, planner, reference, statistics, tables
+from fusinglib import landscape, pairs, paths, planner, reference, statistics, tables
 from fusinglib.plans import MEAN, PRETRAINED
 
 #: Colour and shape of each base model, in the order of drawing.
@@ -184,23 +184,23 @@ def difference_figure(differences):
     return figure
 
 
-def pair_heatmap(pairs, diagonal, ax=None):
+def pair_heatmap(cells, diagonal, ax=None):
     """Figure 2: the gain of every fused pair over pretrained, in points, coloured by its class.
 
     The sign beside the gain says the class as well; a ``?`` follows where it changes within one
     standard error. On the diagonal stands the gain of the single intertrained model, over other
-    targets than the pairs' (see `fusinglib.tables.diagonal`).
+    targets than the pairs' (see `fusinglib.pairs.diagonal`).
 
-    Arguments: ``pairs`` and ``diagonal`` of `fusinglib.tables`. Returns: the Axes.
+    Arguments: ``cells`` and ``diagonal`` of `fusinglib.pairs`. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
     names = list(diagonal.index)
     for at, gain in enumerate(diagonal["estimate"]):
         paint(ax, at, at, f"{gain:+.1f}", "0.9", "black")
-    for pair in pairs.itertuples():
+    for pair in cells.itertuples():
         row, column = sorted((names.index(pair.one), names.index(pair.two)), reverse=True)
         color, ink = PAIRS[pair.rank]
-        sign = tables.CLASSES.get(pair.rank, "–")
+        sign = pairs.CLASSES.get(pair.rank, "–")
         doubt = "" if pair.certain else " ?"
         paint(ax, column, row, f"{pair.gain:+.1f}\n{sign}{doubt}", color, ink)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
@@ -219,14 +219,14 @@ def paint(ax, x, y, text, color, ink):
     ax.text(x, y, text, color=ink, ha="center", va="center")
 
 
-def pair_figure(pairs, diagonal):
+def pair_figure(cells, diagonal):
     """A figure of `pair_heatmap` with its legend in words."""
     side = 2 + 0.8 * len(diagonal)
     figure = NotebookFigure(figsize=(max(7.5, side + 2), side), layout="constrained")
-    pair_heatmap(pairs, diagonal, figure.subplots())
+    pair_heatmap(cells, diagonal, figure.subplots())
     handles = [
         Patch(facecolor=PAIRS[name][0], edgecolor="0.5", label=f"{sign}  {name}")
-        for name, sign in tables.CLASSES.items()
+        for name, sign in pairs.CLASSES.items()
     ]
     handles.append(Patch(facecolor="0.9", edgecolor="0.5", label="a single model"))
     legend = {"loc": "outside right upper", "frameon": False, "title": "the fused pair is"}

@@ -100,34 +100,55 @@ def report(executed: Path) -> str:
     """What the cells tagged `report` of an executed notebook say, as plain text."""
     texts = [
         data["text/plain"]
-        for cell, data in _outputs(executed)
+        for cell, data in _outputs(nbformat.read(executed, as_version=4))
         if "report" in cell.metadata.get("tags", [])
     ]
     return "\n\n".join(texts)
 
 
 def summary(executed: list[Path], page: Path) -> None:
-    """Write what executed notebooks say, show and conclude as one HTML page that opens offline."""
+    """Write what executed notebooks say, show and conclude as one HTML page that opens offline.
+
+    The verdicts on the claims come first, then a section per notebook; its settings are folded up.
+    """
+    links, verdicts, sections = [], [], []
+    for path in executed:
+        name, notebook = path.stem, nbformat.read(path, as_version=4)
+        title = name.replace("_", " ")
+        links.append(f'<a href="#{name}">{title}</a>')
+        for cell, data in _outputs(notebook):
+            if cell.id == "claims":
+                verdicts.append(f"<h3>{title}</h3>\n{data['text/html']}")
+        sections.append(f'<section id="{name}">\n{_body(name, notebook)}\n</section>')
+    top = ["<h1>Fusing: summary</h1>", f"<nav>{' · '.join(links)}</nav>"]
+    if verdicts:
+        top += ["<h2>The paper's claims</h2>", *verdicts]
+    page.write_text("\n".join([PAGE, *top, *sections, "</body></html>"]), encoding="utf-8")
+
+
+def _body(name: str, notebook: nbformat.NotebookNode) -> str:
+    """What a notebook shows, as HTML, without its code and what only leads up to code."""
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in ABOUT_CODE]
+    for cell, data in _outputs(notebook):
+        if cell.id == "settings":
+            data["text/html"] = f"<details><summary>settings</summary>{data['text/html']}</details>"
     exporter = HTMLExporter(
         template_name="basic", exclude_input=True, exclude_input_prompt=True,
         exclude_output_prompt=True, exclude_anchor_links=True,
     )  # fmt: skip
-    links, sections = [], []
-    for path in executed:
-        body, _ = exporter.from_filename(str(path))
-        name = path.stem
-        links.append(f'<a href="#{name}">{name.replace("_", " ")}</a>')
-        body = body.replace('id="cell-id=', f'id="{name}-')
-        sections.append(f'<section id="{name}">\n{body}\n</section>')
-    parts = [PAGE, f"<nav>{' · '.join(links)}</nav>", *sections, "</body></html>"]
-    page.write_text("\n".join(parts), encoding="utf-8")
+    body, _ = exporter.from_notebook_node(notebook)
+    return body.replace('id="cell-id=', f'id="{name}-')
 
+
+ABOUT_CODE = ("parameters-text", "execute-text", "record")
+"""Cells that say nothing where the code is left out."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Fusing: summary</title>
 <style>
 body { font: 16px/1.5 sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; }
 section { border-top: 1px solid #999; margin-top: 3em; }
+summary { cursor: pointer; }
 img { max-width: 100%; }
 pre, .rendered_html { overflow-x: auto; }
 table { border: none; border-collapse: collapse; font-size: 14px; margin: 1em 0; }
@@ -200,16 +221,16 @@ def _yaml(text: str, where: str):
         raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
 
 
-def _outputs(executed: Path):
+def _outputs(notebook: nbformat.NotebookNode):
     """Every output with data of an executed notebook, with its cell."""
-    for cell in nbformat.read(executed, as_version=4).cells:
+    for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "data" in output:
                 yield cell, output["data"]
 
 
 def _write_outputs(name: str, executed: Path, folder: Path) -> None:
-    for cell, data in _outputs(executed):
+    for cell, data in _outputs(nbformat.read(executed, as_version=4)):
         if "image/png" in data:
             image = base64.b64decode(data["image/png"])
             (folder / f"{name}-{cell.id}.png").write_bytes(image)

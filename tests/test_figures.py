@@ -3,10 +3,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from test_pairs import TASKS, heatmap
 from test_paths import line
-from test_tables import FAMILIES, TASKS, heatmap, over_decays, study
+from test_tables import FAMILIES, over_decays, study
 
-from fusinglib import figures, paths, tables
+from fusinglib import figures, pairs, paths, tables
 
 matplotlib.use("agg")
 
@@ -133,8 +134,8 @@ def test_every_base_and_comparison_has_its_own_colour_and_shape():
 
 def test_every_pair_stands_in_its_cell_with_colour_sign_and_doubt(ax):
     results = heatmap({"a b": 0.03, "b c": -0.01, "c d": 0.0}, spread=1e-4)
-    pairs = tables.pairs(results)
-    figures.pair_heatmap(pairs.assign(certain=[True, True, False]), tables.diagonal(results), ax)
+    cells = pairs.table(results).assign(certain=[True, True, False])
+    figures.pair_heatmap(cells, pairs.diagonal(results), ax)
     assert ticks(ax) == TASKS
     texts = {text.get_position(): text.get_text() for text in ax.texts}
     assert texts[0, 1] == "+3.0\n++" and texts[1, 2] == "-1.0\n-"

@@ -165,6 +165,29 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
     assert len(Store(mini["store"]).describe()) - before == made
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("family_table", {"random_row": True}),
+        ("weight_decay", {"weight_decay": 0.5, "explored_decays": []}),
+        ("source_size", {"sizes": [4, 50]}),
+        ("loss_path", {"points": 3, "head_learning_rate": 1e-3, "targets": ["unseen"]}),
+    ],
+)
+def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
+    """One seed and one target: dashes where a spread cannot be had."""
+    families = {"few": ["sentiment", "mood"], "one": ["irony"], "unseen": ["emotion"]}
+    thin = {**mini, "families": families, "targets": ["one"], "seeds": [0], **changes}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({k: thin[k] for k in notebooks.defaults(name) if k in thin}))
+    assert main(["run", name, "--params", str(path), "--output", str(tmp_path / "out")]) == 0
+    report = capsys.readouterr().out
+    if name != "loss_path":  # which has no intervals
+        assert "–" in report and "undecided" in report
+    assert not re.search(r"\bnan\b", report, re.IGNORECASE)
+
+
 @pytest.fixture
 def folder(mini, tmp_path):
     """A folder with tiny parameter files for two notebooks."""
@@ -179,12 +202,16 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     assert main(["run", "--all", "--params", str(folder), "--output", str(out)]) == 0
     shown = capsys.readouterr()
     assert str(out / "summary.html") in shown.out
-    assert "pairwise_heatmap, notebook 2 of 2" in shown.err
+    together = 1 + 3 + (3 + 9) + 3  # pretrained, sources; means and targets; single models
+    assert f"{together} of {together} runs, {together} computed in" in shown.err
     assert f"run pairwise_heatmap --params {folder}" in (out / "pairwise_heatmap.txt").read_text()
     page = (out / "summary.html").read_text()
     for name in ("family_table", "pairwise_heatmap"):
         assert f'<section id="{name}">' in page and f'href="#{name}"' in page
     assert page.count('src="data:image/png') == 3
+    assert page.count("<details>") == 2
+    verdicts = page.index("9 good models make good pairs")
+    assert verdicts < page.index('<section id="family_table">')
     assert not re.findall(r'(?:src|href)="http', page)
 
 

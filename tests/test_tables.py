@@ -4,6 +4,7 @@ import pytest
 
 from fusinglib import reference, statistics, tables
 from fusinglib.errors import InputError
+from fusinglib.settings import EXPERIMENTS
 
 FAMILIES = {"letters": ["a", "b", "shared"], "digits": ["1", "shared"]}
 TARGETS = ["a", "b", "shared", "1"]
@@ -227,6 +228,7 @@ def test_contradictions_hold_in_the_reference():
     assert (fused[families] < intertrained[families]).all(axis=None)
     assert fused.loc["twitter", "average"] < pretrained["average"]
     assert (reference.TABLE_3["nli"] > 1.67).sum() == 2
+    assert set(reference.CONTRADICTIONS) <= set(EXPERIMENTS)
 
 
 def test_show_rounds_and_marks_what_is_not_there():
@@ -312,60 +314,33 @@ def test_tasks_that_reach_a_size():
     assert set(table["tasks"]) == {3}
 
 
-TASKS = ["a", "b", "c", "d", "e"]
-
-
-def heatmap(pair_gains, spread=0.0, seeds=3):
-    """Results of a heatmap: model a gains 2 points everywhere, the others nothing."""
-    rows = [("pretrained", "", target, 0.0) for target in TASKS]
-    rows += [
-        ("intertrained", name, target, 0.02 * (name == "a"))
-        for name in TASKS
-        for target in TASKS
-        if target != name
-    ]
-    rows += [
-        ("fused", pair, target, gain)
-        for pair, gain in pair_gains.items()
-        for target in TASKS
-        if target not in pair.split()
-    ]
-    noise = np.random.default_rng(0)
-    return pd.DataFrame(
+def sizes(gains):
+    """Two targets and seeds: fused gains so much over pretrained at each source size, intertrained
+    nothing; gains of None are runs with a missing one."""
+    rows = [
         {
-            "base": base, "source_family": "", "source_seed": 0, "sources": sources,
-            "target": target, "seed": seed, "accuracy": 0.5 + gain + noise.normal(0, spread),
+            "source_size": size, "base": base, "source_family": "f" if source else "",
+            "target": target, "source_seed": 0, "seed": seed,
+            "accuracy": 0.5 + (gain or 0) * (base == "fused") + 0.01 * (seed + (target == "b")),
         }
-        for base, sources, target, gain in rows
-        for seed in range(seeds)
-    )  # fmt: skip
+        for size, gain in gains.items()
+        for base, source in [("pretrained", 0), ("fused", 1), ("intertrained", 1)]
+        for target in "ab"
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def test_pairs_are_classed_beside_their_two_models():
-    gains = {"a b": 0.03, "a c": 0.015, "a d": 0.005, "a e": -0.01}
-    table = tables.pairs(heatmap(gains, spread=1e-4)).set_index("two")
-    assert list(table["rank"]) == list(tables.CLASSES)
-    assert table["certain"].all()
-    assert table["gain"].to_list() == pytest.approx([3, 1.5, 0.5, -1], abs=0.05)
-    assert table["gain_one"].to_list() == pytest.approx([2] * 4, abs=0.05)
-    assert table["gain_two"].to_list() == pytest.approx([0] * 4, abs=0.05)
-    assert set(table["targets"]) == {3}
-    # All 9 pairs of runs point the same way: 2 of 512 sign patterns, equal for all four pairs.
-    assert table["p"].to_list() == pytest.approx([2 / 512] * 4)
-    shares = tables.pair_shares(table)["share"]
-    assert shares.to_list() == [25, 50, 75, 0]
+def test_turning_points_are_where_intervals_leave_out_zero():
+    table = tables.turning_points(
+        sizes({10: 0.0, 100: 0.2, 1000: 0.4, 9000: 0.4}), {"t": ["a", "b"]}, "source_size"
+    )
+    assert table.loc[("fused", "f")].tolist() == [100, 1000]
+    assert table.loc[("intertrained", "f")].tolist() == ["–", 10]
 
 
-def test_noisy_pairs_are_uncertain_and_missing_ones_have_no_class():
-    results = heatmap({"a b": 0.02, "a c": 0.02}, spread=0.05)
-    results.loc[(results["sources"] == "a c") & (results["seed"] == 1), "accuracy"] = np.nan
-    table = tables.pairs(results)
-    assert not table["certain"].any()
-    assert table["rank"].to_list()[1] == "" and np.isnan(table["p"][1]) and table["p"][0] <= 1
-    assert tables.pair_shares(table)["share"].notna().all()
-
-
-def test_the_diagonal_has_the_gains_over_all_other_targets():
-    diagonal = tables.diagonal(heatmap({"a b": 0.0}))
-    assert list(diagonal.index) == TASKS
-    assert diagonal["estimate"].to_list() == pytest.approx([2, 0, 0, 0, 0])
+def test_turning_points_with_missing_runs_are_the_last_value():
+    results = sizes({10: 0.0, 100: 0.2})
+    results.loc[(results["base"] == "fused") & (results["seed"] == 1), "accuracy"] = np.nan
+    table = tables.turning_points(results, {"t": ["a", "b"]}, "source_size")
+    assert table.loc[("fused", "f")].tolist() == ["–", 100]

@@ -1,0 +1,113 @@
+"""Tables of the pairwise heatmap (Figure 2), from its tidy results."""
+
+import numpy as np
+import pandas as pd
+
+from fusinglib import statistics
+
+CLASSES = {
+    "better than both": "++",
+    "better than their mean": "+",
+    "better than the worse": "~",
+    "worse than both": "-",
+}
+"""How a fused pair does beside its two models, best first, and the sign for it."""
+
+
+def table(results):
+    """Figure 2's cells: a row per pair of source tasks, over the targets that neither has seen.
+
+    Returns: a DataFrame with the columns
+
+    - ``one``, ``two``: the tasks; ``targets``: how many;
+    - ``gain``, ``gain_one``, ``gain_two``: of the fused pair and of each intertrained model over
+      pretrained, in points;
+    - ``rank``: how the pair does beside the two, see `CLASSES`;
+    - ``certain``: whether it stays the same within one standard error of the pair's distance
+      from the better one, the mean of the two and the worse one;
+    - ``p``: of the pair against the better one, by sign flips, corrected for the number of pairs.
+    """
+    rows = []
+    for names in dict.fromkeys(results.query("base == 'fused'")["sources"]):
+        fused, one, two, pretrained = arrays(results, names)
+        worse, better = sorted((one, two), key=np.mean)
+        against = {"both": better, "mean": (one + two) / 2, "worse": worse}
+        gaps = {name: 100 * statistics.mean(fused - other) for name, other in against.items()}
+        errors = {
+            name: 100 * statistics.standard_error(fused, other) for name, other in against.items()
+        }
+        rows.append(
+            {
+                **dict(zip(("one", "two"), names.split(), strict=True)),
+                "targets": fused.shape[-1],
+                "gain": 100 * statistics.mean(fused - pretrained),
+                "gain_one": 100 * statistics.mean(one - pretrained),
+                "gain_two": 100 * statistics.mean(two - pretrained),
+                "rank": class_of(gaps.values()),
+                "certain": all(abs(gaps[name]) > errors[name] for name in gaps),
+                "p": statistics.sign_flip(fused, better),
+            }
+        )
+    return pd.DataFrame(rows).assign(p=lambda cells: statistics.false_discovery(cells["p"]))
+
+
+def arrays(results, names):
+    """Accuracies of a fused pair, its two models and pretrained over the targets unseen by both.
+
+    Returns: four arrays of shape (source seeds, seeds, targets); NaN where a run is missing.
+    """
+    one, two = names.split()
+    shared = results[results["sources"].isin([names, one, two, ""])]
+    targets = list(dict.fromkeys(shared.query("sources == @names")["target"]))
+    runs = shared.set_index(["sources", "source_seed", "seed", "target"])["accuracy"]
+    seeds = sorted(results["seed"].unique())
+
+    def array(sources, source_seeds):
+        index = pd.MultiIndex.from_product([[sources], source_seeds, seeds, targets])
+        return runs.reindex(index).to_numpy().reshape(len(source_seeds), len(seeds), -1)
+
+    source_seeds = sorted(shared.query("base != 'pretrained'")["source_seed"].unique())
+    trained = [array(sources, source_seeds) for sources in (names, one, two)]
+    return [*trained, array("", [0])]
+
+
+def class_of(gaps):
+    """The class of a pair from its distances to the better one, the mean and the worse one."""
+    if any(np.isnan(gap) for gap in gaps):
+        return ""
+    above = sum(gap > 0 for gap in gaps)
+    return list(CLASSES)[len(CLASSES) - 1 - above]
+
+
+def diagonal(results):
+    """The diagonal of Figure 2: the gain of each intertrained model over pretrained, in points.
+
+    Over all targets but the task itself, so other ones than in `table`. Returns: a DataFrame
+    indexed by task with estimate, low, high.
+    """
+    rows = {}
+    for name, part in results.query("base == 'intertrained'").groupby("sources", sort=False):
+        targets = list(dict.fromkeys(part["target"]))
+        start = results.query("base == 'pretrained' and target in @targets")
+        two = [
+            runs.pivot_table("accuracy", ["source_seed", "seed"], "target", dropna=False)[targets]
+            .to_numpy()
+            .reshape(runs["source_seed"].nunique(), -1, len(targets))
+            for runs in (part, start)
+        ]
+        rows[name] = [100 * value for value in statistics.paired_difference(*two)]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
+
+
+def shares(cells):
+    """The share of pairs better than both, than their mean and than the worse one, in percent,
+    and how many classes are uncertain; beside what the paper says."""
+    known = cells[cells["rank"] != ""]
+    order = known["rank"].map(list(CLASSES).index)
+    rows = [
+        ("better than both models", 100 * (order <= 0).mean(), "often"),
+        ("better than their mean", 100 * (order <= 1).mean(), "most"),
+        ("better than the worse one", 100 * (order <= 2).mean(), "all but one"),
+        ("class changes within one standard error", 100 * (~known["certain"]).mean(), ""),
+    ]
+    return pd.DataFrame(rows, columns=["pairs", "share", "paper"]).set_index("pairs")

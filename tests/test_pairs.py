@@ -1,0 +1,65 @@
+"""Tables of the pairwise heatmap, from results made up by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusinglib import pairs
+
+TASKS = ["a", "b", "c", "d", "e"]
+
+
+def heatmap(pair_gains, spread=0.0, seeds=3):
+    """Results of a heatmap: model a gains 2 points everywhere, the others nothing."""
+    rows = [("pretrained", "", target, 0.0) for target in TASKS]
+    rows += [
+        ("intertrained", name, target, 0.02 * (name == "a"))
+        for name in TASKS
+        for target in TASKS
+        if target != name
+    ]
+    rows += [
+        ("fused", pair, target, gain)
+        for pair, gain in pair_gains.items()
+        for target in TASKS
+        if target not in pair.split()
+    ]
+    noise = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "base": base, "source_family": "", "source_seed": 0, "sources": sources,
+            "target": target, "seed": seed, "accuracy": 0.5 + gain + noise.normal(0, spread),
+        }
+        for base, sources, target, gain in rows
+        for seed in range(seeds)
+    )  # fmt: skip
+
+
+def test_pairs_are_classed_beside_their_two_models():
+    gains = {"a b": 0.03, "a c": 0.015, "a d": 0.005, "a e": -0.01}
+    table = pairs.table(heatmap(gains, spread=1e-4)).set_index("two")
+    assert list(table["rank"]) == list(pairs.CLASSES)
+    assert table["certain"].all()
+    assert table["gain"].to_list() == pytest.approx([3, 1.5, 0.5, -1], abs=0.05)
+    assert table["gain_one"].to_list() == pytest.approx([2] * 4, abs=0.05)
+    assert table["gain_two"].to_list() == pytest.approx([0] * 4, abs=0.05)
+    assert set(table["targets"]) == {3}
+    # All 9 pairs of runs point the same way: 2 of 512 sign patterns, equal for all four pairs.
+    assert table["p"].to_list() == pytest.approx([2 / 512] * 4)
+    shares = pairs.shares(table)["share"]
+    assert shares.to_list() == [25, 50, 75, 0]
+
+
+def test_noisy_pairs_are_uncertain_and_missing_ones_have_no_class():
+    results = heatmap({"a b": 0.02, "a c": 0.02}, spread=0.05)
+    results.loc[(results["sources"] == "a c") & (results["seed"] == 1), "accuracy"] = np.nan
+    table = pairs.table(results)
+    assert not table["certain"].any()
+    assert table["rank"].to_list()[1] == "" and np.isnan(table["p"][1]) and table["p"][0] <= 1
+    assert pairs.shares(table)["share"].notna().all()
+
+
+def test_the_diagonal_has_the_gains_over_all_other_targets():
+    diagonal = pairs.diagonal(heatmap({"a b": 0.0}))
+    assert list(diagonal.index) == TASKS
+    assert diagonal["estimate"].to_list() == pytest.approx([2, 0, 0, 0, 0])
