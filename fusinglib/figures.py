@@ -344,7 +344,8 @@ def weight_map(coordinates, names, ax=None):
         color, marker = BASES[base.get(name, "intertrained")]
         ax.plot(*zip(start, place, strict=True), color="0.8", linewidth=1, zorder=1)
         ax.plot(*place, marker, color=color, markersize=9, markeredgecolor="white", zorder=2)
-        text = {"textcoords": "offset points", "xytext": (7, 5), "zorder": 3}
+        below = name == MEAN  # which lies near the others' lines
+        text = {"textcoords": "offset points", "xytext": (7, -13 if below else 5), "zorder": 3}
         ax.annotate(name, place, fontweight="bold" if name in base else "normal", **text)
     ax.set_aspect("equal")
     ax.margins(0.15)

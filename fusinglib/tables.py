@@ -371,11 +371,13 @@ def beside_paper(table, paper, families):
 
 
 def show(table, decimals=1):
-    """The table as text to read: rounded, "–" for what cannot be had, text columns as row labels.
+    """The table as text to read: rounded, "–" for what cannot be had; the text columns that it
+    begins with become row labels.
 
     The result looks the same in a notebook and, as plain text, in a terminal.
     """
-    labels = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    is_text = [not pd.api.types.is_numeric_dtype(table[name]) for name in table]
+    labels = list(table.columns[: (is_text + [False]).index(False)])
     if labels:
         table = table.set_index(labels)
     text = table.map(lambda value: cell(value, decimals)).rename(columns=spaced)
@@ -386,7 +388,7 @@ def cell(value, decimals):
     """One number as text."""
     if pd.isna(value):
         return "–"
-    return str(value) if isinstance(value, int | np.integer) else f"{value:z.{decimals}f}"
+    return str(value) if isinstance(value, str | int | np.integer) else f"{value:z.{decimals}f}"
 
 
 def spaced(name):

@@ -99,7 +99,7 @@ def verdicts(experiment, made_up):
 
 
 def test_all_claims_stand_in_the_notebook_that_decides_them():
-    assert set(claims.CLAIMS) == set(EXPERIMENTS) == set(MADE_UP)
+    assert set(claims.CLAIMS) == set(MADE_UP) <= set(EXPERIMENTS)
     numbers = [claim.number for these in claims.CLAIMS.values() for claim in these]
     assert numbers == list(range(1, 14))
 
