@@ -307,7 +307,8 @@ def line_curves(curves, ax=None):
 
 
 def path_figure(table):
-    """Loss and accuracy along the straight lines, a column per kind of line.
+    """Loss and accuracy along the straight lines, a column per kind of line; it says where heads
+    were fitted.
 
     Arguments: ``table`` of `fusinglib.paths.points`. Returns: a Figure.
     """
@@ -324,6 +325,8 @@ def path_figure(table):
         count = table[table["kind"] == kind].groupby(["start", "end", "source_seed"]).ngroups
         ax.set_title(f"{kind}\n({count} line{'s' * (count > 1)})")
     axes[1, 0].set_xticks([0, 0.5, 1], ["start", "½", "end"])
+    if table["head"].any():
+        figure.suptitle("a head is fitted on the frozen body at every place", fontsize="medium")
     handles = [
         Line2D([], [], color=color, linestyle=dashes, linewidth=3, label=f"tasks {name}")
         for name, (color, dashes) in CURVES.items()

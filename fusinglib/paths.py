@@ -24,8 +24,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     """The results of a loss path, a row per place on a line and task.
 
     Returns: a DataFrame with the columns start, end, ``kind`` (of `KINDS`), task, ``tasks`` (of
-    `TASKS`), source_seed, seed, position, loss (nats), and the accuracies (fractions). A run that
-    is missing has one row, of NaN.
+    `TASKS`), head, source_seed, seed, position, loss (nats), and the accuracies (fractions). A run
+    that is missing has one row, of NaN.
     """
     lacking = {"position": np.nan, "loss": np.nan, "accuracy": np.nan}
     rows = [
@@ -38,8 +38,8 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
     return table.assign(kind=kinds, tasks=table["split"].map(TASKS))
 
 
-LINE = ["start", "end", "task", "split", "source_seed", "seed"]
-"""What names a run of a loss path."""
+LINE = ["start", "end", "task", "split", "head", "source_seed", "seed"]
+"""What names a run of a loss path; ``head``: whether one was fitted at every place."""
 
 
 def kind_of(start: str, end: str) -> str:

@@ -318,7 +318,7 @@ def loss_path(
                 what = {**plan.on_task(name, training, seed), **more}
                 label = f"{name} between {start} and {end}"
                 row = {"start": start, "end": end, "task": name, "split": split}
-                row |= {"source_seed": source_seed, "seed": seed}
+                row |= {"head": with_head, "source_seed": source_seed, "seed": seed}
                 plan.rows.append(row | {"run": plan.add("line", what, first, last, label=label)})
     return plan.plan(families)
 

@@ -191,6 +191,9 @@ def test_path_figure_has_a_column_per_kind():
     two = ["pretrained to finetuned\n(2 lines)", "finetuned to finetuned\n(1 line)"]
     assert titles == [*two, "", ""]
     assert figure._repr_png_().startswith(b"\x89PNG")
+    assert figure.get_suptitle() == ""
+    with_heads = figures.path_figure(path_points().assign(head=True))
+    assert "a head is fitted" in with_heads.get_suptitle()
 
 
 def test_weight_map_names_every_model(ax):

@@ -11,7 +11,7 @@ NAN = float("nan")
 
 def line(start, end, task, split, losses, accuracies, source_seed=0, seed=0):
     """A row of results: a run that scored a line on a task."""
-    own = {"start": start, "end": end, "task": task, "split": split}
+    own = {"start": start, "end": end, "task": task, "split": split, "head": False}
     places = np.linspace(0, 1, len(losses))
     points = [
         {"position": p, "loss": loss, "accuracy": accuracy}

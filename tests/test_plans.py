@@ -433,6 +433,7 @@ def test_loss_path_has_every_line_on_its_own_and_on_unseen_tasks(mini):
         ("sentiment", "mean"): both,
         ("mood", "mean"): both,
     }
+    assert not any(row["head"] for row in plan.rows)
     assert len(plan.rows) == 16  # a T5 has no head, so the seeds make no difference
     assert Counter(run.kind for run in plan.runs) == {
         "pretrain": 1, "source": 2, "fuse": 1, "line": 16,
@@ -449,6 +450,7 @@ def test_heads_of_encoders_are_fitted_with_every_seed(mini, encoder):
     lines = [run for run in plan.runs if run.kind == "line"]
     assert len(lines) == 16 * len(mini["seeds"])
     assert {run.settings["training"]["learning_rate"] for run in lines} == {0.01}
+    assert all(row["head"] for row in plan.rows)
     other = path_plan(mini, ["sentiment", "mood"], ["irony"], model=str(encoder), seeds=[7])
     assert not keys(other) & {run.key for run in lines}
 
