@@ -39,7 +39,13 @@ def run(options: argparse.Namespace) -> int:
         _carry_out([settings for _, settings in studies.values()])
     output, statuses = Path(options.output), []
     for name, (chosen, settings) in studies.items():
-        statuses.append(_execute(name, chosen, settings, output, options))
+        try:
+            statuses.append(_execute(name, chosen, settings, output, options))
+        except InputError as error:
+            if not options.all:
+                raise
+            print(f"error: {name}: {error}", file=sys.stderr)
+            statuses.append(2)
     if options.all:
         done = [output / f"{name}.ipynb" for name in studies]
         notebooks.summary([path for path in done if path.is_file()], output / "summary.html")

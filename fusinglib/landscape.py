@@ -34,7 +34,9 @@ def move(model: BaseModel, end: BaseModel, position: float) -> None:
 def fit_head(model: BaseModel, data: TaskData, training: Training, seed: int) -> None:
     """Fit the fresh head of a classifier on its frozen body, for all of `max_steps` batches.
 
-    Nothing is stopped early and there is no dropout, so that every body gets the same steps.
+    Nothing is stopped early, so that every body gets the same steps. The model should have been
+    opened without dropout, which would make the body's features noisy here and not where the head
+    is scored.
     """
     steps = training.max_steps
     model.body.requires_grad_(False)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from fusinglib import statistics
+from fusinglib.errors import InputError
 from fusinglib.plans import MEAN, PRETRAINED, Plan
 from fusinglib.store import Store
 
@@ -59,6 +60,8 @@ def curves(table: pd.DataFrame, value: str) -> pd.DataFrame:
     found = table.groupby([*names, "position"], sort=False)[value].mean().unstack("position")
     holes = table[table[value].isna()].set_index(names).index
     found = found.reindex(table.set_index(names).index.unique())
+    if not len(found.columns):  # nothing is finished
+        found[0.0] = np.nan
     found[found.index.isin(holes)] = np.nan
     return found.sort_index(axis="columns")
 
@@ -105,14 +108,17 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def models(plan: Plan, store: Store) -> dict[str, str]:
     """The folders of the models that a loss path runs between, by name, pretrained first and the
-    mean last; with several source seeds those of the first."""
+    mean last; with several source seeds those of the first. A model whose run failed is left out.
+    """
     first = plan.rows[0]["source_seed"]
     found = {}
     for row in plan.rows:
         if row["source_seed"] == first:
             ends = zip((row["start"], row["end"]), row["run"].parents, strict=True)
-            found |= {name: store.model(run) for name, run in ends}
-    return {**{name: found[name] for name in found if name != MEAN}, MEAN: found[MEAN]}
+            found |= {name: store.model(run) for name, run in ends if store.has(run)}
+    if PRETRAINED not in found:
+        raise InputError(f"the pretrained model is not there: see {store.root / 'failed'}")
+    return dict(sorted(found.items(), key=lambda item: item[0] == MEAN))
 
 
 def matrix(values: np.ndarray, names: list[str]) -> pd.DataFrame:
@@ -124,7 +130,8 @@ def between(table: pd.DataFrame, number: str) -> pd.DataFrame:
     """A number of `lines` (``barrier`` or ``drop``) between every two models, on the tasks that
     they were trained on; the mean over source seeds. NaN on the diagonal."""
     every = lines(table).xs(TASKS["dev"], level="tasks")[number]
-    heights = every.groupby(level=["start", "end"], sort=False).mean()
+    pairs = every.groupby(level=["start", "end"], sort=False)
+    heights = pairs.agg(lambda part: part.mean(skipna=False))
     names = list(dict.fromkeys([*heights.index.unique("start"), *heights.index.unique("end")]))
     half = heights.unstack().reindex(index=names, columns=names)
     return half.combine_first(half.T).loc[names, names]

@@ -41,7 +41,8 @@ def published(model: str, together: bool) -> Spread:
     """The spread of the authors' 20 runs of a pretrained model (`reference.PUBLISHED`).
 
     `together`: runs of one number belong together, over all data sets; else they are independent.
-    Raises `InputError` for a model that is not among them.
+    A covariance below zero is taken as none. Raises `InputError` for a model that is not among
+    them.
     """
     if model not in reference.PUBLISHED.index:
         known = one_of(reference.PUBLISHED.index)
@@ -70,7 +71,8 @@ def measured(results: pd.DataFrame, families: dict) -> Spread:
         for (base, _), runs in arrays.items()
         if base == "fused"
     ]
-    effect = max(np.mean(effects) - 2 * run**2 / seeds, 0)
+    source_seeds = max(runs.shape[0] for runs in arrays.values())
+    effect = max(np.mean(effects) - run**2 / seeds * (1 + 1 / source_seeds), 0)
     return Spread(100 * run, 0.0, 100 * math.sqrt(effect))
 
 
@@ -115,12 +117,16 @@ def sources(found: dict[str, Spread], seeds: int, targets: int) -> pd.DataFrame:
 
 
 def detectable(spread: Spread, seeds: int, targets: int) -> float:
-    """The least difference that is detected on these very targets, in points."""
+    """The least difference that is detected on these very targets, in points: of a test of the
+    means over targets, with 2k - 2 degrees of freedom for k seeds (`statistics`)."""
     return statistics.detectable_difference(spread.of_mean(targets), seeds)
 
 
 def detectable_on_others(spread: Spread, seeds: int, targets: int) -> float:
-    """The least difference that is detected on targets like these, in points."""
+    """The least difference that is detected on targets like these, in points; NaN where targets
+    share a part of the spread, which a test over targets cannot see."""
+    if spread.shared:
+        return math.nan
     return statistics.detectable_over_targets(spread.run, spread.effect, seeds, targets)
 
 

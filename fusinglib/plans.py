@@ -303,7 +303,8 @@ def loss_path(
     positions = [number / (settings.points - 1) for number in range(settings.points)]
     training = settings.target_training()
     if with_head:
-        training = dataclasses.replace(training, learning_rate=settings.head_learning_rate)
+        rate = settings.head_learning_rate
+        training = dataclasses.replace(training, learning_rate=rate, dropout=0.0)
     seeds = settings.seeds if with_head else settings.seeds[:1]
     for source_seed in settings.source_seeds:
         models = [plan.finetune("source", pretrained, name, source_seed) for name in sources]

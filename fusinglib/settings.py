@@ -228,7 +228,8 @@ class LossPath(Families):
 
     def check(self) -> None:
         super().check()
-        _require(self.points >= 3, "points", self.points, "a whole number from 3")
+        odd = self.points >= 3 and self.points % 2 == 1
+        _require(odd, "points", self.points, "an odd number from 3")
         rate = self.head_learning_rate
         _require(rate > 0, "head_learning_rate", rate, "more than 0")
 
@@ -258,8 +259,8 @@ class SeedPlanner(FamilyTable):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number from 0")
         for name in ("tried_seeds", "tried_targets"):
             values = getattr(self, name)
-            holds = bool(values) and min(values) > 0
-            _require(holds, name, values, "at least one whole number, from 1")
+            holds = bool(values) and min(values) > 0 and len(set(values)) == len(values)
+            _require(holds, name, values, "at least one whole number, from 1, each once")
 
 
 CHOICES = {

@@ -284,10 +284,10 @@ def turning_points(results, families, column):
 
     Returns: a DataFrame indexed by base and source with the columns
 
-    - ``helps from``: the least value whose difference from pretrained has a 95 % interval above
-      zero;
-    - ``flat from``: the least value against which no greater one has an interval that leaves out
-      zero. Few targets and seeds make everything flat.
+    - ``helps from``: the least value from which on every difference from pretrained has a 95 %
+      interval above zero;
+    - ``flat from``: the least value, the greatest aside, against which no greater one has an
+      interval that leaves out zero. Few targets and seeds make everything flat.
 
     "–" where there is none.
     """
@@ -297,15 +297,18 @@ def turning_points(results, families, column):
     for model in next(iter(arrays.values())):
         if model[0] not in TRAINED:
             continue
+        gains = [
+            statistics.paired_difference(arrays[value][model], arrays[value]["pretrained", ""])
+            for value in values
+        ]
         helps = [
             value
-            for value in values
-            if statistics.paired_difference(arrays[value][model], arrays[value]["pretrained", ""])
-            .low > 0
-        ]  # fmt: skip
+            for place, value in enumerate(values)
+            if all(gain.low > 0 for gain in gains[place:])
+        ]
         flat = [
             value
-            for value in values
+            for value in values[:-1]
             if not any(_differ(arrays[value][model], arrays[v][model]) for v in values if v > value)
         ]
         rows[model] = {"helps from": min(helps, default="–"), "flat from": min(flat, default="–")}
@@ -379,7 +382,8 @@ def show(table, decimals=1):
     is_text = [not pd.api.types.is_numeric_dtype(table[name]) for name in table]
     labels = list(table.columns[: (is_text + [False]).index(False)])
     if labels:
-        table = table.set_index(labels)
+        named = any(name is not None for name in table.index.names)
+        table = table.set_index(labels, append=named)
     text = table.map(lambda value: cell(value, decimals)).rename(columns=spaced)
     return TextTable(text.rename_axis(index=spaced))
 

@@ -108,7 +108,7 @@ TWO = {"families": {"few": ["mood", "irony"]}}
         ("pairwise_heatmap", {"families": {"few": ["mood", "mood"]}}, "task 'mood' twice"),
         ("pairwise_heatmap", TWO, "mood and irony has no target left"),
         ("loss_path", {}, "a target that is none of them, not the sources sentiment mood irony"),
-        ("loss_path", {"points": 2}, "'points' is 2: expected a whole number from 3"),
+        ("loss_path", {"points": 4}, "'points' is 4: expected an odd number from 3"),
         ("loss_path", {"head_learning_rate": 0.0}, "'head_learning_rate' is 0.0: expected more"),
     ],
 )

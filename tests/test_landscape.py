@@ -59,7 +59,9 @@ def test_halfway_is_the_mean(pair, tmp_path):
 
 def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, training, how):
     loaded = data.load(mini_tasks["mood"], how)
-    usual = replace(training, max_steps=7, eval_every=2, patience=2, learning_rate=0.01)
+    usual = replace(
+        training, dropout=0.0, max_steps=7, eval_every=2, patience=2, learning_rate=0.01
+    )
 
     def fitted(seed):
         model = models.load(encoder, loaded.task, usual, how, seed=seed, device="cpu")

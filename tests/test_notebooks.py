@@ -215,6 +215,21 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     assert not re.findall(r'(?:src|href)="http', page)
 
 
+def test_a_notebook_that_cannot_be_executed_leaves_the_others_and_the_summary(
+    folder, mini, tmp_path, capsys
+):
+    planner = yaml.safe_load((PROJECT / "params/mini/seed_planner.yaml").read_text())
+    tiny = {**planner, **{name: mini[name] for name in mini if name in planner}, "seeds": [0]}
+    (folder / "seed_planner.yaml").write_text(yaml.safe_dump(tiny))
+    (folder / "pairwise_heatmap.yaml").unlink()
+    out = tmp_path / "out"
+    assert main(["run", "--all", "--params", str(folder), "--output", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert "error: seed_planner: parameter 'spread_from' is 'store'" in err
+    page = (out / "summary.html").read_text()
+    assert '<section id="family_table">' in page
+
+
 def test_all_notebooks_are_checked_before_the_first_begins(folder, mini, tmp_path, capsys):
     (folder / "pairwise_heatmap.yaml").write_text("seds: [0]")
     out = tmp_path / "out"

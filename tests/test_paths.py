@@ -86,6 +86,20 @@ def test_several_source_seeds_are_lines_of_their_own_and_head_seeds_are_not(resu
     assert paths.summary(paths.points(pd.concat([results, again]))).iloc[0]["lines"] == 2
 
 
+def test_one_missing_source_seed_makes_a_number_between_models_nan(results):
+    again = results.assign(source_seed=1, accuracy=NAN)
+    again.at[3, "points"] = NAN
+    found = paths.between(paths.points(pd.concat([results, again])), "drop")
+    assert np.isnan(found.loc["mood", "topic"]) and found.loc["pretrained", "mood"] >= 0
+
+
+def test_nothing_finished_is_shown_as_nothing(results):
+    table = paths.points(results.assign(points=NAN))
+    summary = paths.summary(table)
+    assert summary["missing"].tolist() == summary["lines"].tolist()
+    assert paths.between(table, "barrier").isna().all(axis=None)
+
+
 def test_a_missing_run_makes_its_line_nan_and_is_counted(results):
     results["accuracy"] = NAN
     results.at[0, "points"] = NAN

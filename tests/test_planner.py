@@ -74,6 +74,31 @@ def test_measured_spreads_are_found_again():
     assert spread.shared == 0
 
 
+def test_what_targets_share_cannot_be_told_from_a_difference_on_others():
+    assert math.isnan(planner.detectable_on_others(Spread(5.0, 1.0, 4.0), 5, 10))
+    assert planner.detectable_on_others(Spread(5.0, 0.0, 4.0), 5, 10) > 0
+
+
+def test_the_effect_is_found_with_several_source_seeds():
+    """The spread of fused models over seeds is averaged over source seeds as well."""
+    rng = np.random.default_rng(1)
+    targets = [f"t{number}" for number in range(400)]
+    effects = dict(zip(targets, rng.normal(0, 0.04, len(targets)), strict=True))
+    bases = [("pretrained", "", 1), ("fused", "f", 5), ("intertrained", "f", 5)]
+    rows = [
+        {
+            "base": base, "source_family": family, "target": target, "source_seed": source_seed,
+            "seed": seed,
+            "accuracy": 0.7 + effects[target] * (base == "fused") + rng.normal(0, 0.06),
+        }
+        for base, family, seeds in bases
+        for target in targets
+        for source_seed in range(seeds)
+        for seed in range(2)
+    ]  # fmt: skip
+    assert planner.measured(pd.DataFrame(rows), {"f": targets}).effect == pytest.approx(4, rel=0.1)
+
+
 def test_no_spread_is_measured_where_runs_are_missing_or_alone():
     results = study()
     assert not math.isnan(planner.measured(results, FAMILIES).run)

@@ -450,6 +450,7 @@ def test_heads_of_encoders_are_fitted_with_every_seed(mini, encoder):
     lines = [run for run in plan.runs if run.kind == "line"]
     assert len(lines) == 16 * len(mini["seeds"])
     assert {run.settings["training"]["learning_rate"] for run in lines} == {0.01}
+    assert {run.settings["training"]["dropout"] for run in lines} == {0.0}
     assert all(row["head"] for row in plan.rows)
     other = path_plan(mini, ["sentiment", "mood"], ["irony"], model=str(encoder), seeds=[7])
     assert not keys(other) & {run.key for run in lines}

@@ -244,6 +244,11 @@ def test_show_rounds_and_marks_what_is_not_there():
     assert shown.index.name == "source family"
 
 
+def test_show_keeps_a_named_index_beside_labels():
+    table = pd.DataFrame({"text": ["–"], "n": [1]}, index=pd.Index(["a"], name="base"))
+    assert tables.show(table).index.tolist() == [("a", "–")]
+
+
 def test_shown_table_prints_whole():
     wide = pd.DataFrame(np.ones((100, 40)), columns=[f"a long name {i}" for i in range(40)])
     text = repr(tables.show(wide))
@@ -339,8 +344,14 @@ def test_turning_points_are_where_intervals_leave_out_zero():
     assert table.loc[("intertrained", "f")].tolist() == ["–", 10]
 
 
-def test_turning_points_with_missing_runs_are_the_last_value():
+def test_a_gain_that_does_not_last_does_not_help_from_there_on():
+    results = sizes({10: 0.2, 100: 0.0, 1000: 0.2})
+    table = tables.turning_points(results, {"t": ["a", "b"]}, "source_size")
+    assert table.loc[("fused", "f")].tolist() == [1000, "–"]
+
+
+def test_turning_points_are_unknown_with_missing_runs():
     results = sizes({10: 0.0, 100: 0.2})
     results.loc[(results["base"] == "fused") & (results["seed"] == 1), "accuracy"] = np.nan
     table = tables.turning_points(results, {"t": ["a", "b"]}, "source_size")
-    assert table.loc[("fused", "f")].tolist() == ["–", 100]
+    assert table.loc[("fused", "f")].tolist() == ["–", "–"]
