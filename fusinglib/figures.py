@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 
-from fusinglib import landscape, pairs, paths, planner, reference, statistics, tables
+from fusinglib import pairs, paths, reference, statistics, tables
 from fusinglib.plans import MEAN, PRETRAINED
 
 #: Colour and shape of each base model, in the order of drawing.
@@ -356,12 +356,11 @@ def weight_map(coordinates, names, ax=None):
     return ax
 
 
-def weight_figure(products, names):
-    """The weight space: `weight_map` of the two dimensions that keep the distances best.
+def weight_figure(coordinates, share, names):
+    """The weight space: `weight_map`, and the share of the distances that it keeps.
 
-    Arguments: ``products`` of `fusinglib.landscape.inner_products`. Returns: a Figure.
+    Arguments: ``coordinates`` and ``share`` of `fusinglib.landscape.plane`. Returns: a Figure.
     """
-    coordinates, share = landscape.plane(products)
     figure = NotebookFigure(figsize=(7.5, 5.5), layout="constrained")
     ax = weight_map(coordinates, names, figure.subplots())
     ax.set_title(f"two dimensions keep {100 * share:.0f} % of the squared distances")
@@ -397,23 +396,21 @@ def squares_figure(matrices, decimals=(1, 1)):
     return figure
 
 
-def planner_figure(spreads, targets, seeds):
-    """What numbers of seeds detect on so many targets, a curve per spread, on logarithmic axes.
+def planner_figure(curves):
+    """What numbers of seeds detect, a curve per spread, on logarithmic axes.
 
-    Dotted lines: the paper's gains of fused over pretrained (Table 1). The thick dashed curve is
-    the chosen spread's if other targets like these are meant as well.
+    Dotted lines: the paper's gains of fused over pretrained (Table 1). The last curve, of the
+    chosen spread on other targets, is dashed and has the colour of the one before it.
 
-    Arguments: ``spreads``, name -> `fusinglib.planner.Spread`, the chosen one last; ``seeds``, the
-    numbers of seeds. Returns: a Figure.
+    Arguments: ``curves`` of `fusinglib.planner`. Returns: a Figure.
     """
     figure = NotebookFigure(figsize=(8.5, 4.8), layout="constrained")
     ax = figure.subplots()
-    for (name, spread), (color, marker) in zip(spreads.items(), SPREADS, strict=False):
-        curve = [planner.detectable(spread, count, targets) for count in seeds]
-        ax.plot(seeds, curve, color=color, marker=marker, label=name)
-    others = [planner.detectable_on_others(spread, count, targets) for count in seeds]
-    own = {"color": color, "marker": marker, "linestyle": "--", "linewidth": 2.5}
-    ax.plot(seeds, others, label=f"{name}, on other targets like these", **own)
+    *names, others = curves
+    for name, (color, marker) in zip(names, SPREADS, strict=True):
+        ax.plot(curves.index, curves[name], color=color, marker=marker, label=name)
+    dashed = {"color": color, "marker": marker, "linestyle": "--", "linewidth": 2.5}
+    ax.plot(curves.index, curves[others], label=others, **dashed)
     table = reference.TABLE_1
     for family in ("general", "average"):
         gain = table.loc[("fused", "general"), family] - table.loc[("pretrained", ""), family]
@@ -423,7 +420,7 @@ def planner_figure(spreads, targets, seeds):
             xytext=(4, 0), textcoords="offset points", va="center", color="0.3",
         )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="seeds", ylabel="detectable difference (points)")
-    ax.set_xticks(seeds, [str(count) for count in seeds])
+    ax.set_xticks(curves.index, [str(count) for count in curves.index])
     ax.minorticks_off()
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")

@@ -137,6 +137,19 @@ def grid(measure, spread: Spread, seeds: list[int], targets: list[int]) -> pd.Da
     return pd.DataFrame(rows, index=index, columns=[f"{m} targets" for m in targets])
 
 
+def curves(found: dict[str, Spread], seeds: list[int], targets: int) -> pd.DataFrame:
+    """What numbers of seeds detect on so many targets: a column per spread, and last the chosen
+    one's on other targets like these."""
+    columns = {
+        name: [detectable(spread, k, targets) for k in seeds] for name, spread in found.items()
+    }
+    name, chosen = list(found.items())[-1]
+    columns[f"{name}, on other targets like these"] = [
+        detectable_on_others(chosen, k, targets) for k in seeds
+    ]
+    return pd.DataFrame(columns, index=pd.Index(seeds, name="seeds"))
+
+
 def costs(settings: SeedPlanner, store: Store) -> pd.DataFrame:
     """The family table with each number of seeds: runs, those that are finished, hours left.
 

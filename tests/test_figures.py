@@ -205,10 +205,21 @@ def test_weight_map_names_every_model(ax):
 
 
 def test_weight_figure_states_what_two_dimensions_keep():
-    corners = np.eye(4)
-    names = ["pretrained", "a", "b", "mean"]
-    figure = figures.weight_figure(corners @ corners.T, names)
+    figure = figures.weight_figure(np.eye(3, 2), 2 / 3, ["pretrained", "a", "mean"])
     assert "keep 67 %" in figure.axes[0].get_title()
+
+
+def test_planner_figure_has_a_curve_per_spread_the_last_dashed():
+    columns = ["guess", "published, independent", "published", "store", "store, on others"]
+    curves = pd.DataFrame([[4, 3, 2, 1, 5]] * 2, index=[2, 5], columns=columns)
+    (ax,) = figures.planner_figure(curves).axes
+    drawn = {line.get_label(): line for line in ax.lines[:5]}
+    assert list(drawn) == columns
+    assert [drawn[name].get_ydata()[0] for name in columns] == [4, 3, 2, 1, 5]
+    assert drawn["store, on others"].get_linestyle() == "--"
+    assert drawn["store, on others"].get_color() == drawn["store"].get_color()
+    assert [text.get_text()[-4:] for text in ax.texts] == ["+4.3", "+1.2"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "5"]
 
 
 def test_squares_write_every_number(ax):

@@ -132,6 +132,14 @@ def test_grid_has_seeds_and_targets():
     assert table.loc[3, "9 targets"] == expected
 
 
+def test_curves_end_with_the_chosen_spread_on_other_targets():
+    found = {"guess": Spread(5.0, 0, 4.0), "store": Spread(3.0, 0, 2.0)}
+    table = planner.curves(found, [2, 5], 9)
+    assert list(table) == ["guess", "store", "store, on other targets like these"]
+    assert table.loc[5, "guess"] == planner.detectable(found["guess"], 5, 9)
+    assert table.iloc[0, -1] == planner.detectable_on_others(found["store"], 2, 9)
+
+
 def test_costs_count_what_is_left_and_go_by_the_guess_at_first(settings, mini):
     store = Store(settings.store_folder())
     costs = planner.costs(settings, store)
