@@ -1,3 +1,5 @@
 """Can the finetuned models that already exist be turned into a better base model?"""
 
 from fusinglib.errors import InputError as InputError
+from fusinglib.fusion import fuse as fuse
+from fusinglib.fusion import leave_one_out as leave_one_out

@@ -1,4 +1,4 @@
-"""The command line: `python -m fusinglib run | store`."""
+"""The command line: `python -m fusinglib run | fuse | store`."""
 
 import argparse
 import shlex
@@ -16,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; finished runs are kept", file=sys.stderr)
         return 130
@@ -131,6 +134,49 @@ def _command(name: str, options: argparse.Namespace) -> str:
     return shlex.join(words) + "\n"
 
 
+def fuse(options: argparse.Namespace) -> int:
+    """Fuse models into a new folder, or only say whether and how they can be fused."""
+    from fusinglib.fusion import fuse
+
+    if not options.output and not options.dry_run:
+        raise InputError("name a new folder for the result (--output), or ask for --dry-run")
+    report = fuse(
+        options.models, options.output or "", method=options.method, weights=options.weights,
+        pretrained=options.pretrained, heads=options.heads, dry_run=options.dry_run,
+        max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle,
+        **_settings(options.set),
+    )  # fmt: skip
+    print(report)
+    if not options.dry_run:
+        print(options.output)
+    return 2 if report.problems else 0
+
+
+def _settings(words: list[str]) -> dict:
+    """The settings of a method; a number is a number, and commas make a list."""
+    settings = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise InputError(f"--set {word}: expected NAME=VALUE")
+        values = [_number(part) for part in text.split(",")]
+        settings[name] = values if len(values) > 1 or isinstance(values[0], str) else values[0]
+    return settings
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _weights(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
 def store(options: argparse.Namespace) -> int:
     """List what a store holds."""
     import pandas as pd
@@ -165,6 +211,24 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="NAME=VALUE", action="append", default=[], help="one more parameter"
     )
     command.add_argument("--plan", action="store_true", help="print the plan and stop")
+
+    command = commands.add_parser("fuse", help="fuse finetuned models into one")
+    command.set_defaults(command=fuse)
+    command.add_argument(
+        "models", nargs="+", metavar="MODEL",
+        help="folder, safetensors file, LoRA adapter, key of the store, or Hub id[@revision]",
+    )  # fmt: skip
+    command.add_argument("--output", metavar="DIR", help="a folder that does not exist yet")
+    command.add_argument("--method", default="mean", help="default: mean")
+    command.add_argument("--weights", type=_weights, metavar="W,W,...", help="one per model")
+    command.add_argument("--pretrained", metavar="MODEL", help="the models' ancestor")
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method"
+    )
+    command.add_argument("--heads", action="store_true", help="average heads of one kind as well")
+    command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    command.add_argument("--max-shard-size", default="50GB", metavar="SIZE", help="default: 50GB")
+    command.add_argument("--allow-pickle", action="store_true", help="open .bin, weights only")
 
     command = commands.add_parser("store", help="list what the store holds")
     command.set_defaults(command=store)

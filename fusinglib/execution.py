@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
@@ -126,6 +126,7 @@ class Execution:
         finished = [run for run in plan.runs if store.has(run)]
         self.done = {run.key for run in finished}
         self.failed: dict[str, str] = {}
+        self.alone: set[str] = set()
         self.waiting = [run for run in plan.runs if run.key not in self.done]
         self.waiting.sort(key=lambda run: RANK[run.kind])
         self.under_way: dict[str, Run] = {}
@@ -159,14 +160,36 @@ class Execution:
     def _ready(self, run: Run) -> bool:
         return all(parent.key in self.done for parent in run.parents)
 
-    def _next(self) -> Run | None:
-        """A run whose parents are done, taken off the waiting list."""
-        for run in self.waiting:
-            if self._ready(run):
-                self.waiting.remove(run)
-                self.under_way[run.key] = run
-                return run
-        return None
+    def _next(self) -> list[Run]:
+        """A run whose parents are done, taken off the waiting list; of means all that share a model
+        with it, to be made in one pass."""
+        first = next((run for run in self.waiting if self._ready(run)), None)
+        if not first:
+            return []
+        batch = [first]
+        if first.kind == "fuse" and first.key not in self.alone:
+            batch += [run for run in self.waiting if run is not first and self._joins(run, first)]
+        for run in batch:
+            self.waiting.remove(run)
+            self.under_way[run.key] = run
+        return batch
+
+    def _joins(self, run: Run, first: Run) -> bool:
+        """Whether a mean can be made in the same pass as the first one."""
+        if run.kind != "fuse" or run.key in self.alone or not self._ready(run):
+            return False
+        return not {parent.key for parent in run.parents}.isdisjoint(p.key for p in first.parents)
+
+    def _finish_all(self, batch: list[Run], error: BaseException | None) -> None:
+        """Book the outcome of a batch; the runs of one that failed go again, each for itself."""
+        if error is None or len(batch) == 1 or isinstance(error, StoreError):
+            for run in batch:
+                self._finish(run, error)
+            return
+        for run in batch:
+            del self.under_way[run.key]
+            self.alone.add(run.key)
+            self.waiting.insert(0, run)
 
     def _finish(self, run: Run, error: BaseException | None) -> None:
         """Book the outcome of a run; a store that cannot be written ends everything."""
@@ -182,16 +205,14 @@ class Execution:
 
     def _serially(self) -> None:
         """One run after the other, in this very thread."""
-        from fusinglib.steps import perform
-
-        while run := self._next():
+        while batch := self._next():
             self._show()
             try:
-                perform(run, self.store, self.settings.device, watch=self._show)
+                _perform(batch, self.store, self.settings.device, self._show)
             except Exception as error:
-                self._finish(run, error)
+                self._finish_all(batch, error)
             else:
-                self._finish(run, None)
+                self._finish_all(batch, None)
 
     def _in_processes(self) -> None:
         """Keep the workers busy; if one of them dies, start anew what was under way."""
@@ -227,8 +248,8 @@ class Execution:
     def _drain(self, pool) -> None:
         futures: dict = {}
         while True:
-            while len(futures) < self._places() and (run := self._next()):
-                futures[pool.submit(_work, run, self.store.root, self.settings.device)] = run
+            while len(futures) < self._places() and (batch := self._next()):
+                futures[pool.submit(_work, batch, self.store.root, self.settings.device)] = batch
             if not futures:
                 return
             self._show()
@@ -237,7 +258,7 @@ class Execution:
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     raise error
-                self._finish(futures.pop(future), error)
+                self._finish_all(futures.pop(future), error)
 
     def _show(self) -> None:
         """One line: how many are done, the rate, the time left, what is under way."""
@@ -287,7 +308,14 @@ def _start_worker(parent: multiprocessing.connection.Connection) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _work(run: Run, root, device: str) -> None:
-    from fusinglib.steps import perform
+def _work(batch: list[Run], root, device: str) -> None:
+    _perform(batch, Store(root), device, lambda: None)
 
-    perform(run, Store(root), device)
+
+def _perform(batch: list[Run], store: Store, device: str, watch: Callable[[], None]) -> None:
+    from fusinglib.steps import perform, perform_means
+
+    if len(batch) > 1:
+        perform_means(batch, store)
+    else:
+        perform(batch[0], store, device, watch)

@@ -1,405 +1,396 @@
-"""Fusing finetuned models: the mean of their weights, from safetensors files to a safetensors file.
+"""Fusing finetuned models: from safetensors files to a safetensors file, never a model in memory.
 
-Models are compared by their headers first; then tensors are read one at a time, so that a model
-never has to fit into memory. Heads are left out, the body is averaged by name.
+Models are compared by their headers first; then all are read side by side, piece by piece.
 """
 
-import json
-import math
-import os
+import re
 import shutil
-import struct
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import safetensors
-import torch
-import transformers
-from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
+import numpy as np
+import xxhash
 
+from fusinglib import compatibility, measures
+from fusinglib.checkpoints import (
+    FLOATS,
+    SIZES,
+    Checkpoint,
+    Stored,
+    finite,
+    narrowed,
+    open_checkpoint,
+)
+from fusinglib.compatibility import Report
 from fusinglib.errors import InputError
+from fusinglib.methods import METHODS, Method
+from fusinglib.output import Folder, beside, check_free
+from fusinglib.progress import Progress, amount
+from fusinglib.streaming import PIECE, Block, Piece, pieces, stream
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-HEAD_SETTINGS = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
-FREE_SETTINGS = ("drop", "initializer", "use_cache")  # parts of names of settings that may differ
-VOCABULARIES = (
-    "tokenizer.json vocab.txt vocab.json merges.txt spiece.model spm.model tokenizer.model "
-    "sentencepiece.bpe.model bpe.codes added_tokens.json"
-).split()
-SETTINGS_FILES = "tokenizer_config.json special_tokens_map.json chat_template.jinja".split()
-COPIED_FILES = [*VOCABULARIES, *SETTINGS_FILES, "generation_config.json"]
+Model = str | Path
 
 
-class Stored(NamedTuple):
-    """Where a tensor lies, and what its file's header says of it."""
+def fuse(
+    models: Sequence[Model],
+    output: Model,
+    *,
+    method: str | Callable = "mean",
+    weights: Sequence[float] | None = None,
+    pretrained: Model | None = None,
+    heads: bool = False,
+    dry_run: bool = False,
+    max_shard_size: str | int = "50GB",
+    allow_pickle: bool = False,
+    progress: bool = True,
+    **settings,
+) -> Report:
+    """Write the fused model to the new folder `output`, and say what was done.
 
-    file: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def is_float(self) -> bool:
-        return DTYPES[self.dtype].is_floating_point
-
-    def read(self) -> torch.Tensor:
-        with safe_open(self.file, "pt") as weights:
-            return weights.get_tensor(self.name)
-
-
-class Parent(NamedTuple):
-    """A model to be fused: its configuration as stored and as understood, its body and head.
-
-    `architecture` names the class of the body: the model's own if all is body, else `base`, the
-    class that AutoModel opens. `body` maps names without prefix to stored tensors.
-    """
-
-    folder: Path
-    raw_config: dict
-    config: PreTrainedConfig
-    base: str
-    architecture: str
-    body: dict[str, Stored]
-    head: list[str]
-
-
-def mean(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The mean of tensors of one dtype: `(t_1 + ... + t_n) / n` (the paper, section 2).
-
-    The sum runs in the given order, in float32 (float64 for float64), and is rounded to the
-    inputs' dtype once, after the division.
-    """
-    tensors = iter(tensors)
-    tensor, count = next(tensors), 1
-    total = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-    for tensor in tensors:
-        total += tensor
-        count += 1
-    return (total / count).to(tensor.dtype)
-
-
-def fuse(models: Sequence[str | Path], output: str | Path) -> dict:
-    """Write the mean of `models` to the new folder `output` and say what was done.
-
-    Equivalent, for each tensor of the body: `sum(model[name] for model in models) / len(models)`
-    ("Fusing finetuned models for better pretraining", section 2). Integer tensors must be equal and
-    are copied. Encoders are written as their body alone, as AutoModel saves it; T5 with its
-    language-model head is all body and written as it was.
+    Equivalent, for each tensor of the body: `method([model[name] for model in models])`; with the
+    default, `sum(model[name] for model in models) / len(models)` ("Fusing finetuned models for
+    better pretraining", section 2). Integer tensors must be equal and are copied. Encoders are
+    written as their body alone, as AutoModel saves it; T5 and other language models are all body.
 
     Arguments:
-        models: local folders with `config.json` and safetensors files, in the order of summation;
-            each may be given only once.
+        models: folders, safetensors files, LoRA adapters, keys of the store, or Hub ids
+            (`name@revision`), in the order of summation; each may be given only once.
         output: a folder that does not exist yet. It appears whole or not at all.
+        method: a name in `methods.METHODS`, or a function with the signature described there.
+        weights: a number for each model (normalised by "weighted", "fisher" and "slerp").
+        pretrained: the models' ancestor, which some methods need; norms and cosines of updates are
+            reported if it is given, at the price of reading everything once more.
+        heads: average heads as well, where all have the same labels.
+        dry_run: return the report without reading weights or writing anything.
+        max_shard_size: the largest weight file, in bytes or as "5GB".
+        allow_pickle: open `.bin` files where there is nothing else, weights only.
+        progress: show how much is read.
+        settings: the method's own, such as `scale`, `density`, `seed`, `information`.
 
-    Returns a dict: `method`, `parents` (the last two names of each path, so that the file does not
-    depend on where it was made), `output`, `architecture`, `averaged` and `copied` (names of
-    tensors), `left_out` (rows of model, tensor, reason), `files` (copied from the first model).
+    Raises `InputError` for what cannot be fused, naming it, and leaves nothing behind.
     """
-    folders, output = _folders(models), Path(output)
-    if os.path.lexists(output):
-        raise InputError(f"Output {output} exists already: give a new folder, or remove it first.")
-    parents = _alike(folders)
-    first = parents[0]
-    same = all(parent.architecture == first.architecture for parent in parents)
-    report = {
-        "method": "mean",
-        "parents": ["/".join(folder.absolute().parts[-2:]) for folder in folders],
-        "output": str(output),
-        "architecture": first.architecture if same else first.base,
-        "averaged": sorted(name for name, stored in first.body.items() if stored.is_float),
-        "copied": sorted(name for name, stored in first.body.items() if not stored.is_float),
-        "left_out": [
-            {"model": str(parent.folder), "tensor": name, "reason": "head, not part of the body"}
-            for parent in parents
-            for name in parent.head
-        ],
-        "files": [name for name in COPIED_FILES if (first.folder / name).is_file()],
-    }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.partial")
+    opened = _open_all(models, allow_pickle)
+    base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
+    recipe = _recipe(method, weights, len(opened), settings)
+    if recipe.method.with_base and not base:
+        raise InputError(f"The method {recipe.name} needs the pretrained model: give pretrained.")
+    job = _compare(opened, base, recipe, heads)
+    if base and not job.report.problems:
+        _add_updates(job)
+    if dry_run:
+        return job.report
+    compatibility.refuse(job.report.problems)
+    everyone = list(range(len(opened)))
+    recipe.known = measures.known(recipe.method, job.bodies, recipe.settings, job.report.averaged)
+    _carry_out(
+        job, [(Path(output), everyone, job.report)], recipe, _bytes(max_shard_size), progress
+    )
+    return job.report
+
+
+def leave_one_out(
+    models: Sequence[Model], output: Model, *, progress: bool = True, allow_pickle: bool = False
+) -> list[Report]:
+    """Write the means of all models but one, for every one of them, in one pass over the inputs.
+
+    Equivalent, bit for bit: `fuse(models without model i, output / f"without-{i}")`, i from 0.
+    Arguments and errors are those of `fuse`; either all folders appear below the new folder
+    `output`, or none does.
+    """
+    count, output = len(models), Path(output)
+    if count < 3:
+        raise InputError(f"leave_one_out takes at least three models, not {count}.")
+    members = [[j for j in range(count) if j != i] for i in range(count)]
+    check_free(output)
+    partial = beside(output)
     try:
-        partial.mkdir()
-        _write(partial, parents, report)
+        partial.mkdir(parents=True)
+        folders = [partial / f"without-{i}" for i in range(count)]
+        options = {"progress": progress, "allow_pickle": allow_pickle}
+        reports = fuse_subsets(models, members, folders, **options)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return report
+    return reports
 
 
-def bodies(models: Sequence[str | Path]) -> Iterator[list[torch.Tensor]]:
-    """The floating tensors of the models' bodies: one name at a time, of all models in their order.
+def fuse_subsets(
+    models: Sequence[Model],
+    subsets: Sequence[Sequence[int]],
+    outputs: Sequence[Model],
+    *,
+    progress: bool = True,
+    allow_pickle: bool = False,
+) -> list[Report]:
+    """Write several means in one pass over the inputs: of the models that each subset numbers.
 
-    Checked as `fuse` checks them; a model may be given more than once.
+    Each is, bit for bit, what `fuse` makes of these models in the order of their numbers.
     """
-    parents = _alike([Path(model) for model in models])
-    for name, stored in parents[0].body.items():
-        if stored.is_float:
-            yield [_read_finite(parent, name) for parent in parents]
+    opened = _open_all(models, allow_pickle)
+    recipe = _recipe("mean", None, len(opened), {})
+    job = _compare(opened, None, recipe, False)
+    compatibility.refuse(job.report.problems)
+    wanted = []
+    for folder, subset in zip(outputs, subsets, strict=True):
+        part = _compare([opened[i] for i in subset], None, recipe.of(len(subset)), False).report
+        if part.averaged != job.report.averaged:
+            raise InputError("The models are of several classes: fuse their subsets one by one.")
+        wanted.append((Path(folder), subset, part))
+    _carry_out(job, wanted, recipe, _bytes("50GB"), progress)
+    return [report for _, _, report in wanted]
 
 
-# What the folders hold, from headers and configurations only.
+def weights_hash(model: Model, allow_pickle: bool = False) -> str:
+    """The hash by which a fused model names its parents: of the numbers of the model's body.
+
+    XXH3-128 over all tensors in the order of their names, each by its name, dtype, shape and the
+    XXH3-128 hashes of its pieces of `streaming.PIECE` numbers (as float32, if they are narrower);
+    it does not depend on how the model is cut into files. It tells models apart, not forgeries.
+    """
+    opened = open_checkpoint(model, allow_pickle)
+    body = dict(opened.tensors) if opened.is_whole else opened.body()
+    hashes: dict = {}
+
+    def read(piece: Piece, block: Block) -> int:
+        _rows(piece, block)
+        return 0
+
+    stream(pieces(sorted(body), [body]), read, hashes)
+    return _hash(hashes, 0, body)
 
 
-def _alike(folders: list[Path]) -> list[Parent]:
-    """The models in `folders`, which must have bodies of one kind."""
-    parents = [_open(folder) for folder in folders]
-    for other in parents[1:]:
-        _check_tensors(parents[0], other)
-        _check_settings(parents[0], other)
-    _check_vocabularies(folders)
-    return parents
+@dataclass
+class Recipe:
+    """How models become one: the method, its name, weights and settings, and what it must know."""
+
+    method: Method
+    name: str
+    weights: np.ndarray
+    settings: dict
+    known: Callable[[Piece], dict] = field(default=lambda piece: {})
+
+    def of(self, count: int) -> "Recipe":
+        """The same for another number of models, equally weighted."""
+        return Recipe(self.method, self.name, np.full(count, 1 / count), self.settings)
 
 
-def _folders(models: Sequence[str | Path]) -> list[Path]:
+@dataclass
+class Job:
+    """Models and what their headers say: their bodies, the base's last if there is one."""
+
+    models: list[Checkpoint]
+    base: Checkpoint | None
+    bodies: list[dict[str, Stored]]
+    report: Report
+
+
+# What is asked for, checked.
+
+
+def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
     if isinstance(models, (str, Path)) or not models:
-        raise InputError(f"models is {models!r}: give a list of at least one model folder.")
-    folders = [Path(model) for model in models]
-    for i, folder in enumerate(folders):
-        if not folder.is_dir():
-            raise InputError(f"Model {folder} is not a folder: give local model folders.")
-        if any(folder.samefile(earlier) for earlier in folders[:i]):
-            raise InputError(f"Model {folder} is given twice: a mean takes each model once.")
-    return folders
+        raise InputError(f"models is {models!r}: give a list of at least one model.")
+    opened = [open_checkpoint(model, allow_pickle) for model in models]
+    for i, model in enumerate(opened):
+        if any(model.source == other.source for other in opened[:i]):
+            raise InputError(f"Model {models[i]} is given twice: a mean takes each model once.")
+    return opened
 
 
-def _open(folder: Path) -> Parent:
-    raw_config = _read_json(folder / "config.json")
-    try:
-        config = CONFIG_MAPPING[raw_config["model_type"]].from_dict(raw_config)
-        base = MODEL_MAPPING[type(config)].__name__
-        name = (config.architectures or [base])[0]
-        prefix = f"{getattr(transformers, name).base_model_prefix}."
-    except Exception as error:  # the config classes raise errors of many kinds
+def _recipe(method, weights, count: int, settings: dict) -> Recipe:
+    """The method that is asked for, its weights and its settings, checked."""
+    if isinstance(method, str) and method not in METHODS:
         raise InputError(
-            f"{folder / 'config.json'} describes no model that transformers "
-            f"{transformers.__version__} knows ({error!r}): save it again with save_pretrained."
-        ) from error
-    tensors = _headers(folder)
-    prefixed = any(key.startswith(prefix) for key in tensors)
-    head = sorted(key for key in tensors if prefixed and not key.startswith(prefix))
-    body = {key.removeprefix(prefix): tensors[key] for key in tensors if key not in head}
-    return Parent(folder, raw_config, config, base, base if prefixed else name, body, head)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): a JSON file was expected.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object: save the model again.")
-    return content
-
-
-def _headers(folder: Path) -> dict[str, Stored]:
-    tensors = {}
-    files, weight_map = _weight_files(folder)
-    for file in files:
-        try:
-            with safe_open(file, "pt") as weights:
-                for name in weights.keys():
-                    part = weights.get_slice(name)
-                    shape = tuple(part.get_shape())
-                    tensors[name] = Stored(file, name, part.get_dtype(), shape)
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"{file} is truncated or no safetensors file ({error}): fetch or save it again."
-            ) from error
-    found = {(name, stored.file.name) for name, stored in tensors.items()}
-    for name, _ in sorted(found ^ weight_map.items() if weight_map else ()):
-        raise InputError(
-            f"The index of model {folder} and its shards disagree on {name}: fetch the model again."
+            f"Unknown method {method!r}: expected {', '.join(METHODS)}, or a function."
         )
-    for name, stored in tensors.items():
-        if stored.dtype not in DTYPES:
+    chosen = METHODS[method] if isinstance(method, str) else Method(method)
+    name = method if isinstance(method, str) else getattr(method, "__name__", "a function")
+    possible = measures.settings_of(chosen)
+    for setting, value in settings.items():
+        if setting not in possible:
             raise InputError(
-                f"Tensor {name} of model {folder} has dtype {stored.dtype}: expected one of "
-                f"{', '.join(DTYPES)}. Save the model unquantized."
+                f"The method {name} has no setting {setting!r}: expected "
+                f"{', '.join(possible) or 'none'}."
             )
-    return tensors
+        _check_setting(setting, value)
+    return Recipe(chosen, name, _weights(name, chosen, weights, count), possible | settings)
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The weight files, and for shards the index's map from tensor to file."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single], {}
-    if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
-        if not weight_map:
-            raise InputError(f"{index} has no weight_map: fetch or save the model again.")
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-        for file in files:
-            if not file.is_file():
-                raise InputError(f"{index} lists {file.name}, which is missing: fetch it again.")
-        return files, weight_map
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt"))
-    found = f"only {', '.join(pickles)} (pickles are not opened)" if pickles else "no weights"
+def _check_setting(name: str, value) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name == "density" and not (number and 0 < value <= 1):
+        raise InputError(f"Setting density is {value!r}: expected a number above 0, at most 1.")
+    if name == "scale" and not (number and np.isfinite(value)):
+        raise InputError(f"Setting scale is {value!r}: expected a number.")
+    if name == "seed" and not isinstance(value, int):
+        raise InputError(f"Setting seed is {value!r}: expected a whole number.")
+
+
+def _weights(name: str, method: Method, weights, count: int) -> np.ndarray:
+    """A weight for each model, normalised where the method divides by their sum."""
+    if name == "slerp" and count != 2:
+        raise InputError(f"slerp takes two models, not {count}.")
+    if weights is None:
+        return np.full(count, method.weight or 1 / count)
+    if name == "mean":
+        raise InputError("The mean takes no weights: choose the method weighted.")
+    try:
+        values = np.array(list(weights), dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise InputError(f"weights are {weights!r}: expected {count} numbers, one for each model.")
+    if name in ("fisher", "ties", "slerp") and (values < 0).any():
+        raise InputError(f"weights are {weights!r}: {name} takes none below zero.")
+    if name in ("weighted", "fisher", "slerp"):
+        if abs(values.sum()) < 1e-9 * max(np.abs(values).max(), 1e-300):
+            raise InputError(f"weights are {weights!r}: their sum must not be zero.")
+        values = values / values.sum()
+    return values
+
+
+def _bytes(size: str | int) -> int:
+    """A size such as "5GB" in bytes."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]?)B?", str(size).strip().upper())
+    if not found or not int(found[1]):
+        raise InputError(f"max_shard_size is {size!r}: expected a size such as '5GB' or '500MB'.")
+    return int(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[found[2]]
+
+
+def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job:
+    """What the models' headers say, and whether they can be fused."""
+    found = compatibility.compare(models, base, heads)
+    body = found.bodies[0]
+    read = sum(tensor.bytes for tensors in found.bodies for tensor in tensors.values())
+    written = sum(tensor.bytes for tensor in body.values())
+    names = compatibility.COPIED_FILES if models[0].config else []
+    report = Report(
+        method=recipe.name,
+        settings=recipe.settings,
+        parents=[model.name for model in models],
+        weights=[float(weight) for weight in recipe.weights],
+        architecture=found.architecture,
+        averaged=sorted(name for name in body if body[name].is_float),
+        copied=sorted(name for name in body if not body[name].is_float),
+        left_out=found.left_out,
+        files=[name for name in names if (models[0].folder / name).is_file()],
+        problems=found.problems,
+        notes=found.notes,
+        bytes_read=read,
+        bytes_written=written,
+        memory=compatibility.memory(len(found.bodies)),
+        seconds=read / compatibility.READING + written / compatibility.WRITING,
+        cost=recipe.method.cost,
+    )
+    return Job(models, base, found.bodies, report)
+
+
+def _add_updates(job: Job) -> None:
+    """How far the models are from the pretrained one, and in which directions."""
+    products = compatibility.inner_products(job.bodies[-1], job.bodies[:-1])
+    job.report.updates = compatibility.updates(job.report.parents, products)
+    job.report.notes += compatibility.out_of_line(job.report.updates)
+
+
+# What is done.
+
+Wanted = tuple[Path, Sequence[int], Report]
+"""A folder to be written, the numbers of the models that it fuses, and what is said of it."""
+
+
+def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progress: bool) -> None:
+    """Read all models once and write every folder that is wanted, all of them or none."""
+    body, hashes = job.bodies[0], {}
+    total = job.report.bytes_read + sum(report.bytes_written for _, _, report in wanted)
+    folders: list[Folder] = []
+    bar = Progress(total, _count) if progress else None
+    try:
+        for path, _, report in wanted:
+            folders.append(Folder(path, report, body, shard))
+
+        def do(piece: Piece, block: Block) -> int:
+            rows = _rows(piece, block)
+            for folder, (_, subset, _) in zip(folders, wanted, strict=True):
+                folder.write(piece, _fused(piece, rows, subset, job, recipe))
+            size = (piece.stop - piece.start) * SIZES[body[piece.name].dtype]
+            return size * (len(rows) + len(wanted))
+
+        show = (lambda done: bar.update(done, "", last=done == total)) if bar else None
+        stream(pieces(sorted(body), job.bodies), do, hashes, show)
+        for folder, (_, subset, report) in zip(folders, wanted, strict=True):
+            report.hashes = [_hash(hashes, i, job.bodies[i]) for i in subset]
+            folder.finish(job.models[subset[0]])
+        for folder in folders:
+            folder.publish()
+    finally:
+        if bar:
+            bar.close()
+        for folder in folders:
+            folder.clean()
+
+
+def _count(done: int, total: int) -> str:
+    return f"{amount(done)} of {amount(total)} read and written"
+
+
+def _rows(piece: Piece, block: Block) -> list[np.ndarray]:
+    return block.numbers(piece) if piece.tensors[0].is_float else block.raw(piece)
+
+
+def _fused(piece: Piece, rows: list, subset: Sequence[int], job: Job, recipe: Recipe) -> np.ndarray:
+    """The bytes of the fused piece; what is not finite is refused by the name of its origin."""
+    dtype = piece.tensors[0].dtype
+    if dtype not in FLOATS:
+        return _equal(piece, rows, subset, job)
+    chosen = [rows[i] for i in subset]
+    known = recipe.known(piece)
+    with np.errstate(all="ignore"):
+        base = rows[-1] if job.base else None
+        result = recipe.method.combine(chosen, recipe.weights, base, **recipe.settings | known)
+    if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (
+        rows[0].shape,
+        rows[0].dtype,
+    ):
+        raise InputError(
+            f"The method {recipe.name} must return an array of {rows[0].dtype} of the shape of its "
+            f"inputs, but for tensor {piece.name} it returned {type(result).__name__}."
+        )
+    narrow = narrowed(result, dtype)
+    if not finite(narrow, dtype) or (recipe.name != "mean" and not np.isfinite(rows).all()):
+        _refuse_infinite(piece, rows, subset, job)
+    return narrow
+
+
+def _refuse_infinite(piece: Piece, rows: list, subset: Sequence[int], job: Job) -> None:
+    everyone = [*job.models, *([job.base] if job.base else [])]
+    for i in [*subset, *([len(job.models)] if job.base else [])]:
+        if not np.isfinite(rows[i]).all():
+            raise InputError(
+                f"Tensor {piece.name} of model {everyone[i].folder} holds NaN or infinity: leave "
+                f"this model out."
+            )
     raise InputError(
-        f"Model {folder} holds {found}: expected {single.name}, or {index.name} with its shards. "
-        "Save the model with save_pretrained."
+        f"The result for tensor {piece.name} is too large for its dtype: check the models."
     )
 
 
-# What must agree before anything is read or written.
-
-
-def _check_tensors(first: Parent, other: Parent) -> None:
-    if type(first.config) is not type(other.config):
-        raise InputError(
-            f"Models {first.folder} and {other.folder} are of different kinds "
-            f"({first.config.model_type} and {other.config.model_type}): fuse models of one kind."
-        )
-    for here, there in ((first, other), (other, first)):
-        for name in sorted(here.body.keys() - there.body.keys()):
+def _equal(piece: Piece, rows: list, subset: Sequence[int], job: Job) -> np.ndarray:
+    first = subset[0]
+    for other in subset[1:]:
+        if not np.array_equal(rows[first], rows[other]):
             raise InputError(
-                f"Tensor {name} of model {here.folder} is missing in model {there.folder}: bodies "
-                "must hold the same tensors. If they were only saved differently (tied weights "
-                "stored once and twice, older names), open and save both with one transformers; "
-                "a model with tied weights and one with untied weights are not fused."
+                f"Integer tensor {piece.name} differs between models {job.models[first].folder} "
+                f"and {job.models[other].folder}: integers are not averaged, they must be equal."
             )
-    for name, a in first.body.items():
-        b = other.body[name]
-        if a.shape != b.shape:
-            size = getattr(first.config, "vocab_size", None)
-            vocabulary = a.shape[1:] == b.shape[1:] and size in (*a.shape[:1], *b.shape[:1])
-            raise InputError(
-                f"Tensor {name} has shape {list(a.shape)} in model {first.folder} and "
-                f"{list(b.shape)} in model {other.folder}: shapes must be equal."
-                + " The vocabularies differ in size (added tokens or padding rows): resize them to "
-                "the same one first, rows are never cropped here." * vocabulary
-            )
-        if a.dtype != b.dtype:
-            raise InputError(
-                f"Tensor {name} has dtype {a.dtype} in model {first.folder} and {b.dtype} in model "
-                f"{other.folder}: dtypes must be equal. Save the models in one dtype first."
-            )
+    return rows[first]
 
 
-def _check_settings(first: Parent, other: Parent) -> None:
-    """The config class's own settings say what weights mean; dropout and such may differ."""
-    own = type(first.config)().to_dict().keys() - PreTrainedConfig().to_dict().keys()
-    ours, theirs = first.config.to_dict(), other.config.to_dict()
-    for key in sorted(own):
-        free = any(part in key for part in FREE_SETTINGS)
-        if not free and ours.get(key) != theirs.get(key):
-            raise InputError(
-                f"Models {first.folder} and {other.folder} differ in {key} (config.json: "
-                f"{ours.get(key)!r} and {theirs.get(key)!r}): their weights do not mean the same."
-            )
-
-
-def _check_vocabularies(folders: list[Path]) -> None:
-    """Every vocabulary file must be the same in all the models that have it."""
-    for name in VOCABULARIES:
-        files = [folder / name for folder in folders if (folder / name).is_file()]
-        for other in files[1:]:
-            if not _same_vocabulary(files[0], other):
-                raise InputError(
-                    f"Tokenizer files {files[0]} and {other} differ: models to be fused must read "
-                    "text in the same way. Fuse models with one tokenizer."
-                )
-
-
-def _same_vocabulary(a: Path, b: Path) -> bool:
-    """Equal bytes; a tokenizer.json may differ in the last call's truncation and padding."""
-    if a.read_bytes() == b.read_bytes() or a.name != "tokenizer.json":
-        return a.read_bytes() == b.read_bytes()
-    passing = {"truncation": None, "padding": None}
-    return _read_json(a) | passing == _read_json(b) | passing
-
-
-# What is written.
-
-
-def _write(folder: Path, parents: list[Parent], report: dict) -> None:
-    first = parents[0]
-    metadata = {"format": "pt", "method": "mean", "parents": json.dumps(report["parents"])}
-    file = folder / "model.safetensors"
-    _write_safetensors(file, first.body, lambda name: _combine(parents, name), metadata)
-    dropped = HEAD_SETTINGS if report["architecture"] == first.base else ()
-    config = {key: value for key, value in first.raw_config.items() if key not in dropped}
-    config["architectures"] = [report["architecture"]]
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(report), encoding="utf-8")
-    for name in report["files"]:
-        shutil.copyfile(first.folder / name, folder / name)
-
-
-def _combine(parents: list[Parent], name: str) -> torch.Tensor:
-    if not parents[0].body[name].is_float:
-        return _equal(parents, name)
-    result = mean(_read_finite(parent, name) for parent in parents)
-    if not result.isfinite().all():
-        raise InputError(f"The sum of tensor {name} is too large for its dtype: check the models.")
-    return result
-
-
-def _equal(parents: list[Parent], name: str) -> torch.Tensor:
-    tensor = parents[0].body[name].read()
-    for parent in parents[1:]:
-        if not torch.equal(tensor, parent.body[name].read()):
-            raise InputError(
-                f"Integer tensor {name} differs between models {parents[0].folder} and "
-                f"{parent.folder}: integers are not averaged, they must be equal."
-            )
-    return tensor
-
-
-def _read_finite(parent: Parent, name: str) -> torch.Tensor:
-    tensor = parent.body[name].read()
-    if not tensor.isfinite().all():
-        raise InputError(
-            f"Tensor {name} of model {parent.folder} holds NaN or infinity: leave this model out."
-        )
-    return tensor
-
-
-def _write_safetensors(
-    path: Path,
-    like: dict[str, Stored],
-    tensor: Callable[[str], torch.Tensor],
-    metadata: dict[str, str],
-) -> None:
-    """Write a safetensors file one tensor at a time (its save_file needs all of them at once).
-
-    The format: the header's length (8 bytes, little endian), the header as JSON padded with spaces
-    to a multiple of 8, the tensors' bytes. Wider dtypes come first, so that all are aligned.
-    """
-    names = sorted(like, key=lambda name: (-DTYPES[like[name].dtype].itemsize, name))
-    header, end = {"__metadata__": metadata}, 0
-    for name in names:
-        dtype, shape = like[name].dtype, like[name].shape
-        start, end = end, end + DTYPES[dtype].itemsize * math.prod(shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "xb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            file.write(tensor(name).contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-def _card(report: dict) -> str:
-    parents = "\n".join(f"{i}. `{name}`" for i, name in enumerate(report["parents"], 1))
-    return f"""---
-library_name: transformers
----
-# Fused model
-
-The {report["method"]} of {len(report["parents"])} models, tensor by tensor, summed in this order
-("Fusing finetuned models for better pretraining", section 2):
-
-{parents}
-
-Architecture {report["architecture"]}: {len(report["averaged"])} tensors averaged,
-{len(report["copied"])} copied, {len(report["left_out"])} of heads left out. Made with torch
-{torch.__version__}, transformers {transformers.__version__}, safetensors {safetensors.__version__}.
-"""
+def _hash(hashes: dict, model: int, body: dict[str, Stored]) -> str:
+    """What `weights_hash` says of a model whose pieces have been read."""
+    total = xxhash.xxh3_128()
+    for name in sorted(body):
+        total.update(f"{name} {body[name].dtype} {list(body[name].shape)}".encode())
+        for number in range(-(-body[name].size // PIECE)):
+            total.update(hashes[model, name, number])
+    return total.hexdigest()

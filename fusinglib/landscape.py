@@ -1,63 +1,26 @@
-"""Where models lie: straight lines between them, and the inner products of their updates."""
+"""Where models lie: the inner products of their updates, and what follows from them."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from fusinglib import fusion
-from fusinglib.data import TaskData
-from fusinglib.models import BaseModel
-from fusinglib.settings import Training
-from fusinglib.training import finetune
-
-CHUNK = 2**20
-"""How many numbers of each model are looked at together."""
-
-
-def move(model: BaseModel, end: BaseModel, position: float) -> None:
-    """Move the body of `model` in place along the straight line to that of `end`.
-
-    Each tensor becomes `(1 - position) * model + position * end`, in fp32; position 0 leaves it
-    as it is and 1 makes it equal to `end`, bit for bit. Integer tensors stay.
-    """
-    there = end.body.state_dict()
-    between = {  # made before any is put in place: tied weights have several names
-        name: torch.lerp(tensor, there[name], position) if tensor.is_floating_point() else tensor
-        for name, tensor in model.body.state_dict().items()
-    }
-    model.body.load_state_dict(between)
-
-
-def fit_head(model: BaseModel, data: TaskData, training: Training, seed: int) -> None:
-    """Fit the fresh head of a classifier on its frozen body, for all of `max_steps` batches.
-
-    Nothing is stopped early, so that every body gets the same steps. The model should have been
-    opened without dropout, which would make the body's features noisy here and not where the head
-    is scored.
-    """
-    steps = training.max_steps
-    model.body.requires_grad_(False)
-    finetune(model, data, dataclasses.replace(training, eval_every=steps, patience=steps), seed)
+from fusinglib import compatibility
+from fusinglib.checkpoints import open_checkpoint
 
 
 def inner_products(origin: str | Path, models: Sequence[str | Path]) -> np.ndarray:
     """Inner products of the models' updates, their differences from the model `origin`.
 
     Equivalent: `U @ U.T`, a row of U being all weights of a model's body less those of `origin`,
-    one after the other. Float64 (models, models). The folders are read tensor by tensor; heads are
+    one after the other. Float64 (models, models). The folders are read piece by piece; heads are
     left out. `models` may hold `origin` itself, whose update is zero. Raises `InputError` where
     `fusion.fuse` would.
     """
-    total = np.zeros((len(models), len(models)))
-    for tensors in fusion.bodies([origin, *models]):
-        chunks = [tensor.flatten().split(CHUNK) for tensor in tensors]
-        for start, *others in zip(*chunks, strict=True):
-            updates = torch.stack(others).double() - start.double()
-            total += (updates @ updates.T).numpy()
-    return total
+    found = compatibility.compare([open_checkpoint(model) for model in models],
+                                  open_checkpoint(origin), heads=False)  # fmt: skip
+    compatibility.refuse(found.problems)
+    return compatibility.inner_products(found.bodies[-1], found.bodies[:-1])[:-1, :-1]
 
 
 def cosines(products: np.ndarray) -> np.ndarray:

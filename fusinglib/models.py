@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import transformers
 
+from fusinglib import checkpoints
 from fusinglib.data import SPLITS, Split, TaskData, label_texts, text_input
 from fusinglib.errors import InputError
 from fusinglib.evaluation import label_scores
@@ -239,7 +240,7 @@ def locate(model: str, revision: str) -> Path:
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        folder = _snapshot(model, revision)
+        folder = checkpoints.snapshot(model, revision)
     if not (folder / "config.json").is_file():
         raise InputError(f"model {model!r}: no config.json in it; expected a saved model folder")
     if not list(folder.glob("*.safetensors")):
@@ -248,25 +249,6 @@ def locate(model: str, revision: str) -> Path:
             f"save it with save_pretrained, or name a revision that has safetensors"
         )
     return folder
-
-
-def _snapshot(model: str, revision: str) -> Path:
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            model, revision=revision or None, allow_patterns=FILES
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"model {model!r}: no such folder, and no such model on the Hub or in the cache that "
-            f"HF_HOME names ({type(error).__name__}); check the name, go online, or set HF_HOME"
-        ) from error
-    return Path(folder)
-
-
-FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
-"""What is taken of a Hub model: no pickles, no code."""
 
 
 def fingerprint(folder: Path) -> str:
@@ -312,6 +294,20 @@ def randomise(folder: Path, output: Path, seed: int) -> None:
     if untied:
         untie(model)
     _save(model, folder, output)
+
+
+def move(model: BaseModel, end: BaseModel, position: float) -> None:
+    """Move the body of `model` in place along the straight line to that of `end`.
+
+    Each tensor becomes `(1 - position) * model + position * end`, in fp32; position 0 leaves it
+    as it is and 1 makes it equal to `end`, bit for bit. Integer tensors stay.
+    """
+    there = end.body.state_dict()
+    between = {  # made before any is put in place: tied weights have several names
+        name: torch.lerp(tensor, there[name], position) if tensor.is_floating_point() else tensor
+        for name, tensor in model.body.state_dict().items()
+    }
+    model.body.load_state_dict(between)
 
 
 def untie(model) -> None:

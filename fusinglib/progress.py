@@ -4,6 +4,7 @@ import html
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 LOG_EVERY = 30
 """Seconds between two lines of progress where output goes to a file."""
@@ -39,26 +40,31 @@ class Line:
 
 
 class Progress:
-    """How many of `total` runs are done: `update(done, text)`, at the end with `last=True`.
+    """How many of `total` are done: `update(done, text)`, at the end with `last=True`.
 
     In a notebook it is a display that is updated (so it stays in an executed copy), elsewhere a
-    `Line`.
+    `Line`. `count` says how a number of them reads.
     """
 
-    def __init__(self, total: int):
-        self.total = total
+    def __init__(self, total: int, count: Callable[[int, int], str] = "{} of {} runs".format):
+        self.total, self.count = total, count
         self.line = None if _in_kernel() else Line()
         self.handle = None
         self.shown = ""
 
     def update(self, done: int, text: str, last: bool = False) -> None:
         """Show that `done` runs are done, and `text` beside it."""
-        text = f"{done} of {self.total} runs" + (f", {text}" if text else "")
+        text = self.count(done, self.total) + (f", {text}" if text else "")
         if self.line:
             self.line.show(text, last)
         elif text != self.shown:
             self.shown = text
             self._display(done, text, last)
+
+    def close(self) -> None:
+        """Leave what is shown as it is."""
+        if self.line:
+            self.line.close()
 
     def _display(self, done: int, text: str, last: bool) -> None:
         from IPython.display import display
@@ -70,6 +76,14 @@ class Progress:
             self.handle = display(content, raw=True, display_id=True, metadata=metadata)
         else:
             self.handle.update(content, raw=True, metadata=metadata)
+
+
+def amount(count: float) -> str:
+    """A number of bytes as people say it: `340 MB`, `1.2 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
 
 
 def duration(seconds: float) -> str:

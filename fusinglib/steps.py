@@ -4,7 +4,7 @@ import contextlib
 import errno
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import safetensors.numpy
@@ -13,12 +13,11 @@ import torch
 from fusinglib import data, fusion, models, pretraining
 from fusinglib.errors import InputError, StoreError
 from fusinglib.evaluation import accuracies, cross_entropy, predict
-from fusinglib.landscape import fit_head, move
 from fusinglib.plans import Run
 from fusinglib.settings import Data, Training
 from fusinglib.store import PROGRESS, Store, write_json
 from fusinglib.tasks import Task
-from fusinglib.training import finetune
+from fusinglib.training import finetune, fit_head
 
 Report = Callable[[str], None]
 """Takes a line that says how far a run is."""
@@ -52,6 +51,26 @@ def perform(run: Run, store: Store, device: str, watch: Callable[[], None] = lam
         with store.writing():
             store.record_failure(run, traceback.format_exc())
         raise
+
+
+def perform_means(runs: Sequence[Run], store: Store) -> None:
+    """Carry several means of overlapping models out in one pass over all of these (the paper's
+    leave-target-out means, or pairs): bit for bit as one by one.
+
+    Raises what goes wrong, without a traceback in the store; no run is finished then.
+    """
+    models = {parent.key: store.model(parent) for run in runs for parent in run.parents}
+    order = sorted(models)
+    subsets = [[order.index(parent.key) for parent in run.parents] for run in runs]
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(store.new(run)) for run in runs]
+        reports = fusion.fuse_subsets(
+            [models[key] for key in order], subsets, [f / "model" for f in folders], progress=False
+        )
+        seconds = round((time.perf_counter() - started) / len(runs), 3)
+        for folder, report in zip(folders, reports, strict=True):
+            write_json(folder / "result.json", {**report.done(), "seconds": seconds})
 
 
 def _disk_failed(error: Exception) -> bool:
@@ -93,7 +112,8 @@ def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -
 
 
 def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    return fusion.fuse([store.model(parent) for parent in run.parents], folder / "model")
+    parents = [store.model(parent) for parent in run.parents]
+    return fusion.fuse(parents, folder / "model", progress=False).done()
 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
@@ -132,7 +152,7 @@ def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
     for position in run.settings["positions"]:
         report(f"{run.label}: at {position:g}")
         model = opened(run.parents[0])
-        move(model, end, position)
+        models.move(model, end, position)
         if isinstance(model, models.Classifier):
             fit_head(model, loaded, training, seed)
         predicted = predict(model, model.tokens(loaded)[split])

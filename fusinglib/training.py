@@ -1,7 +1,7 @@
 """Finetuning: one loop, early stopping as the study defines it, best weights kept."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -123,3 +123,15 @@ def _learning_rate(step: int, settings: Training) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     return settings.learning_rate * (1 - (step - 1) / settings.max_steps)
+
+
+def fit_head(model: BaseModel, data: TaskData, training: Training, seed: int) -> None:
+    """Fit the fresh head of a classifier on its frozen body, for all of `max_steps` batches.
+
+    Nothing is stopped early, so that every body gets the same steps. The model should have been
+    opened without dropout, which would make the body's features noisy here and not where the head
+    is scored.
+    """
+    steps = training.max_steps
+    model.body.requires_grad_(False)
+    finetune(model, data, replace(training, eval_every=steps, patience=steps), seed)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import fuse, mean
+from fusinglib.fusion import fuse, weights_hash
 
 ENCODER = {
     "hidden_size": 8,
@@ -113,45 +113,6 @@ def berts(tmp_path):
     return save_all(tmp_path, [make_bert(seed) for seed in range(3)])
 
 
-# The mean itself.
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_summed_in_float32_and_rounded_once(dtype):
-    # In half precision 2048 + 1 (256 + 1) would lose the one, and the mean with it.
-    big = 2048.0 if dtype is torch.float16 else 256.0
-    tensors = [torch.tensor([value], dtype=dtype) for value in (big, 1.0, 1.0, -big)]
-    assert mean(tensors).item() == 0.5
-    assert mean(tensors).dtype == dtype
-
-
-def test_float16_sum_may_exceed_float16():
-    assert mean([torch.tensor([60000.0], dtype=torch.float16)] * 3).item() == 60000.0
-
-
-def test_float64_stays_float64():
-    tensors = [torch.tensor([1.0 + 2.0**-40], dtype=torch.float64), torch.tensor([1.0]).double()]
-    assert mean(tensors).item() == 1.0 + 2.0**-41
-
-
-def test_float32_is_summed_in_the_given_order():
-    a, b, c = torch.tensor([2.0**24]), torch.tensor([1.0]), torch.tensor([-(2.0**24)])
-    assert mean([a, b, c]).item() == 0.0
-    assert mean([a, c, b]).item() == np.float32(1) / np.float32(3)
-
-
-def test_division_is_a_division():
-    value = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    expected = (value.numpy() + np.float32(0)) / np.float32(3)
-    assert same_bits(mean([value, value * 0, value * 0]), torch.from_numpy(expected))
-
-
-def test_mean_leaves_its_inputs_alone():
-    a, b = torch.ones(3), torch.zeros(3)
-    mean([a, b])
-    assert torch.equal(a, torch.ones(3)) and torch.equal(b, torch.zeros(3))
-
-
 # Round trips, bit for bit.
 
 
@@ -161,7 +122,7 @@ def test_t5_mean_of_one_is_the_model(tmp_path, untied):
     folder = save(model, tmp_path / "model")
     report = fuse([folder], tmp_path / "out")
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
-    assert type(loaded) is T5ForConditionalGeneration and report["left_out"] == []
+    assert type(loaded) is T5ForConditionalGeneration and report.left_out == []
     assert_same_model(loaded, model)
     tied = loaded.lm_head.weight.data_ptr() == loaded.shared.weight.data_ptr()
     assert tied != untied
@@ -205,8 +166,8 @@ def test_encoder_bodies(tmp_path, make):
     heads = models[0].state_dict().keys() - {
         f"{models[0].base_model_prefix}.{name}" for name in bodies[0]
     }
-    assert {row["tensor"] for row in report["left_out"]} == heads
-    assert report["averaged"] == single["averaged"] == sorted(bodies[0])
+    assert {row["tensor"] for row in report.left_out} == heads
+    assert report.averaged == single.averaged == sorted(bodies[0])
     mean_of_one, _ = load(AutoModel, tmp_path / "single")
     fused, info = load(AutoModel, tmp_path / "out")
     assert type(fused) is type(models[0].base_model)
@@ -247,14 +208,18 @@ def test_file_equals_the_one_of_safetensors(tmp_path, berts):
         edit(folder, add_position_ids)
     report = fuse(berts, tmp_path / "out")
     file = tmp_path / "out" / "model.safetensors"
-    metadata = {"format": "pt", "method": "mean", "parents": json.dumps(report["parents"])}
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
     save_file(load_file(file), tmp_path / "theirs", metadata=metadata)
     ours, theirs = file.read_bytes(), (tmp_path / "theirs").read_bytes()
     end = [8 + int.from_bytes(content[:8], "little") for content in (ours, theirs)]
+    parents = json.loads(metadata["parents"])
+    assert [row["model"] for row in parents] == report.parents
+    assert [row["xxh3_128"] for row in parents] == [weights_hash(folder) for folder in berts]
     headers = [json.loads(ours[8 : end[0]]), json.loads(theirs[8 : end[1]])]
     assert headers[0] == headers[1] and ours[end[0] :] == theirs[end[1] :]
     assert headers[0]["__metadata__"]["format"] == "pt" and end[0] % 8 == 0
-    assert report["copied"] == ["embeddings.mask", "embeddings.position_ids"]
+    assert report.copied == ["embeddings.mask", "embeddings.position_ids"]
 
 
 def test_result_can_be_fused_again(tmp_path, berts):
@@ -276,7 +241,7 @@ def test_t5_with_three_embeddings(tmp_path):
     report = fuse(save_all(tmp_path, models), tmp_path / "out")
     states = [model.state_dict() for model in models]
     loaded = T5ForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
-    assert report["averaged"] == sorted(loaded)
+    assert report.averaged == sorted(loaded)
     assert not torch.equal(loaded["shared.weight"], loaded["encoder.embed_tokens.weight"])
     assert all(same_bits(loaded[name], formula(states, name)) for name in loaded)
 
@@ -286,7 +251,7 @@ def test_t5_encoder_with_a_classification_head(tmp_path):
     classifier = T5ForSequenceClassification(T5Config(**T5, num_labels=3))
     models = [make_t5(1), classifier]
     report = fuse(save_all(tmp_path, models), tmp_path / "out")
-    assert report["architecture"] == "T5Model"
+    assert report.architecture == "T5Model"
     states = [models[0].state_dict(), models[1].transformer.state_dict()]
     fused = AutoModel.from_pretrained(tmp_path / "out").state_dict()
     assert all(same_bits(fused[name], formula(states, name)) for name in fused)
@@ -334,9 +299,9 @@ def test_different_heads_are_left_out(tmp_path):
     edit_config(folders[0], problem_type="single_label_classification", finetuning_task="rte")
     report = fuse(folders, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["architectures"] == ["BertModel"] == [report["architecture"]]
+    assert config["architectures"] == ["BertModel"] == [report.architecture]
     assert not config.keys() & {"id2label", "label2id", "num_labels", "problem_type"}
-    assert {(row["model"], row["tensor"]) for row in report["left_out"]} == {
+    assert {(row["model"], row["tensor"]) for row in report.left_out} == {
         (str(folder), f"classifier.{part}") for folder in folders for part in ("weight", "bias")
     }
 
@@ -344,7 +309,7 @@ def test_different_heads_are_left_out(tmp_path):
 def test_body_with_and_without_prefix(tmp_path):
     models = [make_bert(0), make_bert(1, kind=BertModel)]
     report = fuse(save_all(tmp_path, models), tmp_path / "out")
-    assert report["architecture"] == "BertModel"
+    assert report.architecture == "BertModel"
     states = [models[0].bert.state_dict(), models[1].state_dict()]
     fused = AutoModel.from_pretrained(tmp_path / "out").state_dict()
     assert all(same_bits(fused[name], formula(states, name)) for name in fused)
@@ -352,7 +317,7 @@ def test_body_with_and_without_prefix(tmp_path):
 
 def test_config_without_architecture(tmp_path, berts):
     edit_config(berts[0], architectures=None)
-    assert fuse(berts[:1], tmp_path / "out")["architecture"] == "BertModel"
+    assert fuse(berts[:1], tmp_path / "out").architecture == "BertModel"
 
 
 def test_unknown_architecture(tmp_path, berts):
@@ -440,8 +405,8 @@ def test_tokenizers(tmp_path, berts):
         (folder / "training_args.bin").write_text("never copied")
     (berts[1] / "tokenizer.json").write_text('{"model": 1, "truncation": {"max_length": 8}}')
     report = fuse(berts, tmp_path / "one")
-    assert report["files"] == ["tokenizer.json", "vocab.txt", "tokenizer_config.json"]
-    for name in report["files"]:
+    assert report.files == ["tokenizer.json", "vocab.txt", "tokenizer_config.json"]
+    for name in report.files:
         assert (tmp_path / "one" / name).read_bytes() == (berts[0] / name).read_bytes()
     assert not (tmp_path / "one" / "training_args.bin").exists()
     (berts[2] / "vocab.txt").write_text("[UNK]\nb\n")
@@ -526,7 +491,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path, berts, monkeypatch):
         raise OSError("disk full")
 
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr("fusinglib.fusion._card", fail)
+    monkeypatch.setattr("fusinglib.output._card", fail)
     with pytest.raises(OSError, match="disk full"):
         fuse(berts, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
@@ -534,8 +499,8 @@ def test_nothing_is_left_when_writing_fails(tmp_path, berts, monkeypatch):
 
 def test_nothing_is_read_or_written_before_all_headers_agree(tmp_path, berts, monkeypatch):
     edit(berts[2], lambda tensors: tensors.pop("bert.pooler.dense.bias"))
-    monkeypatch.setattr("fusinglib.fusion.Stored.read", None)
-    monkeypatch.setattr("fusinglib.fusion._write", None)
+    monkeypatch.setattr("fusinglib.checkpoints.Reader.raw", None)
+    monkeypatch.setattr("fusinglib.fusion.Folder", None)
     refused(tmp_path, berts, "pooler.dense.bias")
 
 
@@ -548,10 +513,10 @@ def test_card_and_folder(tmp_path, berts):
         "README.md",
     }
     card = (folder / "README.md").read_text()
-    for word in (*report["parents"], "mean", transformers.__version__, torch.__version__):
+    for word in (*report.parents, *report.hashes, "mean", "numpy", np.__version__):
         assert word in card
-    assert report["parents"] == [f"{parent.parent.name}/{parent.name}" for parent in berts]
-    json.dumps(report)
+    assert report.parents == [f"{parent.parent.name}/{parent.name}" for parent in berts]
+    json.dumps(report.done())
     assert folder.stat().st_mode == berts[0].stat().st_mode
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fusinglib import data, fusion, landscape, models
 from fusinglib.errors import InputError
-from fusinglib.training import finetune
+from fusinglib.training import finetune, fit_head
 
 
 @pytest.fixture(params=["t5", "tied_t5", "encoder"])
@@ -35,7 +35,7 @@ def test_a_line_begins_and_ends_in_its_ends_bit_for_bit(pair):
     last = state(opened(end))
     for position, expected in [(0, state(opened(start))), (1, last)]:
         model = opened(start)
-        landscape.move(model, opened(end), position)
+        models.move(model, opened(end), position)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in state(model).items())
     assert any(not torch.equal(tensor, last[name]) for name, tensor in state(opened(start)).items())
 
@@ -43,7 +43,7 @@ def test_a_line_begins_and_ends_in_its_ends_bit_for_bit(pair):
 def test_a_quarter_of_the_way_is_three_quarters_and_one(pair):
     start, end, opened = pair
     model, first, last = opened(start), state(opened(start)), state(opened(end))
-    landscape.move(model, opened(end), 0.25)
+    models.move(model, opened(end), 0.25)
     for name, tensor in state(model).items():
         torch.testing.assert_close(tensor, 0.75 * first[name] + 0.25 * last[name])
 
@@ -52,7 +52,7 @@ def test_halfway_is_the_mean(pair, tmp_path):
     start, end, opened = pair
     fusion.fuse([start, end], tmp_path / "mean")
     model, expected = opened(start), state(opened(tmp_path / "mean"))
-    landscape.move(model, opened(end), 0.5)
+    models.move(model, opened(end), 0.5)
     for name, tensor in state(model).items():
         torch.testing.assert_close(tensor, expected[name])
 
@@ -66,7 +66,7 @@ def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, 
     def fitted(seed):
         model = models.load(encoder, loaded.task, usual, how, seed=seed, device="cpu")
         before = state(model), {n: p.clone() for n, p in model.network.named_parameters()}
-        landscape.fit_head(model, loaded, usual, seed)
+        fit_head(model, loaded, usual, seed)
         after = state(model)
         assert all(torch.equal(after[name], tensor) for name, tensor in before[0].items())
         moved = {n for n, p in model.network.named_parameters() if not torch.equal(p, before[1][n])}
@@ -78,7 +78,8 @@ def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, 
 
 
 def test_inner_products_are_those_of_all_weights(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(landscape, "CHUNK", 1000)
+    monkeypatch.setattr("fusinglib.streaming.PIECE", 1000)
+    monkeypatch.setattr("fusinglib.streaming.BLOCK", 12000)
     start, end, opened = pair
     fusion.fuse([start, end], tmp_path / "mean")
     folders = [start, end, tmp_path / "mean"]

@@ -1,0 +1,145 @@
+"""Weights that are no plain safetensors: LoRA adapters merged into their base, and pickles."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fusinglib.checkpoints import (
+    Checkpoint,
+    LowRank,
+    Reader,
+    Stored,
+    headers_of_file,
+    open_checkpoint,
+    read_json,
+)
+from fusinglib.errors import InputError
+
+PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None,
+         "megatron_config": None, "alora_invocation_tokens": None}  # fmt: skip
+"""Settings of an adapter that change what it adds, and their values where it adds B @ A alone."""
+
+
+def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
+    """The base model of a LoRA adapter with its updates: `W + alpha / r * B @ A` (Hu et al. 2021,
+    section 4.1), or `alpha / sqrt(r)` where the adapter says so (rsLoRA).
+
+    Nothing is multiplied yet: the mean is one of products, not the product of means.
+    """
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"Adapter {folder} is of type {config.get('peft_type')}: expected LORA.")
+    for key, plain in PLAIN.items():
+        if config.get(key, plain) not in (plain, None):
+            raise InputError(
+                f"Adapter {folder} has {key} {config[key]!r}: only plain LoRA is merged here "
+                f"({key} {plain!r}). Merge it with peft's merge_and_unload and give the result."
+            )
+    base = open_checkpoint(_base(folder, config), allow_pickle)
+    tensors = dict(base.tensors)
+    adapter = _adapter(folder)
+    for key in list(adapter):
+        if key.endswith(".lora_A.weight"):
+            module = key.removesuffix(".lora_A.weight")
+            pair = [adapter.pop(f"{module}.lora_{side}.weight", None) for side in "AB"]
+            target = _find(f"{module}.weight", tensors)
+            if not target:
+                raise InputError(f"Adapter {folder} updates {module}, which its base has not.")
+            tensors[target] = _updated(folder, tensors[target], pair, config, module)
+    heads = []
+    for key, stored in adapter.items():  # modules saved in full, such as a new head
+        if ".lora_" in key:
+            raise InputError(f"Tensor {key} of adapter {folder} is no update of a linear layer.")
+        found = _find(key, tensors)
+        if found:
+            tensors[found] = stored
+        else:
+            heads.append(key)
+    name = f"{base.name} + {name}"
+    source = folder.resolve()
+    return base._replace(name=name, tensors=tensors, source=source, more_heads=tuple(heads))
+
+
+def _base(folder: Path, config: dict) -> str:
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not base:
+        raise InputError(f"Adapter {folder} names no base model (base_model_name_or_path).")
+    if Path(base).exists() or not revision:
+        return base
+    return f"{base}@{revision}"
+
+
+def _adapter(folder: Path) -> dict[str, Stored]:
+    """The adapter's tensors, by the names of the model that it was made for."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise InputError(f"Adapter {folder} has no {file.name}: save it again with peft.")
+    tensors = headers_of_file(file)
+    return {name.removeprefix("base_model.model."): tensors[name] for name in tensors}
+
+
+def _find(name: str, tensors: dict[str, Stored]) -> str | None:
+    """The base's tensor of that name; the base may have been saved without its prefix."""
+    found = [key for key in tensors if key == name or name.endswith(f".{key}")]
+    return max(found, key=len, default=None)
+
+
+def _updated(folder, stored: Stored, pair: list, config: dict, module: str) -> Stored:
+    if None in pair or len(stored.shape) != 2 or not stored.is_float:
+        raise InputError(f"Adapter {folder} has no whole update of a matrix for {module}.")
+    a, b = (_matrix(part) for part in pair)
+    rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
+    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if config.get("fan_in_fan_out"):
+        a, b = b.T, a.T
+    if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != stored.shape or not rank:
+        raise InputError(
+            f"Adapter {folder}: the update of {module} has shapes {b.shape} and {a.shape}, which "
+            f"do not give the shape {stored.shape} of its base."
+        )
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return stored._replace(update=LowRank(np.ascontiguousarray(b), np.ascontiguousarray(a), scale))
+
+
+def _pattern(patterns: dict | None, module: str, default):
+    """The value of the first pattern that the module's name ends with, as peft reads them."""
+    for pattern, value in (patterns or {}).items():
+        if re.search(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _matrix(stored: Stored) -> np.ndarray:
+    values, reader = np.empty(stored.size, np.float32), Reader()
+    try:
+        reader.numbers(stored, 0, stored.size, values)
+    finally:
+        reader.close()
+    return values.reshape(stored.shape)
+
+
+def unpickled(files: list[Path]) -> dict[str, Stored]:
+    """The tensors of `.bin` files, weights only and mapped into memory; of tied ones the first."""
+    import torch
+
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16",
+             torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16",
+             torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
+    tensors, seen = {}, set()
+    for file in files:
+        try:
+            content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:  # torch raises errors of many kinds, with long advice
+            reason = str(error).split("\n")[0]
+            raise InputError(f"{file} cannot be opened as weights only ({reason}).") from error
+        for name, tensor in content.items() if isinstance(content, dict) else ():
+            if not isinstance(tensor, torch.Tensor) or tensor.dtype not in names:
+                raise InputError(f"{file} holds {name}, which is no tensor of a known dtype.")
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            if tensor.numel() and place in seen:
+                continue
+            seen.add(place)
+            data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+            tensors[name] = Stored(file, name, names[tensor.dtype], tuple(tensor.shape), data=data)
+    return tensors

@@ -1,0 +1,328 @@
+"""Can these models be fused? What their headers, configurations and tokenizers say, before any
+weight is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fusinglib.checkpoints import Checkpoint, Stored, read_json, understood
+from fusinglib.errors import InputError
+from fusinglib.progress import amount
+from fusinglib.streaming import BLOCK, PIECE, Block, Piece, pieces, stream, threads
+
+HEAD_SETTINGS = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
+FREE_SETTINGS = ("drop", "initializer", "use_cache")  # parts of names of settings that may differ
+ORIGINS = {"architectures", "transformers_version", "_name_or_path", "torch_dtype", "dtype"}
+VOCABULARIES = (
+    "tokenizer.json vocab.txt vocab.json merges.txt spiece.model spm.model tokenizer.model "
+    "sentencepiece.bpe.model bpe.codes added_tokens.json"
+).split()
+SETTINGS_FILES = "tokenizer_config.json special_tokens_map.json chat_template.jinja".split()
+COPIED_FILES = [*VOCABULARIES, *SETTINGS_FILES, "generation_config.json"]
+
+INTERPRETER = 45e6
+"""Bytes that Python with numpy takes, about."""
+
+READING, WRITING = 4e9, 0.8e9
+"""Bytes a second that two cores read from the page cache and write to it, about; from a disk it is
+the disk's speed."""
+
+FAR = 3.0
+"""A model is out of line if its update is that many times longer or shorter than the middle one, or
+if its cosines with all others are negative."""
+
+
+@dataclass
+class Report:
+    """What would be fused, and what stands against it.
+
+    `averaged` and `copied` are names of tensors of the body, `left_out` rows of model, tensor and
+    reason, `files` what is copied from the first model; `problems` are reasons to refuse, `notes`
+    what to know; `hashes` are those of the parents (see `fusion.weights_hash`). `updates`, where
+    the pretrained model is given: a row per model with the norm of its update, relative to that of
+    the pretrained weights, and its cosines with the others'.
+    """
+
+    method: str
+    settings: dict
+    parents: list[str]
+    weights: list[float]
+    architecture: str
+    averaged: list[str]
+    copied: list[str]
+    left_out: list[dict]
+    files: list[str]
+    problems: list[str]
+    notes: list[str]
+    bytes_read: int
+    bytes_written: int
+    memory: int
+    seconds: float
+    cost: str
+    updates: list[dict] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+
+    def done(self) -> dict:
+        """What was fused, as JSON data: the same on every machine."""
+        names = "method settings parents weights hashes architecture averaged copied left_out files"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def rows(self) -> list[dict]:
+        """What a reader wants to know first, as rows of a table."""
+        left = {(row["tensor"], row["reason"]) for row in self.left_out}
+        weights = ", ".join(f"{weight:.4g}" for weight in self.weights)
+        rows = [
+            ("method", f"{self.method} of {len(self.parents)} models, {self.cost}"),
+            *((f"model {i}", name) for i, name in enumerate(self.parents, 1)),
+            ("weights", weights),
+            ("result", self.architecture or "a bare safetensors file"),
+            ("averaged", f"{len(self.averaged)} tensors"),
+            ("copied", f"{len(self.copied)} tensors, {len(self.files)} files"),
+            *(("left out", f"{name}: {reason}") for name, reason in sorted(left)),
+            ("reads, writes", f"{amount(self.bytes_read)}, {amount(self.bytes_written)}"),
+            ("memory, time", f"about {amount(self.memory)}, {self.seconds:.1f} s"),
+            *(("update", _update(row)) for row in self.updates),
+            *(("note", note) for note in self.notes),
+            *(("refused", problem) for problem in self.problems),
+        ]
+        return [{"what": what, "value": value} for what, value in rows]
+
+    def table(self):
+        """The rows as a DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows()).set_index("what")
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(len(row["what"]) for row in rows)
+        return "\n".join(f"{row['what']:{width}}  {row['value']}" for row in rows)
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html(header=False, index_names=False)
+
+
+def _update(row: dict) -> str:
+    cosines = " ".join("  . " if value is None else f"{value:.2f}" for value in row["cosines"])
+    return f"{row['model']}: {100 * row['norm']:.3g} % of the pretrained norm; cosines {cosines}"
+
+
+class Found(NamedTuple):
+    """The bodies that would be fused (the base's last), the architecture of the result, and more of
+    what a `Report` says."""
+
+    bodies: list[dict[str, Stored]]
+    architecture: str
+    left_out: list[dict]
+    problems: list[str]
+    notes: list[str]
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise `InputError` with the first problem, if there is one, and how many more there are."""
+    if problems:
+        more = f" ({len(problems) - 1} more problems: dry_run lists them all)"
+        raise InputError(problems[0] + more * (len(problems) > 1))
+
+
+def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) -> Found:
+    """What the models' headers, configurations and tokenizers say.
+
+    With `heads`, or if all are language models of one class, nothing is left out.
+    """
+    everyone = [*models, *([base] if base else [])]
+    first = models[0]
+    same = all(model.architecture == first.architecture for model in everyone)
+    whole = same and (heads or first.is_whole)
+    bodies = [dict(model.tensors) if whole else model.body() for model in everyone]
+    if base and heads and not same:
+        raise InputError(
+            f"heads are fused only of models of one class, but {first.folder} is a "
+            f"{first.architecture} and {base.folder} a {base.architecture}: leave heads out."
+        )
+    left_out = [
+        {"model": str(model.folder), "tensor": name, "reason": "head, not part of the body"}
+        for model in models
+        for name in ([] if whole else model.head())
+    ]
+    problems = []
+    for other, body in zip(everyone[1:], bodies[1:], strict=True):
+        problems += _kinds(first, other) or [
+            *_tensors(first, other, bodies[0], body),
+            *_settings(first, other),
+        ]
+        if heads and first.labels() != other.labels():
+            problems.append(
+                f"Models {first.folder} and {other.folder} have other labels ({first.labels()} and "
+                f"{other.labels()}): heads are averaged only where their outputs mean the same."
+            )
+    problems += _vocabularies([model.folder for model in everyone])
+    architecture = first.architecture if whole else first.base
+    return Found(bodies, architecture, left_out, problems, _notes(models, whole))
+
+
+def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
+    first, notes = models[0], []
+    labels = [model.labels() for model in models]
+    if not whole and any(labels):
+        alike = "the same" if all(one == labels[0] for one in labels) else "different"
+        notes.append(f"labels of the heads: {alike} in all models; heads are left out")
+    if first.config is None:
+        notes.append("no config.json: all tensors of the file are averaged by name")
+    elif whole and not any("lm_head" in name or "decoder.weight" in name for name in first.tensors):
+        notes.append("output embeddings are tied to the input embeddings, which are stored once")
+    elif "lm_head.weight" in first.tensors:
+        notes.append("lm_head.weight is stored for itself, and is averaged for itself")
+    pickled = sorted(
+        {str(t.file) for m in models for t in m.tensors.values() if t.data is not None}
+    )
+    notes += [f"pickle opened, weights only: {file}" for file in pickled]
+    found = [name for name in VOCABULARIES if (first.folder / name).is_file()]
+    notes.append(f"tokenizers: {', '.join(found)} compared" if found else "tokenizers: none found")
+    return notes
+
+
+def _kinds(first: Checkpoint, other: Checkpoint) -> list[str]:
+    kinds = [(model.config or {}).get("model_type") for model in (first, other)]
+    if kinds[0] == kinds[1]:
+        return []
+    return [
+        f"Models {first.folder} and {other.folder} are of different kinds "
+        f"({kinds[0]} and {kinds[1]}): fuse models of one kind."
+    ]
+
+
+def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> list[str]:
+    problems = []
+    for here, there, a, b in ((first, other, ours, theirs), (other, first, theirs, ours)):
+        for name in sorted(a.keys() - b.keys()):
+            problems.append(
+                f"Tensor {name} of model {here.folder} is missing in model {there.folder}: bodies "
+                "must hold the same tensors. If they were only saved differently (tied weights "
+                "stored once and twice, older names), open and save both with one transformers; "
+                "a model with tied weights and one with untied weights are not fused."
+            )
+    for name in sorted(ours.keys() & theirs.keys()):
+        a, b = ours[name], theirs[name]
+        if a.shape != b.shape:
+            size = (first.config or {}).get("vocab_size")
+            vocabulary = a.shape[1:] == b.shape[1:] and size in (*a.shape[:1], *b.shape[:1])
+            problems.append(
+                f"Tensor {name} has shape {list(a.shape)} in model {first.folder} and "
+                f"{list(b.shape)} in model {other.folder}: shapes must be equal."
+                + " The vocabularies differ in size (added tokens or padding rows): resize them to "
+                "the same one first, rows are never cropped here." * vocabulary
+            )
+        if a.dtype != b.dtype:
+            problems.append(
+                f"Tensor {name} has dtype {a.dtype} in model {first.folder} and {b.dtype} in model "
+                f"{other.folder}: dtypes must be equal. Save the models in one dtype first."
+            )
+    return problems
+
+
+def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """The config class's own settings say what weights mean; dropout and such may differ.
+
+    Transformers is asked for the defaults of the class only where the two files differ.
+    """
+    ours, theirs = first.config or {}, other.config or {}
+    differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]
+    if not set(differing) - HEAD_SETTINGS - ORIGINS:
+        return []
+    configs = [understood(model.folder / "config.json", model.config) for model in (first, other)]
+    own = _own_settings(type(configs[0]))
+    ours, theirs = (config.to_dict() for config in configs)
+    return [
+        f"Models {first.folder} and {other.folder} differ in {key} (config.json: "
+        f"{ours.get(key)!r} and {theirs.get(key)!r}): their weights do not mean the same."
+        for key in sorted(own)
+        if not any(part in key for part in FREE_SETTINGS) and ours.get(key) != theirs.get(key)
+    ]
+
+
+def _own_settings(kind: type) -> set[str]:
+    from transformers import PreTrainedConfig
+
+    return kind().to_dict().keys() - PreTrainedConfig().to_dict().keys()
+
+
+def _vocabularies(folders: list[Path]) -> list[str]:
+    """Every vocabulary file must be the same in all the models that have it."""
+    problems = []
+    for name in VOCABULARIES:
+        files = [folder / name for folder in folders if (folder / name).is_file()]
+        for other in files[1:]:
+            if not _same_vocabulary(files[0], other):
+                problems.append(
+                    f"Tokenizer files {files[0]} and {other} differ: models to be fused must read "
+                    "text in the same way. Fuse models with one tokenizer."
+                )
+    return problems
+
+
+def _same_vocabulary(a: Path, b: Path) -> bool:
+    """Equal bytes; a tokenizer.json may differ in the last call's truncation and padding."""
+    if a.samefile(b) or a.read_bytes() == b.read_bytes():
+        return True
+    passing = {"truncation": None, "padding": None}
+    return a.name == "tokenizer.json" and read_json(a) | passing == read_json(b) | passing
+
+
+def memory(models: int, itemsize: int = 4) -> int:
+    """Bytes of private memory that fusing takes, about."""
+    return int(INTERPRETER + threads() * 2 * max(BLOCK, models * PIECE * itemsize))
+
+
+def inner_products(base: dict[str, Stored], bodies: Sequence[dict[str, Stored]]) -> np.ndarray:
+    """Inner products of the models' updates, their differences from `base`.
+
+    Equivalent: `U @ U.T`, a row of U being all floating weights of a model less those of the base,
+    one after the other. Float64, (models + 1, models + 1): the last row and column are of the base
+    itself (its difference from zero), so that its own norm is known too.
+    """
+    everyone = [*bodies, base]
+    names = sorted(name for name in base if base[name].is_float)
+    total, parts = np.zeros((len(everyone),) * 2), {}
+
+    def add(piece: Piece, block: Block) -> int:
+        rows = np.stack(block.numbers(piece)).astype(np.float64)
+        rows[:-1] -= rows[-1]
+        parts[piece.name, piece.start] = rows @ rows.T
+        return 0
+
+    stream(pieces(names, everyone), add)
+    for key in sorted(parts):  # one order, whatever thread was first
+        total += parts[key]
+    return total
+
+
+def updates(names: Sequence[str], products: np.ndarray) -> list[dict]:
+    """Norms and cosines of the models' updates, and who is out of line, from `inner_products`."""
+    norms = np.sqrt(np.diag(products))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = products / np.outer(norms, norms)
+    rows = []
+    for i, name in enumerate(names):
+        others = [None if j == i else cosines[i, j] for j in range(len(names))]
+        rows.append({"model": name, "norm": norms[i] / norms[-1], "cosines": others})
+    return rows
+
+
+def out_of_line(rows: Sequence[dict]) -> list[str]:
+    """Which models do not look like finetuned from the same ancestor."""
+    middle = float(np.median([row["norm"] for row in rows]))
+    notes = []
+    for row in rows:
+        others = [value for value in row["cosines"] if value is not None]
+        if row["norm"] > FAR * middle or row["norm"] < middle / FAR:
+            notes.append(
+                f"{row['model']} is {row['norm'] / middle:.2g} times as far from the pretrained "
+                f"model as the middle one of these models: does it come from another ancestor?"
+            )
+        elif len(others) > 1 and max(others) < 0:
+            notes.append(f"the update of {row['model']} points away from those of all others")
+    return notes

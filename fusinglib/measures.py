@@ -1,0 +1,135 @@
+"""What some methods need to know beside the models: ranks and angles of whole tensors, which take
+passes of their own over the inputs, random numbers, Fisher information."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fusinglib.checkpoints import FLOATS, Reader, Stored, headers_of_file, locate
+from fusinglib.errors import InputError
+from fusinglib.methods import Method
+from fusinglib.streaming import Block, Piece, computed, pieces, stream
+
+Bodies = Sequence[dict[str, Stored]]
+
+FOUND = ("thresholds", "angle", "random")
+
+
+def settings_of(method: Method) -> dict:
+    """The settings that a method takes and their defaults: its keyword arguments, but for what is
+    found out here."""
+    parameters = list(inspect.signature(method.combine).parameters.values())[3:]
+    return {one.name: one.default for one in parameters if one.name not in FOUND}
+
+
+def known(
+    method: Method, bodies: Bodies, settings: dict, names: Sequence[str]
+) -> Callable[[Piece], dict]:
+    """What a method needs to know of a piece, as keyword arguments. The base's body comes last."""
+    match method.needs:
+        case "thresholds":
+            found = thresholds(bodies, names, settings["density"])
+            return lambda piece: {"thresholds": found[piece.name]}
+        case "angle":
+            angles = angle(bodies, names)
+            return lambda piece: {"angle": angles[piece.name]}
+        case "random":
+            seed, count = settings["seed"], len(bodies) - 1
+            return lambda piece: {"random": [random(seed, i, piece) for i in range(count)]}
+        case "information":
+            return information(settings["information"], bodies)
+    return lambda piece: {}
+
+
+def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str, np.ndarray]:
+    """For every tensor, the least magnitude among the largest `density` of each model's update.
+
+    Exact: magnitudes are ranked by their bits, 16 at a time from the highest, which takes two
+    passes (four for float64) and 512 kB for every model.
+    """
+    found = {}
+
+    def rank(name: str, block: Block) -> int:
+        first = bodies[0][name]
+        digits = computed(first.dtype).itemsize // 2
+        unsigned = np.dtype(f"u{2 * digits}")
+        models = range(len(bodies) - 1)
+        left = [max(int(density * first.size), 1)] * len(models)
+        above = [0] * len(models)  # the bits found so far
+        for digit in range(digits):
+            shift = unsigned.type(16 * (digits - 1 - digit))
+            counts = np.zeros((len(models), 2**16), np.int64)
+            for piece in pieces([name], bodies):
+                *rows, base = block.numbers(piece)
+                for i in models:
+                    bits = np.abs(rows[i] - base).view(unsigned) >> shift
+                    inside = bits[bits >> unsigned.type(16) == above[i]] if digit else bits
+                    low = (inside & unsigned.type(0xFFFF)).astype(np.intp)
+                    counts[i] += np.bincount(low, minlength=2**16)
+            for i in models:
+                larger = counts[i][::-1].cumsum()
+                place = int(np.searchsorted(larger, left[i]))
+                left[i] -= int(larger[place] - counts[i][::-1][place])
+                above[i] = above[i] << 16 | (2**16 - 1 - place)
+        found[name] = np.array(above, unsigned).view(computed(first.dtype))
+        return 0
+
+    stream(iter([name for name in names if bodies[0][name].size]), rank)
+    return found
+
+
+def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:
+    """For every tensor, the angle between those of two models, in radians; summed in float64."""
+    found = {}
+
+    def measure(name: str, block: Block) -> int:
+        products = np.zeros((2, 2))
+        for piece in pieces([name], bodies[:2]):
+            rows = np.stack(block.numbers(piece)).astype(np.float64)
+            products += rows @ rows.T
+        norms = np.sqrt(products[0, 0] * products[1, 1])
+        cosine = products[0, 1] / norms if norms else 1.0
+        found[name] = float(np.arccos(np.clip(cosine, -1, 1)))
+        return 0
+
+    stream(iter(names), measure)
+    return found
+
+
+def random(seed: int, model: int, piece: Piece) -> np.ndarray:
+    """Uniform numbers in [0, 1), float32, for the numbers of a piece: the same for every cut."""
+    key = hashlib.sha256(f"{seed} {model} {piece.name}".encode()).digest()[:16]
+    generator = np.random.Philox(key=np.frombuffer(key, np.uint64))
+    generator.advance(piece.start // 8)  # one step makes eight numbers of 32 bits
+    return np.random.Generator(generator).random(piece.stop - piece.start, dtype=np.float32)
+
+
+def information(files: Sequence | None, bodies: Bodies) -> Callable[[Piece], dict]:
+    """The Fisher information of every model, from files that `fisher.estimate` wrote."""
+    if isinstance(files, str) or not files:
+        raise InputError("The method fisher needs information: a file for each model, in order.")
+    opened = [headers_of_file(locate(str(file))[0]) for file in files]
+    if len(opened) not in (len(bodies), len(bodies) - 1):
+        raise InputError(f"information has {len(opened)} files: expected one for each model.")
+    for file, tensors in zip(files, opened, strict=True):
+        for name, stored in bodies[0].items():
+            theirs = tensors.get(name)
+            if stored.is_float and (not theirs or theirs.shape != stored.shape):
+                raise InputError(f"{file} has no information on tensor {name} of that shape.")
+            if theirs and theirs.dtype not in FLOATS:
+                raise InputError(f"{file} has {name} as {theirs.dtype}: expected floats.")
+    reader = Reader()
+
+    def read(piece: Piece) -> dict:
+        rows = []
+        for file, tensors in zip(files, opened, strict=True):
+            row = np.empty(piece.stop - piece.start, computed(tensors[piece.name].dtype))
+            reader.numbers(tensors[piece.name], piece.start, piece.stop, row)
+            if not (np.isfinite(row).all() and (row >= 0).all()):
+                raise InputError(f"{file} has values below zero or not finite in {piece.name}.")
+            rows.append(row.astype(computed(piece.tensors[0].dtype)))
+        return {"information": rows}
+
+    return read

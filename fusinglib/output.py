@@ -1,0 +1,180 @@
+"""A fused model's folder: written beside its place, and there whole or not at all."""
+
+import json
+import os
+import shutil
+import struct
+import sys
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from fusinglib.checkpoints import INDEX, SIZES, Checkpoint, Stored
+from fusinglib.compatibility import HEAD_SETTINGS, Report
+from fusinglib.errors import InputError
+from fusinglib.streaming import Piece
+
+UNKNOWN = "0" * 32
+"""Stands for a parent's hash until all of it has been read."""
+
+
+def check_free(folder: Path) -> None:
+    """Raise `InputError` if there is something at `folder` already."""
+    if os.path.lexists(folder):
+        raise InputError(f"Output {folder} exists already: give a new folder, or remove it first.")
+
+
+def beside(folder: Path) -> Path:
+    """A new hidden name in the same parent."""
+    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+class Folder:
+    """A model folder under way: `write` the pieces, then `finish` and `publish`; `clean` always.
+
+    Weights are cut into files of at most `shard` bytes (or one tensor). Within a file wider dtypes
+    come first, so that all tensors are aligned.
+    """
+
+    def __init__(self, path: Path, report: Report, body: dict[str, Stored], shard: int):
+        check_free(path)
+        self.path, self.report = path, report
+        self.partial, self.files = beside(path), []
+        self.places: dict[str, tuple[int, int, int]] = {}
+        try:
+            self.partial.mkdir(parents=True)
+            self.shards = _shards(body, shard)
+            for i, names in enumerate(self.shards):
+                self._begin(_file_name(i, len(self.shards)), names, body)
+        except BaseException:
+            self.clean()
+            raise
+
+    def _begin(self, file: str, names: list[str], body: dict[str, Stored]) -> None:
+        header, end = {}, 0
+        for name in names:
+            start, end = end, end + body[name].bytes
+            shape = list(body[name].shape)
+            header[name] = {"dtype": body[name].dtype, "shape": shape, "data_offsets": [start, end]}
+        opened = os.open(self.partial / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self.files.append((opened, header))
+        first = len(self._header(header))
+        for name in names:
+            start = first + header[name]["data_offsets"][0]
+            self.places[name] = opened, start, SIZES[body[name].dtype]
+
+    def _header(self, tensors: dict) -> bytes:
+        """The beginning of a safetensors file: its length as 8 bytes, then JSON padded to a
+        multiple of 8. As long before the parents' hashes are known as afterwards."""
+        text = json.dumps({"__metadata__": _metadata(self.report), **tensors}).encode()
+        text += b" " * (-len(text) % 8)
+        return struct.pack("<Q", len(text)) + text
+
+    def write(self, piece: Piece, content: np.ndarray) -> None:
+        """Put the bytes of a piece where they belong; threads may write at the same time."""
+        file, start, size = self.places[piece.name]
+        _write_all(file, content, start + piece.start * size)
+
+    def finish(self, first: Checkpoint) -> None:
+        """Write what belongs beside the weights; the configuration is the `first` model's."""
+        for opened, header in self.files:
+            _write_all(opened, np.frombuffer(self._header(header), np.uint8), 0)
+        if len(self.shards) > 1:
+            _write_json(self.partial / f"model{INDEX}", _index(self.shards, self.report))
+        if first.config is not None:
+            dropped = HEAD_SETTINGS if self.report.architecture == first.base else ()
+            config = {key: first.config[key] for key in first.config if key not in dropped}
+            config["architectures"] = [self.report.architecture]
+            _write_json(self.partial / "config.json", config)
+        (self.partial / "README.md").write_text(_card(self.report), encoding="utf-8")
+        for name in self.report.files:
+            shutil.copyfile(first.folder / name, self.partial / name)
+
+    def publish(self) -> None:
+        """Give the folder its name."""
+        check_free(self.path)
+        self.partial.rename(self.path)
+
+    def clean(self) -> None:
+        """Close the files and remove what has not been published."""
+        while self.files:
+            os.close(self.files.pop()[0])
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _write_all(file: int, content: np.ndarray, position: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file, view, position)
+        view, position = view[written:], position + written
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(body: dict[str, Stored], largest: int) -> list[list[str]]:
+    """The names of the tensors of each file."""
+    shards, room = [[]], largest
+    for name in sorted(body, key=lambda name: (-SIZES[body[name].dtype], name)):
+        if shards[-1] and body[name].bytes > room:
+            shards.append([])
+            room = largest
+        shards[-1].append(name)
+        room -= body[name].bytes
+    return shards
+
+
+def _file_name(i: int, count: int) -> str:
+    return f"model-{i + 1:05d}-of-{count:05d}.safetensors" if count > 1 else "model.safetensors"
+
+
+def _index(shards: list[list[str]], report: Report) -> dict:
+    weight_map = {
+        name: _file_name(i, len(shards)) for i, names in enumerate(shards) for name in names
+    }
+    return {"metadata": {"total_size": report.bytes_written}, "weight_map": weight_map}
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version(name) for name in ("fusinglib", "numpy")}
+    return {"python": ".".join(map(str, sys.version_info[:3])), **found}
+
+
+def _parents(report: Report) -> list[dict]:
+    hashes = report.hashes or [UNKNOWN] * len(report.parents)
+    rows = zip(report.parents, hashes, report.weights, strict=True)
+    return [{"model": model, "xxh3_128": hash_, "weight": weight} for model, hash_, weight in rows]
+
+
+def _metadata(report: Report) -> dict[str, str]:
+    """What the weight files say of themselves; safetensors allows strings only."""
+    settings = {name: str(value) for name, value in report.settings.items()}
+    facts = {"parents": _parents(report), "settings": settings, "versions": _versions()}
+    return {"format": "pt", "method": report.method} | {k: json.dumps(v) for k, v in facts.items()}
+
+
+def _card(report: Report) -> str:
+    """The model card."""
+    lines = [
+        f"| `{row['model']}` | {row['weight']:.4g} | `{row['xxh3_128']}` |"
+        for row in _parents(report)
+    ]
+    hub = [name for name in report.parents if "@" in name]
+    bases = [f"- {name.split('@')[0]}" for name in hub]
+    front = ["library_name: transformers", "tags:", "- merge", "- fusinglib"]
+    if bases:
+        front += ["base_model:", *bases, "base_model_relation: merge"]
+    settings = "".join(f", {name} {value}" for name, value in report.settings.items())
+    versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    return "\n".join([
+        "---", *front, "---", "# Fused model", "",
+        f"Made of {len(report.parents)} models by the method {report.method}{settings}, tensor by "
+        "tensor, in this order", '("Fusing finetuned models for better pretraining", section 2):',
+        "", "| parent | weight | XXH3-128 of its weights |", "|---|---|---|", *lines, "",
+        f"{report.architecture or 'A bare file'}: {len(report.averaged)} tensors averaged, "
+        f"{len(report.copied)} copied, {len(report.left_out)} of heads left out.",
+        f"Made with {versions}.", "",
+    ])  # fmt: skip

@@ -1,0 +1,145 @@
+"""Several models read side by side, piece by piece, by a few threads: memory is bounded by a piece.
+
+A tensor's pieces begin at multiples of `PIECE` numbers whatever the count of models, so that
+neither hashes nor random draws depend on how many are read together.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from fusinglib.checkpoints import SIZES, Reader, Stored
+
+PIECE = 2**16
+"""Numbers that are hashed together; what is read of a tensor at once is a multiple of it."""
+
+BLOCK = 2**23
+"""Bytes that a thread reads of all models together, unless a piece of each is more."""
+
+POLL = 0.1
+"""Seconds between two looks at the progress."""
+
+
+class Piece(NamedTuple):
+    """The numbers `start` to `stop` of the tensor `name` of every model."""
+
+    name: str
+    start: int
+    stop: int
+    tensors: list[Stored]
+
+
+class Block:
+    """What a thread reads into: the same numbers of every model, one under the other.
+
+    `hashes`, if given, takes a hash of every piece that is read.
+    """
+
+    def __init__(self, reader: Reader, hashes: dict | None = None):
+        self.reader, self.hashes = reader, hashes
+        self.memory = np.empty(0, np.uint8)
+
+    def raw(self, piece: Piece) -> list[np.ndarray]:
+        """The bytes of every model's numbers as they are stored."""
+        rows = self._rows(piece, SIZES[piece.tensors[0].dtype])
+        for model, (tensor, row) in enumerate(zip(piece.tensors, rows, strict=True)):
+            self.reader.raw(tensor, piece.start, piece.stop, row)
+            self._hash(model, piece, row)
+        return rows
+
+    def numbers(self, piece: Piece) -> list[np.ndarray]:
+        """Every model's numbers as float32 (float64 for F64)."""
+        dtype = computed(piece.tensors[0].dtype)
+        rows = [row.view(dtype) for row in self._rows(piece, dtype.itemsize)]
+        for model, (tensor, row) in enumerate(zip(piece.tensors, rows, strict=True)):
+            self.reader.numbers(tensor, piece.start, piece.stop, row)
+            self._hash(model, piece, row)
+        return rows
+
+    def _rows(self, piece: Piece, itemsize: int) -> list[np.ndarray]:
+        length = (piece.stop - piece.start) * itemsize
+        if len(self.memory) < length * len(piece.tensors):
+            self.memory = np.empty(max(BLOCK, length * len(piece.tensors)), np.uint8)
+        count = len(piece.tensors)
+        return list(self.memory[: length * count].reshape(count, length))
+
+    def _hash(self, model: int, piece: Piece, row: np.ndarray) -> None:
+        if self.hashes is None:
+            return
+        step = PIECE * row.nbytes // (piece.stop - piece.start)
+        view = row.view(np.uint8)
+        for number, start in enumerate(range(0, len(view), step), piece.start // PIECE):
+            digest = xxhash.xxh3_128_digest(view[start : start + step])
+            self.hashes[model, piece.name, number] = digest
+
+
+def computed(dtype: str) -> np.dtype:
+    """What numbers stored as `dtype` are computed in."""
+    return np.dtype(np.float64 if dtype == "F64" else np.float32)
+
+
+def pieces(names: Sequence[str], bodies: Sequence[dict[str, Stored]]) -> Iterator[Piece]:
+    """The named tensors of several models, piece by piece."""
+    for name in names:
+        tensors = [body[name] for body in bodies]
+        first = tensors[0]
+        itemsize = max(SIZES[first.dtype], 4 if first.is_float else 1)
+        length = max(BLOCK // len(bodies) // itemsize // PIECE, 1) * PIECE
+        for start in range(0, first.size, length):
+            yield Piece(name, start, min(start + length, first.size), tensors)
+
+
+def threads() -> int:
+    """How many threads read: one for every core of this process, at most eight."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
+
+
+def stream(
+    work: Iterator,
+    do: Callable[[object, Block], int],
+    hashes: dict | None = None,
+    show: Callable[[int], None] | None = None,
+) -> None:
+    """Let threads take what is next of `work` and do it.
+
+    `do(item, block)` returns a count of bytes; `show` is told their sum now and then, and at the
+    end; `hashes` takes those of all pieces. The first error ends all threads and is raised.
+    """
+    lock, stopped, reader, done = threading.Lock(), threading.Event(), Reader(), [0]
+
+    def follow() -> None:
+        block = Block(reader, hashes)
+        while not stopped.is_set():
+            with lock:
+                item = next(work, None)
+            if item is None:
+                return
+            try:
+                count = do(item, block)
+            except BaseException:
+                stopped.set()
+                raise
+            with lock:
+                done[0] += count
+
+    try:
+        with ThreadPoolExecutor(threads()) as pool:
+            try:
+                futures = [pool.submit(follow) for _ in range(threads())]
+                left = futures
+                while left:
+                    left = wait(left, POLL, FIRST_EXCEPTION).not_done
+                    if show:
+                        show(done[0])
+            except BaseException:
+                stopped.set()
+                raise
+        for future in futures:
+            future.result()
+    finally:
+        reader.close()
