@@ -30,7 +30,7 @@ LONGEST_HEADER = 100_000_000
 
 INDEX = ".safetensors.index.json"
 ARCHITECTURE = re.compile(r"(\w+?)(LMHeadModel|Model|ForCausalLM|ForMaskedLM|ForPreTraining|"
-                          r"ForConditionalGeneration|For\w+)")  # fmt: skip
+                          r"ForConditionalGeneration|For[A-Z]\w*)")  # fmt: skip
 """The name of a transformers class: its family, and what it adds to the family's body."""
 
 

@@ -124,7 +124,7 @@ class Found(NamedTuple):
 def refuse(problems: list[str]) -> None:
     """Raise `InputError` with the first problem, if there is one, and how many more there are."""
     if problems:
-        more = f" ({len(problems) - 1} more problems: dry_run lists them all)"
+        more = f" (And {len(problems) - 1} more: dry_run lists them all.)"
         raise InputError(problems[0] + more * (len(problems) > 1))
 
 
@@ -168,8 +168,8 @@ def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
     first, notes = models[0], []
     labels = [model.labels() for model in models]
     if not whole and any(labels):
-        alike = "the same" if all(one == labels[0] for one in labels) else "different"
-        notes.append(f"labels of the heads: {alike} in all models; heads are left out")
+        alike = "are the same" if all(one == labels[0] for one in labels) else "differ"
+        notes.append(f"the labels of the heads {alike}; heads are left out")
     if first.config is None:
         notes.append("no config.json: all tensors of the file are averaged by name")
     elif whole and not any("lm_head" in name or "decoder.weight" in name for name in first.tensors):
