@@ -138,10 +138,8 @@ def fuse(options: argparse.Namespace) -> int:
     """Fuse models into a new folder, or only say whether and how they can be fused."""
     from fusinglib.fusion import fuse
 
-    if not options.output and not options.dry_run:
-        raise InputError("name a new folder for the result (--output), or ask for --dry-run")
     report = fuse(
-        options.models, options.output or "", method=options.method, weights=options.weights,
+        options.models, options.output, method=options.method, weights=options.weights,
         pretrained=options.pretrained, heads=options.heads, dry_run=options.dry_run,
         max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle,
         **_settings(options.set),

@@ -151,20 +151,29 @@ def open_checkpoint(model: str | Path, allow_pickle: bool = False) -> Checkpoint
 
 
 def locate(model: str) -> tuple[Path, str]:
-    """The folder or file of a model, and its name, which is the same on every machine."""
+    """The folder or file of a model, and its name, which is the same on every machine: its Hub id
+    and commit, the label and key of its run, or the last two parts of its path."""
     path = Path(model).expanduser()
-    if path.exists():
-        return path, "/".join(path.absolute().parts[-2:])
+    if model and path.exists():
+        return path, _run_name(path) or "/".join(path.absolute().parts[-2:])
     if re.fullmatch("[0-9a-f]{16}", model):
         from fusinglib.settings import store_folder
 
         for folder in store_folder("").glob(f"*/{model}/model"):
-            return folder, model
+            return folder, _run_name(folder) or model
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is not a folder and not a file: check the path.")
     identity, _, revision = model.partition("@")
     folder = snapshot(identity, revision)
     return folder, f"{identity}@{folder.name[:12]}"
+
+
+def _run_name(folder: Path) -> str:
+    """What the store calls the run whose model this is; "" if it is no run's."""
+    if not (folder.parent / "run.json").is_file():
+        return ""
+    run = read_json(folder.parent / "run.json")
+    return f"{run.get('label')} [{run.get('key')}]"
 
 
 FILES = ["*.safetensors", f"*{INDEX}", "*.json", "*.txt", "*.model", "*.jinja"]

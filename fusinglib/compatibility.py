@@ -35,7 +35,7 @@ FAR = 3.0
 if its cosines with all others are negative."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What would be fused, and what stands against it.
 
@@ -101,6 +101,8 @@ class Report:
         width = max(len(row["what"]) for row in rows)
         return "\n".join(f"{row['what']:{width}}  {row['value']}" for row in rows)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return self.table().to_html(header=False, index_names=False)
 
@@ -144,14 +146,18 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
             f"{first.architecture} and {base.folder} a {base.architecture}: leave heads out."
         )
     left_out = [
-        {"model": str(model.folder), "tensor": name, "reason": "head, not part of the body"}
+        {"model": model.name, "tensor": name, "reason": "head, not part of the body"}
         for model in models
         for name in ([] if whole else model.head())
     ]
+    left_out += _loose_integers(models, bodies[: len(models)])
+    if base:  # only what a method can use of it
+        bodies[-1] = {n: t for n, t in bodies[-1].items() if t.is_float and n in bodies[0]}
     problems = []
     for other, body in zip(everyone[1:], bodies[1:], strict=True):
+        ours = _floats(bodies[0]) if other is base else bodies[0]
         problems += _kinds(first, other) or [
-            *_tensors(first, other, bodies[0], body),
+            *_tensors(first, other, ours, body),
             *_settings(first, other),
         ]
         if heads and first.labels() != other.labels():
@@ -162,6 +168,24 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     problems += _vocabularies([model.folder for model in everyone])
     architecture = first.architecture if whole else first.base
     return Found(bodies, architecture, left_out, problems, _notes(models, whole))
+
+
+def _floats(body: dict[str, Stored]) -> dict[str, Stored]:
+    return {name: tensor for name, tensor in body.items() if tensor.is_float}
+
+
+def _loose_integers(models: Sequence[Checkpoint], bodies: list[dict[str, Stored]]) -> list[dict]:
+    """Take integers out of the bodies that not all models hold, such as the position ids that older
+    transformers saved; they are counters, not weights."""
+    names = {name for body in bodies for name in body if not body[name].is_float}
+    loose = sorted(name for name in names if any(name not in body for body in bodies))
+    rows = []
+    for model, body in zip(models, bodies, strict=True):
+        for name in loose:
+            if body.pop(name, None):
+                reason = "integers that not all models hold"
+                rows.append({"model": model.name, "tensor": name, "reason": reason})
+    return rows
 
 
 def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
@@ -285,7 +309,7 @@ def inner_products(base: dict[str, Stored], bodies: Sequence[dict[str, Stored]])
     itself (its difference from zero), so that its own norm is known too.
     """
     everyone = [*bodies, base]
-    names = sorted(name for name in base if base[name].is_float)
+    names = sorted(_floats(base))
     total, parts = np.zeros((len(everyone),) * 2), {}
 
     def add(piece: Piece, block: Block) -> int:
@@ -307,8 +331,8 @@ def updates(names: Sequence[str], products: np.ndarray) -> list[dict]:
         cosines = products / np.outer(norms, norms)
     rows = []
     for i, name in enumerate(names):
-        others = [None if j == i else cosines[i, j] for j in range(len(names))]
-        rows.append({"model": name, "norm": norms[i] / norms[-1], "cosines": others})
+        others = [None if j == i else float(cosines[i, j]) for j in range(len(names))]
+        rows.append({"model": name, "norm": float(norms[i] / norms[-1]), "cosines": others})
     return rows
 
 

@@ -34,7 +34,7 @@ Model = str | Path
 
 def fuse(
     models: Sequence[Model],
-    output: Model,
+    output: Model | None = None,
     *,
     method: str | Callable = "mean",
     weights: Sequence[float] | None = None,
@@ -56,7 +56,8 @@ def fuse(
     Arguments:
         models: folders, safetensors files, LoRA adapters, keys of the store, or Hub ids
             (`name@revision`), in the order of summation; each may be given only once.
-        output: a folder that does not exist yet. It appears whole or not at all.
+        output: a folder that does not exist yet (a dry run needs none). It appears whole or not at
+            all.
         method: a name in `methods.METHODS`, or a function with the signature described there.
         weights: a number for each model (normalised by "weighted", "fisher" and "slerp").
         pretrained: the models' ancestor, which some methods need; norms and cosines of updates are
@@ -70,6 +71,8 @@ def fuse(
 
     Raises `InputError` for what cannot be fused, naming it, and leaves nothing behind.
     """
+    if not (output or dry_run):
+        raise InputError("No output is given: name a new folder for the fused model, or dry_run.")
     opened = _open_all(models, allow_pickle)
     base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
     recipe = _recipe(method, weights, len(opened), settings)

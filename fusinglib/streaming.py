@@ -86,7 +86,7 @@ def computed(dtype: str) -> np.dtype:
 def pieces(names: Sequence[str], bodies: Sequence[dict[str, Stored]]) -> Iterator[Piece]:
     """The named tensors of several models, piece by piece."""
     for name in names:
-        tensors = [body[name] for body in bodies]
+        tensors = [body[name] for body in bodies if name in body]  # the base has floats alone
         first = tensors[0]
         itemsize = max(SIZES[first.dtype], 4 if first.is_float else 1)
         length = max(BLOCK // len(bodies) // itemsize // PIECE, 1) * PIECE

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from fusinglib import tables
+from fusinglib import steps, tables
 from fusinglib.execution import Pace, execute, overview, results
 from fusinglib.experiments import plan_experiment
 from fusinglib.plans import Run
@@ -93,6 +93,24 @@ def test_the_store_is_found_from_any_folder(study, mini, tmp_path, monkeypatch):
     assert counts == [0, len(plan.runs)]
     monkeypatch.delenv("FUSINGLIB_STORE")
     assert study(store="", seeds=[0])[2].store_folder() == PROJECT / "runs"
+
+
+def test_means_are_made_in_one_pass_and_are_those_made_alone(study, tmp_path, monkeypatch):
+    plan, store, settings = study(executor="serial")
+    passes = []
+    one_pass = steps.perform_means
+    monkeypatch.setattr(steps, "perform_means", lambda *a: (passes.append(a[0]), one_pass(*a)))
+    execute(plan, store, settings)
+    fuses = [run for run in plan.runs if run.kind == "fuse"]
+    assert [{run.key for run in batch} for batch in passes] == [{run.key for run in fuses}]
+    alone = Store(tmp_path / "alone")
+    shutil.copytree(store.root / "source", alone.root / "source")
+    for run in fuses:
+        perform(run, alone, "cpu")
+        files = [place.model(run) / "model.safetensors" for place in (store, alone)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        results = [place.result(run) for place in (store, alone)]
+        assert all(result.pop("seconds") >= 0 for result in results) and results[0] == results[1]
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes"])

@@ -302,7 +302,9 @@ def test_different_heads_are_left_out(tmp_path):
     assert config["architectures"] == ["BertModel"] == [report.architecture]
     assert not config.keys() & {"id2label", "label2id", "num_labels", "problem_type"}
     assert {(row["model"], row["tensor"]) for row in report.left_out} == {
-        (str(folder), f"classifier.{part}") for folder in folders for part in ("weight", "bias")
+        (f"{tmp_path.name}/{folder.name}", f"classifier.{part}")
+        for folder in folders
+        for part in ("weight", "bias")
     }
 
 
@@ -438,6 +440,15 @@ def test_integer_buffers_must_be_equal(tmp_path, berts):
         ids = torch.arange(12)[None] + i // 2
         edit(folder, lambda tensors, ids=ids: tensors.update({"bert.embeddings.position_ids": ids}))
     refused(tmp_path, berts, "embeddings.position_ids", berts[0], berts[2], "Integer")
+
+
+def test_integers_that_not_all_hold_are_left_out(tmp_path, berts):
+    ids = {"bert.embeddings.position_ids": torch.arange(12)[None]}
+    edit(berts[1], lambda tensors: tensors.update(ids))
+    report = fuse(berts, tmp_path / "out", pretrained=berts[1], progress=False)
+    assert report.copied == []
+    rows = [row for row in report.left_out if row["tensor"] == "embeddings.position_ids"]
+    assert [row["reason"] for row in rows] == ["integers that not all models hold"]
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
