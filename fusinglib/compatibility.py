@@ -314,8 +314,9 @@ def inner_products(base: dict[str, Stored], bodies: Sequence[dict[str, Stored]])
 
     def add(piece: Piece, block: Block) -> int:
         rows = np.stack(block.numbers(piece)).astype(np.float64)
-        rows[:-1] -= rows[-1]
-        parts[piece.name, piece.start] = rows @ rows.T
+        with np.errstate(all="ignore"):  # fusing names what is not finite
+            rows[:-1] -= rows[-1]
+            parts[piece.name, piece.start] = rows @ rows.T
         return 0
 
     stream(pieces(names, everyone), add)

@@ -63,7 +63,7 @@ def fuse(
         pretrained: the models' ancestor, which some methods need; norms and cosines of updates are
             reported if it is given, at the price of reading everything once more.
         heads: average heads as well, where all have the same labels.
-        dry_run: return the report without reading weights or writing anything.
+        dry_run: return the report and write nothing; weights are read only for `pretrained`.
         max_shard_size: the largest weight file, in bytes or as "5GB".
         allow_pickle: open `.bin` files where there is nothing else, weights only.
         progress: show how much is read.
@@ -73,6 +73,9 @@ def fuse(
     """
     if not (output or dry_run):
         raise InputError("No output is given: name a new folder for the fused model, or dry_run.")
+    if not dry_run:
+        check_free(Path(output))
+    shard = _bytes(max_shard_size)
     opened = _open_all(models, allow_pickle)
     base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
     recipe = _recipe(method, weights, len(opened), settings)
@@ -86,9 +89,7 @@ def fuse(
     compatibility.refuse(job.report.problems)
     everyone = list(range(len(opened)))
     recipe.known = measures.known(recipe.method, job.bodies, recipe.settings, job.report.averaged)
-    _carry_out(
-        job, [(Path(output), everyone, job.report)], recipe, _bytes(max_shard_size), progress
-    )
+    _carry_out(job, [(Path(output), everyone, job.report)], recipe, shard, progress)
     return job.report
 
 
