@@ -1,6 +1,7 @@
 """Can these models be fused? What their headers, configurations and tokenizers say, before any
 weight is read."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,18 +74,15 @@ class Report:
     def rows(self) -> list[dict]:
         """What a reader wants to know first, as rows of a table."""
         left = {(row["tensor"], row["reason"]) for row in self.left_out}
-        weights = ", ".join(f"{weight:.4g}" for weight in self.weights)
         rows = [
             ("method", f"{self.method} of {len(self.parents)} models, {self.cost}"),
-            *((f"model {i}", name) for i, name in enumerate(self.parents, 1)),
-            ("weights", weights),
+            *((f"model {i + 1}", self._model(i)) for i in range(len(self.parents))),
             ("result", self.architecture or "a bare safetensors file"),
             ("averaged", f"{len(self.averaged)} tensors"),
             ("copied", f"{len(self.copied)} tensors, {len(self.files)} files"),
             *(("left out", f"{name}: {reason}") for name, reason in sorted(left)),
             ("reads, writes", f"{amount(self.bytes_read)}, {amount(self.bytes_written)}"),
             ("memory, time", f"about {amount(self.memory)}, {self.seconds:.1f} s"),
-            *(("update", _update(row)) for row in self.updates),
             *(("note", note) for note in self.notes),
             *(("refused", problem) for problem in self.problems),
         ]
@@ -104,12 +102,21 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(header=False, index_names=False)
+        left = 'style="text-align: left"'
+        lines = [
+            f"<tr><th {left}>{row['what']}</th><td {left}>{html.escape(row['value'])}</td></tr>"
+            for row in self.rows()
+        ]
+        return f"<table>{''.join(lines)}</table>"
 
-
-def _update(row: dict) -> str:
-    cosines = " ".join("  . " if value is None else f"{value:.2f}" for value in row["cosines"])
-    return f"{row['model']}: {100 * row['norm']:.3g} % of the pretrained norm; cosines {cosines}"
+    def _model(self, i: int) -> str:
+        text = f"{self.parents[i]}: weight {self.weights[i]:.4g}"
+        if self.updates:
+            others = [value for value in self.updates[i]["cosines"] if value is not None]
+            text += f", update {100 * self.updates[i]['norm']:.3g} % of the pretrained norm"
+            if others:
+                text += f", cosines with the others' {min(others):.2f} to {max(others):.2f}"
+        return text
 
 
 class Found(NamedTuple):
