@@ -87,9 +87,9 @@ def fuse(
     if dry_run:
         return job.report
     compatibility.refuse(job.report.problems)
-    everyone = list(range(len(opened)))
-    recipe.known = measures.known(recipe.method, job.bodies, recipe.settings, job.report.averaged)
-    _carry_out(job, [(Path(output), everyone, job.report)], recipe, shard, progress)
+    names, count = job.report.averaged, len(opened)
+    recipe.known = measures.known(recipe.method, job.bodies, count, recipe.settings, names)
+    _carry_out(job, [(Path(output), range(count), job.report)], recipe, shard, progress)
     return job.report
 
 

@@ -25,9 +25,10 @@ def settings_of(method: Method) -> dict:
 
 
 def known(
-    method: Method, bodies: Bodies, settings: dict, names: Sequence[str]
+    method: Method, bodies: Bodies, count: int, settings: dict, names: Sequence[str]
 ) -> Callable[[Piece], dict]:
-    """What a method needs to know of a piece, as keyword arguments. The base's body comes last."""
+    """What a method needs to know of a piece, as keyword arguments. Of the bodies the first `count`
+    are those of the models; the base's comes last, if there is one."""
     match method.needs:
         case "thresholds":
             found = thresholds(bodies, names, settings["density"])
@@ -36,10 +37,10 @@ def known(
             angles = angle(bodies, names)
             return lambda piece: {"angle": angles[piece.name]}
         case "random":
-            seed, count = settings["seed"], len(bodies) - 1
+            seed = settings["seed"]
             return lambda piece: {"random": [random(seed, i, piece) for i in range(count)]}
         case "information":
-            return information(settings["information"], bodies)
+            return information(settings["information"], bodies[:count])
     return lambda piece: {}
 
 
@@ -111,8 +112,8 @@ def information(files: Sequence | None, bodies: Bodies) -> Callable[[Piece], dic
     if isinstance(files, str) or not files:
         raise InputError("The method fisher needs information: a file for each model, in order.")
     opened = [headers_of_file(locate(str(file))[0]) for file in files]
-    if len(opened) not in (len(bodies), len(bodies) - 1):
-        raise InputError(f"information has {len(opened)} files: expected one for each model.")
+    if len(opened) != len(bodies):
+        raise InputError(f"information has {len(opened)} files: expected {len(bodies)}.")
     for file, tensors in zip(files, opened, strict=True):
         for name, stored in bodies[0].items():
             theirs = tensors.get(name)

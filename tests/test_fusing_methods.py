@@ -1,0 +1,357 @@
+"""Methods of fusing: each against its formula in float64, and against peft's own functions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fusinglib import fuse, measures, methods
+from fusinglib.checkpoints import open_checkpoint
+from fusinglib.errors import InputError
+from fusinglib.streaming import Piece
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SHAPES = {"a.weight": (37, 11), "b": (5,), "c.0.weight": (3, 4, 5), "scalar": ()}
+
+
+def write(folder, tensors):
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder / "model.safetensors"
+
+
+@pytest.fixture(params=list(DTYPES))
+def models(request, tmp_path):
+    """Files of three models and of their ancestor (the last), all of one dtype."""
+    dtype, files = DTYPES[request.param], []
+    generator = torch.Generator().manual_seed(0)
+    base = {n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in SHAPES.items()}
+    for i in range(4):
+        size = 0.1 * (i < 3)
+        tensors = {
+            name: (t + size * torch.randn(t.shape, generator=generator, dtype=torch.float64))
+            for name, t in base.items()
+        }
+        write(tmp_path / f"m{i}", {name: t.to(dtype) for name, t in tensors.items()})
+        files.append(tmp_path / f"m{i}" / "model.safetensors")
+    return files
+
+
+def double(file):
+    return {name: tensor.double().numpy() for name, tensor in load_file(file).items()}
+
+
+def expect(models, output, formula, places=8):
+    """Compare a fused file with `formula(tensors, base, name)` in float64: within the rounding of
+    the dtype, and of `places` operations in the dtype that is computed in."""
+    found = load_file(output / "model.safetensors")
+    inputs = [double(file) for file in models]
+    for name, tensor in found.items():
+        tensors, base = [model[name] for model in inputs[:-1]], inputs[-1][name]
+        largest = max(np.abs(part).max() for part in [*tensors, base])
+        computed = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        allowed = 3 * places * torch.finfo(computed).eps * largest
+        expected = formula(tensors, base, name)
+        allowed = allowed + torch.finfo(tensor.dtype).eps * np.abs(expected) / 2 * 1.01
+        assert (np.abs(tensor.double().numpy() - expected) <= allowed).all(), name
+
+
+def trimmed(update, density):
+    """The numbers of the largest magnitudes, equal ones all."""
+    ranked = np.sort(np.abs(update).ravel())[::-1]
+    return np.where(np.abs(update) >= ranked[max(int(density * update.size), 1) - 1], update, 0)
+
+
+def single(values, like):
+    """Rounded as the engine rounds differences: in float32 unless the models are float64."""
+    return values if like == torch.float64 else values.astype(np.float32)
+
+
+def test_mean(models, tmp_path):
+    fuse(models[:3], tmp_path / "out", progress=False)
+    expect(models, tmp_path / "out", lambda tensors, base, name: sum(tensors) / 3)
+
+
+@pytest.mark.parametrize("weights", [[1, 2, 5], [0.5, 0, 0.25], [2, -0.5, 1]])
+def test_weighted(models, tmp_path, weights):
+    options = {"method": "weighted", "weights": weights, "progress": False}
+    report = fuse(models[:3], tmp_path / "out", **options)
+    assert sum(report.weights) == pytest.approx(1)
+    total = sum(weights)
+
+    def formula(tensors, base, name):
+        return sum(w / total * t for w, t in zip(weights, tensors, strict=True))
+
+    expect(models, tmp_path / "out", formula)
+
+
+def test_task_arithmetic(models, tmp_path):
+    options = {"method": "task_arithmetic", "pretrained": models[3], "progress": False}
+    fuse(models[:3], tmp_path / "out", weights=[1, 0.5, -1], scale=0.7, **options)
+
+    def formula(tensors, base, name):
+        return base + 0.7 * sum(w * (t - base) for w, t in zip([1, 0.5, -1], tensors, strict=True))
+
+    expect(models, tmp_path / "out", formula)
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+def test_ties(models, tmp_path, density):
+    weights = np.array([1, 0.5, 2])
+    options = {"pretrained": models[3], "density": density, "scale": 0.8, "progress": False}
+    fuse(models[:3], tmp_path / "out", method="ties", weights=weights, **options)
+    dtype = load_file(models[0])["b"].dtype
+
+    def formula(tensors, base, name):
+        updates = [trimmed(single(t - base, dtype), density).astype(float) for t in tensors]
+        weighted = [w * u for w, u in zip(weights, updates, strict=True)]
+        sign = np.sign(sum(weighted))
+        agree = [(np.sign(u) == sign) & (sign != 0) for u in updates]
+        total = sum(u * a for u, a in zip(weighted, agree, strict=True))
+        count = sum(w * a for w, a in zip(weights, agree, strict=True))
+        return base + 0.8 * total / np.where(count, count, 1)
+
+    expect(models, tmp_path / "out", formula)
+
+
+def test_dare(models, tmp_path):
+    options = {"pretrained": models[3], "density": 0.4, "progress": False}
+    for seed in (0, 0, 1):
+        folder = tmp_path / f"out{seed}{len(list(tmp_path.iterdir()))}"
+        fuse(models[:3], folder, method="dare", seed=seed, weights=[0.5] * 3, **options)
+
+        def formula(tensors, base, name, seed=seed):
+            piece = Piece(name, 0, base.size, [])
+            kept = [measures.random(seed, i, piece).reshape(base.shape) < 0.4 for i in range(3)]
+            return base + sum(
+                0.5 * k * (t - base) / 0.4 for k, t in zip(kept, tensors, strict=True)
+            )
+
+        expect(models, folder, formula, places=16)
+
+
+def test_draws_are_fair_and_do_not_depend_on_the_cut():
+    whole = measures.random(3, 1, Piece("x", 0, 2**18, []))
+    parts = [measures.random(3, 1, Piece("x", i * 2**16, (i + 1) * 2**16, [])) for i in range(4)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert abs((whole < 0.3).mean() - 0.3) < 5 * np.sqrt(0.21 / whole.size)
+    for other in [(4, 1, "x"), (3, 2, "x"), (3, 1, "y")]:
+        drawn = measures.random(*other[:2], Piece(other[2], 0, 2**18, []))
+        assert abs(np.corrcoef(whole, drawn)[0, 1]) < 5 / np.sqrt(whole.size)
+
+
+@pytest.mark.parametrize("position", [0.0, 0.3, 1.0])
+def test_slerp(models, tmp_path, position):
+    weights = [1 - position, position]
+    fuse(models[:2], tmp_path / "out", method="slerp", weights=weights, progress=False)
+
+    def formula(tensors, base, name):
+        one, two = tensors[0], tensors[1]
+        cosine = (one * two).sum() / np.sqrt((one**2).sum() * (two**2).sum())
+        angle = np.arccos(np.clip(cosine, -1, 1))
+        if np.sin(angle) < 1e-9:
+            return weights[0] * one + weights[1] * two
+        parts = np.sin(np.array(weights) * angle) / np.sin(angle)
+        return parts[0] * one + parts[1] * two
+
+    expect([*models[:2], models[3]], tmp_path / "out", formula, places=16)
+
+
+def test_fisher(models, tmp_path):
+    random, files = np.random.default_rng(0), []
+    for i in range(3):
+        values = {
+            name: random.random(shape).astype(np.float32) ** 4 for name, shape in SHAPES.items()
+        }
+        values["b"][:2] = 0
+        tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in values.items()}
+        files.append(write(tmp_path / f"f{i}", tensors))
+    options = {"method": "fisher", "information": files, "weights": [1, 2, 1], "progress": False}
+    fuse(models[:3], tmp_path / "out", **options)
+    known = [double(file) for file in files]
+
+    def formula(tensors, base, name):
+        parts = [w * f[name] for w, f in zip([1, 2, 1], known, strict=True)]
+        total = sum(parts)
+        top = sum(p * t for p, t in zip(parts, tensors, strict=True))
+        plain = (tensors[0] + 2 * tensors[1] + tensors[2]) / 4
+        return np.where(total > 0, top / np.where(total > 0, total, 1), plain)
+
+    expect(models, tmp_path / "out", formula, places=16)
+    with pytest.raises(InputError, match="information has 2 files"):
+        fuse(models[:3], tmp_path / "no", method="fisher", information=files[:2])
+    with pytest.raises(InputError, match="needs information"):
+        fuse(models[:3], tmp_path / "no", method="fisher")
+
+
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_thresholds_are_exact(tmp_path, monkeypatch, density, dtype):
+    random = np.random.default_rng(1)
+    normal = random.standard_normal(1003)
+    values = [normal, random.integers(-3, 4, 1003), np.zeros(1003), 1e-40 * normal, np.zeros(1003)]
+    values = [value.astype(dtype) for value in values]
+    files = [write(tmp_path / f"m{i}", {"x": torch.from_numpy(v)}) for i, v in enumerate(values)]
+    monkeypatch.setattr("fusinglib.streaming.PIECE", 64)
+    monkeypatch.setattr("fusinglib.streaming.BLOCK", 64)
+    found = measures.thresholds([open_checkpoint(f).tensors for f in files], ["x"], density)["x"]
+    ranked = [np.sort(np.abs(v))[::-1][max(int(density * 1003), 1) - 1] for v in values[:-1]]
+    assert np.array_equal(found, np.array(ranked, dtype))
+
+
+METHODS = {
+    "mean": {}, "weighted": {"weights": [1, 2, 3]}, "task_arithmetic": {"scale": 0.5},
+    "ties": {"density": 0.3}, "dare": {"seed": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_cut_into_pieces_leaves_the_bits_alone(models, tmp_path, monkeypatch, method):
+    options = {"method": method, "pretrained": models[3], "progress": False, **METHODS[method]}
+    fuse(models[:3], tmp_path / "usual", **options)
+    monkeypatch.setattr("fusinglib.streaming.PIECE", 16)
+    monkeypatch.setattr("fusinglib.streaming.BLOCK", 100)
+    fuse(models[:3], tmp_path / "small", **options)
+    one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("usual", "small"))
+    assert all(torch.equal(one[name], two[name]) for name in SHAPES)
+
+
+def test_a_function_of_ones_own(models, tmp_path):
+    def median(tensors, weights, base, *, shift=0.0):
+        return np.median(tensors, axis=0) + tensors[0].dtype.type(shift)
+
+    report = fuse(models[:3], tmp_path / "out", method=median, shift=0.5, progress=False)
+    assert report.method == "median" and report.settings == {"shift": 0.5}
+    expect(models, tmp_path / "out", lambda t, base, name: np.median(t, axis=0) + 0.5)
+    bad = {
+        "wrong": lambda tensors, weights, base: tensors[0][:-1],
+        "nothing": lambda tensors, weights, base: None,
+        "wide": lambda tensors, weights, base: tensors[0].astype(np.complex128),
+    }
+    before = sorted(tmp_path.iterdir())
+    for function in bad.values():
+        with pytest.raises(InputError, match="must return an array"):
+            fuse(models[:3], tmp_path / "bad", method=function, progress=False)
+    with pytest.raises(ZeroDivisionError):
+        fuse(models[:3], tmp_path / "bad", method=lambda *a: 1 / 0, progress=False)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "average"}, "Unknown method 'average'"),
+        ({"density": 0.5}, "no setting 'density'"),
+        ({"method": "ties"}, "needs the pretrained model"),
+        ({"method": "ties", "density": 0}, "density"),
+        ({"method": "ties", "density": 1.5}, "density"),
+        ({"method": "ties", "density": "much"}, "density"),
+        ({"method": "dare", "seed": 0.5}, "seed"),
+        ({"method": "task_arithmetic", "scale": float("nan")}, "scale"),
+        ({"method": "slerp"}, "two models, not 3"),
+        ({"weights": [1, 1, 1]}, "takes no weights"),
+        ({"method": "weighted", "weights": [1, 1]}, "3 numbers"),
+        ({"method": "weighted", "weights": [1, 1, "x"]}, "3 numbers"),
+        ({"method": "weighted", "weights": 5}, "3 numbers"),
+        ({"method": "weighted", "weights": [1, -1, 0]}, "must not be zero"),
+        ({"method": "ties", "weights": [1, -1, 1]}, "none below zero"),
+        ({"method": "fisher", "weights": [1, -1, 1]}, "none below zero"),
+        ({"method": "weighted", "weights": [1, 1, float("inf")]}, "3 numbers"),
+    ],
+)
+def test_what_is_refused(tmp_path, options, words):
+    files = [write(tmp_path / f"m{i}", {"x": torch.ones(3) * i}) for i in range(3)]
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=words):
+        fuse(files, tmp_path / "out", **options)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("place", [0, 2, 3])
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_refused_by_every_method(models, tmp_path, method, place):
+    tensors = load_file(models[place])
+    tensors["a.weight"][36, 10] = float("nan")
+    save_file(tensors, models[place])
+    options = {"method": method, "pretrained": models[3], **METHODS[method]}
+    if method == "mean" and place == 3:
+        options.pop("pretrained")
+        fuse(models[:3], tmp_path / "out", progress=False, **options)
+        return
+    with pytest.raises(InputError, match=rf"a.weight of model .*m{place} holds NaN"):
+        fuse(models[:3], tmp_path / "out", progress=False, **options)
+
+
+# Plain properties.
+
+
+def test_properties_of_one_and_of_equal_models(tmp_path):
+    random = torch.Generator().manual_seed(2)
+    one = write(tmp_path / "one", {"x": torch.randn(99, generator=random)})
+    base = write(tmp_path / "base", {"x": torch.randn(99, generator=random)})
+    x = load_file(one)["x"]
+
+    def fused(models, name, **options):
+        fuse(models, tmp_path / name, progress=False, **options)
+        return load_file(tmp_path / name / "model.safetensors")["x"]
+
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / "model.safetensors"
+    copy.write_bytes(one.read_bytes())
+    assert torch.equal(fused([one, copy], "mean"), x)
+    assert torch.allclose(fused([one, copy], "slerp", method="slerp"), x, rtol=1e-6)
+    ties = fused([one], "ties", method="ties", pretrained=base, density=1.0)
+    assert torch.allclose(ties, x, atol=1e-6)
+    same = fused([base], "zero", method="ties", pretrained=copy_of(base, tmp_path / "ancestor"))
+    assert torch.equal(same, load_file(base)["x"])
+    mean = fused([one, base], "m2")
+    arithmetic = {"method": "task_arithmetic", "weights": [0.5, 0.5]}
+    other = fused([one, base], "ta", pretrained=copy_of(base, tmp_path / "ancestor2"), **arithmetic)
+    assert torch.allclose(mean, other, atol=1e-6)
+
+
+def copy_of(file, folder):
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(file.read_bytes())
+    return folder / "model.safetensors"
+
+
+# The same as peft, where the conventions are the same.
+
+
+def test_peft_agrees():
+    """peft's ties divides by the number of models that agree, ours by the sum of their weights, so
+    they are compared with equal ones; its trimming keeps exactly so many, ours equal ones too."""
+    from peft.utils import merge_utils
+
+    random = np.random.default_rng(0)
+    base = random.standard_normal((40, 30)).astype(np.float32)
+    updates = [0.1 * random.standard_normal((40, 30)).astype(np.float32) for _ in range(3)]
+    tensors = [base + update for update in updates]
+    updates = [torch.from_numpy(tensor - base) for tensor in tensors]
+    weights = np.array([0.5, 1.0, 2.0])
+
+    theirs = merge_utils.task_arithmetic(updates, torch.from_numpy(weights.astype(np.float32)))
+    ours = methods.task_arithmetic(tensors, weights, base) - base
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+
+    thresholds = np.array([np.sort(np.abs(u.numpy()).ravel())[::-1][599] for u in updates])
+    for update, threshold in zip(updates, thresholds, strict=True):
+        pruned = merge_utils.prune(update, 0.5, "magnitude")
+        assert np.array_equal(pruned != 0, np.abs(update.numpy()) >= threshold)
+    theirs = merge_utils.ties(updates, torch.ones(3), 0.5)
+    ours = methods.ties(tensors, np.ones(3), base, thresholds=thresholds) - base
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+
+
+def test_settings_are_recorded(models, tmp_path):
+    from safetensors import safe_open
+
+    fuse(models[:3], tmp_path / "out", method="ties", pretrained=models[3], progress=False)
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["method"] == "ties"
+    assert json.loads(metadata["settings"]) == {"density": "0.2", "scale": "1.0"}
