@@ -155,7 +155,7 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     left_out = [
         {"model": model.name, "tensor": name, "reason": "head, not part of the body"}
         for model in models
-        for name in ([] if whole else model.head())
+        for name in (model.more_heads if whole else model.head())
     ]
     left_out += _loose_integers(models, bodies[: len(models)])
     if base:  # only what a method can use of it

@@ -64,7 +64,7 @@ class Block:
     def _rows(self, piece: Piece, itemsize: int) -> list[np.ndarray]:
         length = (piece.stop - piece.start) * itemsize
         if len(self.memory) < length * len(piece.tensors):
-            self.memory = np.empty(max(BLOCK, length * len(piece.tensors)), np.uint8)
+            self.memory = np.empty(length * len(piece.tensors), np.uint8)
         count = len(piece.tensors)
         return list(self.memory[: length * count].reshape(count, length))
 
