@@ -1,13 +1,14 @@
 # Every target shares one .venv, which setup.sh makes when it is missing, half-made or out of date.
 # PYTHON=/path/to/python chooses another interpreter; ARGS="..." is handed on to pytest.
 
-.PHONY: help venv demo test test-slow lab clean
+.PHONY: help venv demo test test-slow lab bench-fuse clean
 
 help:
 	@echo "make demo       run all notebooks on the miniature world, into executed/mini"
 	@echo "make test       run the fast tests"
 	@echo "make test-slow  run the slow tests"
 	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make bench-fuse time fusing against mergekit and others (half an hour, 15 GB of disk)"
 	@echo "make venv       only set up .venv"
 	@echo "make clean      remove .venv, build leftovers and caches; your runs/ and executed/ stay"
 
@@ -26,7 +27,17 @@ test-slow: venv
 lab: venv
 	.venv/bin/python -m jupyterlab notebooks
 
+mergekit = benchmarks/.venv-mergekit
+
+bench-fuse: venv $(mergekit)/complete
+	.venv/bin/python benchmarks/fuse.py --mergekit $(mergekit)/bin/python
+
+$(mergekit)/complete: benchmarks/fuse-requirements.txt
+	.venv/bin/python -m venv --clear $(mergekit)
+	$(mergekit)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(mergekit) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 	@echo "Left in place: runs/ (finished runs) and executed/ (executed notebooks)."
