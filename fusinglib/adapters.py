@@ -5,16 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fusinglib.checkpoints import (
-    Checkpoint,
-    LowRank,
-    Reader,
-    Stored,
-    headers_of_file,
-    open_checkpoint,
-    read_json,
-)
+from fusinglib.checkpoints import Checkpoint, open_checkpoint, read_json
 from fusinglib.errors import InputError
+from fusinglib.tensors import LowRank, Reader, Stored, headers_of_file
 
 PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None,
          "megatron_config": None, "alora_invocation_tokens": None}  # fmt: skip

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusinglib.checkpoints import Checkpoint, Stored, read_json, understood
+from fusinglib.checkpoints import Checkpoint, read_json, understood
 from fusinglib.errors import InputError
 from fusinglib.progress import amount
 from fusinglib.streaming import BLOCK, PIECE, Block, Piece, pieces, stream, threads
+from fusinglib.tensors import Stored
 
 HEAD_SETTINGS = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
 FREE_SETTINGS = ("drop", "initializer", "use_cache")  # parts of names of settings that may differ

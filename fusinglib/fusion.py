@@ -13,21 +13,14 @@ import numpy as np
 import xxhash
 
 from fusinglib import compatibility, measures
-from fusinglib.checkpoints import (
-    FLOATS,
-    SIZES,
-    Checkpoint,
-    Stored,
-    finite,
-    narrowed,
-    open_checkpoint,
-)
+from fusinglib.checkpoints import Checkpoint, open_checkpoint
 from fusinglib.compatibility import Report
 from fusinglib.errors import InputError
 from fusinglib.methods import METHODS, Method
 from fusinglib.output import Folder, beside, check_free
 from fusinglib.progress import Progress, amount
 from fusinglib.streaming import PIECE, Block, Piece, pieces, stream
+from fusinglib.tensors import FLOATS, SIZES, Stored, finite, narrowed
 
 Model = str | Path
 

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.auto import modeling_auto
 
 from fusinglib import checkpoints, fuse, models
-from fusinglib.checkpoints import Stored, narrowed, open_checkpoint, widen
+from fusinglib.checkpoints import open_checkpoint
 from fusinglib.errors import InputError
 from fusinglib.fusion import weights_hash
+from fusinglib.tensors import Stored, narrowed, widen
 
 LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_decoder_layers"

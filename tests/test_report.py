@@ -26,7 +26,7 @@ def values(report, what):
 
 def test_a_dry_run_reads_no_weights_and_writes_nothing(tmp_path, heads, monkeypatch):
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr("fusinglib.checkpoints.Reader.raw", None)
+    monkeypatch.setattr("fusinglib.tensors.Reader.raw", None)
     report = fuse(heads, tmp_path / "out", dry_run=True)
     assert sorted(tmp_path.iterdir()) == before
     sizes = [(folder / "model.safetensors").stat().st_size for folder in heads]
