@@ -1,0 +1,206 @@
+"""Tensors as files hold them: the safetensors format, read piece by piece and checked as it wants.
+
+Numbers are numpy's: what it lacks, bfloat16, is the upper half of a float32.
+"""
+
+import json
+import math
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fusinglib.errors import InputError
+
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes of one number, by safetensors' name of its dtype."""
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+LONGEST_HEADER = 100_000_000
+"""Bytes; the safetensors library has the same limit."""
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies, and what its file's header says of it.
+
+    `start` is its first byte in the file; `data` holds its bytes if it comes out of a pickle, and
+    `update` what an adapter adds to it.
+    """
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int = 0
+    data: np.ndarray | None = None
+    update: "LowRank | None" = None
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * SIZES[self.dtype]
+
+
+class LowRank(NamedTuple):
+    """An adapter's update of a matrix, `scale * left @ right`, in float32."""
+
+    left: np.ndarray
+    right: np.ndarray
+    scale: float
+
+    def piece(self, start: int, stop: int) -> np.ndarray:
+        """The numbers `start` to `stop` of the update, flattened row by row."""
+        width = self.right.shape[1]
+        first = start // width
+        rows = self.left[first : -(-stop // width)] @ self.right
+        return self.scale * rows.reshape(-1)[start - first * width : stop - first * width]
+
+
+def headers_of_file(file: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file, checked as its format wants them.
+
+    The header's length (8 bytes, little endian), the header as JSON, then the bytes of the
+    tensors, which must fill the rest without gaps and without overlaps.
+    """
+    try:
+        with open(file, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if not 2 <= length <= min(size - 8, LONGEST_HEADER):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            text = stream.read(length).decode()
+        header = json.loads(text, object_pairs_hook=_unique)
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        header.pop("__metadata__", None)
+        tensors = {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
+        _check_layout(tensors, 8 + length, size)
+    except (OSError, ValueError, RecursionError, struct.error) as error:
+        raise InputError(
+            f"{file} is truncated or no safetensors file ({error}): fetch or save it again."
+        ) from error
+    return tensors
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return found
+
+
+def _stored(file: Path, name: str, entry, data: int) -> Stored:
+    """The tensor that an entry of the header describes; `data` is where the header ends."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            counts = [*shape, start, end]
+            if all(type(count) is int and 0 <= count < 2**63 for count in counts):
+                size = math.prod(shape) * SIZES.get(dtype, 1)
+                if end < start or (dtype in SIZES and end - start != size):
+                    raise ValueError(
+                        f"tensor {name}: {end - start} bytes for {dtype} of shape {shape}"
+                    )
+                return Stored(file, name, dtype, tuple(shape), data + start)
+    raise ValueError(f"tensor {name}: dtype, shape or data_offsets are missing or out of range")
+
+
+def _check_layout(tensors: dict[str, Stored], start: int, size: int) -> None:
+    if any(tensor.dtype not in SIZES for tensor in tensors.values()):
+        return  # quantized: refused with its own words
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.bytes)):
+        if tensor.start != start:
+            raise ValueError(f"tensor {tensor.name} overlaps another one, or a gap is before it")
+        start += tensor.bytes
+    if start != size:
+        raise ValueError(f"its tensors end at byte {start} of {size}")
+
+
+# Numbers.
+
+
+class Reader:
+    """Reads pieces of stored tensors; files stay open until `close`."""
+
+    def __init__(self):
+        self._files: dict[Path, int] = {}
+
+    def raw(self, tensor: Stored, start: int, stop: int, into: np.ndarray) -> None:
+        """The bytes of the numbers `start` to `stop`, into an array of as many uint8.
+
+        Raises `InputError` where the file has become shorter since its header was read.
+        """
+        size = SIZES[tensor.dtype]
+        if tensor.data is not None:
+            into[:] = tensor.data[start * size : stop * size]
+            return
+        done, position = 0, tensor.start + start * size
+        while done < len(into):
+            count = os.preadv(self._open(tensor.file), [into[done:]], position + done)
+            if not count:
+                raise InputError(f"{tensor.file} became shorter while it was read: fuse again.")
+            done += count
+
+    def numbers(self, tensor: Stored, start: int, stop: int, into: np.ndarray) -> None:
+        """The numbers `start` to `stop` of a floating tensor, into an array of float32 (float64
+        for F64), exactly; an adapter's update is added."""
+        if tensor.dtype in ("F32", "F64"):
+            self.raw(tensor, start, stop, into.view(np.uint8))
+        else:
+            narrow = into.view(np.uint16)[: stop - start]
+            self.raw(tensor, start, stop, narrow.view(np.uint8))
+            widen(narrow.copy(), tensor.dtype, into)
+        if tensor.update:
+            into += tensor.update.piece(start, stop)
+
+    def _open(self, file: Path) -> int:
+        if file not in self._files:
+            opened = os.open(file, os.O_RDONLY)
+            if self._files.setdefault(file, opened) != opened:  # another thread was faster
+                os.close(opened)
+        return self._files[file]
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+
+def widen(narrow: np.ndarray, dtype: str, into: np.ndarray) -> None:
+    """F16 or BF16, as uint16, to float32, exactly."""
+    if dtype == "F16":
+        into[:] = narrow.view(np.float16)
+    else:  # a bfloat16 is the upper half of a float32
+        np.left_shift(narrow, 16, out=into.view(np.uint32), dtype=np.uint32)
+
+
+def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Float32 (float64 for F64) rounded to `dtype`, to nearest and even, as its bytes."""
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float16)
+    elif dtype == "BF16":
+        bits = values.view(np.uint32)
+        odd = (bits >> 16) & 1
+        values = ((bits + (0x7FFF + odd)) >> 16).astype(np.uint16)
+    return values.view(np.uint8)
+
+
+def finite(stored: np.ndarray, dtype: str) -> bool:
+    """Whether numbers, given as their bytes, hold neither NaN nor infinity."""
+    if dtype == "BF16":  # all bits of the exponent are set
+        return bool(((stored.view(np.uint16) & 0x7F80) != 0x7F80).all())
+    floats = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+    return bool(np.isfinite(stored.view(floats[dtype])).all())
