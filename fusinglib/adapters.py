@@ -1,17 +1,23 @@
 """Weights that are no plain safetensors: LoRA adapters merged into their base, and pickles."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from fusinglib.checkpoints import Checkpoint, open_checkpoint, read_json
 from fusinglib.errors import InputError
-from fusinglib.tensors import LowRank, Reader, Stored, headers_of_file
+from fusinglib.tensors import SIZES, LowRank, Reader, Stored, headers_of_file
 
 PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None,
-         "megatron_config": None, "alora_invocation_tokens": None}  # fmt: skip
+         "megatron_config": None, "alora_invocation_tokens": None, "use_qalora": False,
+         "trainable_token_indices": None, "target_parameters": None, "use_bdlora": None,
+         "arrow_config": None, "kasa_config": None, "monteclora_config": None}  # fmt: skip
 """Settings of an adapter that change what it adds, and their values where it adds B @ A alone."""
+
+CHANGING = re.compile("(pissa|corda|olora|loftq|lora_ga)")
+"""Ways of initialising an adapter that take B @ A out of the base's weights before training."""
 
 
 def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
@@ -29,38 +35,54 @@ def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
                 f"Adapter {folder} has {key} {config[key]!r}: only plain LoRA is merged here "
                 f"({key} {plain!r}). Merge it with peft's merge_and_unload and give the result."
             )
-    base = open_checkpoint(_base(folder, config), allow_pickle)
+    if CHANGING.match(str(config.get("init_lora_weights")).lower()):
+        raise InputError(
+            f"Adapter {folder} was initialised by {config['init_lora_weights']}, which changes its "
+            "base: save it with peft's path_initial_model_for_weight_conversion."
+        )
+    base = _base(folder, config, allow_pickle)
     tensors = dict(base.tensors)
     adapter = _adapter(folder)
     for key in list(adapter):
         if key.endswith(".lora_A.weight"):
             module = key.removesuffix(".lora_A.weight")
             pair = [adapter.pop(f"{module}.lora_{side}.weight", None) for side in "AB"]
-            target = _find(f"{module}.weight", tensors)
+            target = _find(f"{module}.weight", base)
             if not target:
                 raise InputError(f"Adapter {folder} updates {module}, which its base has not.")
             tensors[target] = _updated(folder, tensors[target], pair, config, module)
-    heads = []
-    for key, stored in adapter.items():  # modules saved in full, such as a new head
+    heads = []  # modules saved in full, such as a new head
+    for key, stored in adapter.items():
         if ".lora_" in key:
             raise InputError(f"Tensor {key} of adapter {folder} is no update of a linear layer.")
-        found = _find(key, tensors)
-        if found:
+        found = _find(key, base)
+        if found and tensors[found].shape != stored.shape:
+            if base.is_whole or found.startswith(base.prefix):
+                raise InputError(
+                    f"Tensor {key} of adapter {folder} has shape {list(stored.shape)}, but "
+                    f"{list(tensors[found].shape)} in its base: resize the base and save it first."
+                )
+            del tensors[found]
+            heads.append(key)
+        elif found:
             tensors[found] = stored
         else:
             heads.append(key)
+    if not any(stored.update for stored in tensors.values()):
+        raise InputError(f"Adapter {folder} updates nothing: save it again with peft.")
     name = f"{base.name} + {name}"
     source = folder.resolve()
     return base._replace(name=name, tensors=tensors, source=source, more_heads=tuple(heads))
 
 
-def _base(folder: Path, config: dict) -> str:
+def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
-    if not base:
+    if not base or not isinstance(base, str):
         raise InputError(f"Adapter {folder} names no base model (base_model_name_or_path).")
-    if Path(base).exists() or not revision:
-        return base
-    return f"{base}@{revision}"
+    if (Path(base) / "adapter_config.json").is_file():
+        raise InputError(f"The base {base} of adapter {folder} is an adapter: merge it first.")
+    pinned = f"{base}@{revision}" if revision and not Path(base).exists() else base
+    return open_checkpoint(pinned, allow_pickle)
 
 
 def _adapter(folder: Path) -> dict[str, Stored]:
@@ -72,21 +94,30 @@ def _adapter(folder: Path) -> dict[str, Stored]:
     return {name.removeprefix("base_model.model."): tensors[name] for name in tensors}
 
 
-def _find(name: str, tensors: dict[str, Stored]) -> str | None:
-    """The base's tensor of that name; the base may have been saved without its prefix."""
-    found = [key for key in tensors if key == name or name.endswith(f".{key}")]
-    return max(found, key=len, default=None)
+def _find(name: str, base: Checkpoint) -> str | None:
+    """The base's tensor of that name; either of the two may have been saved without the prefix of
+    the body."""
+    for one in (name, f"{base.prefix}{name}"):
+        found = [key for key in base.tensors if key == one or one.endswith(f".{key}")]
+        if found:
+            return max(found, key=len)
+    return None
 
 
 def _updated(folder, stored: Stored, pair: list, config: dict, module: str) -> Stored:
-    if None in pair or len(stored.shape) != 2 or not stored.is_float:
+    if None in pair or any(len(s.shape) != 2 or not s.is_float for s in (stored, *pair)):
         raise InputError(f"Adapter {folder} has no whole update of a matrix for {module}.")
-    a, b = (_matrix(part) for part in pair)
+    a, b = (_matrix(part, stored) for part in pair)
     rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
     alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if not isinstance(alpha, (int, float)) or rank != len(a):
+        raise InputError(
+            f"Adapter {folder}: the configuration gives {module} rank {rank!r} and alpha "
+            f"{alpha!r}, but its update has rank {len(a)}."
+        )
     if config.get("fan_in_fan_out"):
         a, b = b.T, a.T
-    if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != stored.shape or not rank:
+    if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != stored.shape:
         raise InputError(
             f"Adapter {folder}: the update of {module} has shapes {b.shape} and {a.shape}, which "
             f"do not give the shape {stored.shape} of its base."
@@ -98,18 +129,19 @@ def _updated(folder, stored: Stored, pair: list, config: dict, module: str) -> S
 def _pattern(patterns: dict | None, module: str, default):
     """The value of the first pattern that the module's name ends with, as peft reads them."""
     for pattern, value in (patterns or {}).items():
-        if re.search(rf"(.*\.)?({pattern})$", module):
+        if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
 
 
-def _matrix(stored: Stored) -> np.ndarray:
-    values, reader = np.empty(stored.size, np.float32), Reader()
+def _matrix(stored: Stored, base: Stored) -> np.ndarray:
+    """A part of an update, as wide as its base is computed in."""
+    values, reader = np.empty(stored.size, f"f{max(4, SIZES[stored.dtype])}"), Reader()
     try:
         reader.numbers(stored, 0, stored.size, values)
     finally:
         reader.close()
-    return values.reshape(stored.shape)
+    return values.reshape(stored.shape).astype("f8" if base.dtype == "F64" else "f4")
 
 
 def unpickled(files: list[Path]) -> dict[str, Stored]:
@@ -122,14 +154,19 @@ def unpickled(files: list[Path]) -> dict[str, Stored]:
     tensors, seen = {}, set()
     for file in files:
         try:
-            content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # torch raises errors of many kinds, with long advice
-            reason = str(error).split("\n")[0]
-            raise InputError(f"{file} cannot be opened as weights only ({reason}).") from error
+            mmap = zipfile.is_zipfile(file)  # files of torch before 1.6 are none
+            content = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+        except Exception as error:  # torch raises errors of many kinds, with advice not to follow
+            reason = type(error).__name__
+            raise InputError(
+                f"{file} cannot be opened as weights only ({reason}): it is damaged, or holds more "
+                "than weights."
+            ) from error
         for name, tensor in content.items() if isinstance(content, dict) else ():
-            if not isinstance(tensor, torch.Tensor) or tensor.dtype not in names:
-                raise InputError(f"{file} holds {name}, which is no tensor of a known dtype.")
-            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            known = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
+            if not (known and tensor.dtype in names and isinstance(name, str)):
+                raise InputError(f"{file} holds {name!r}, which is no tensor of a known dtype.")
+            place = file, tensor.data_ptr(), tensor.shape, tensor.stride()
             if tensor.numel() and place in seen:
                 continue
             seen.add(place)

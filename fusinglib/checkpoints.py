@@ -232,7 +232,7 @@ def _headers(folder: Path, allow_pickle: bool) -> dict[str, Stored]:
     if allow_pickle and pickles:
         from fusinglib.adapters import unpickled
 
-        return unpickled(pickles)
+        return unpickled(_complete(folder, pickles))
     found = "no weights"
     if pickles:
         names = ", ".join(file.name for file in pickles)
@@ -241,6 +241,18 @@ def _headers(folder: Path, allow_pickle: bool) -> dict[str, Stored]:
         f"Model {folder} holds {found}: expected {single.name}, or {index.name} with its shards. "
         "Save the model with save_pretrained."
     )
+
+
+def _complete(folder: Path, pickles: list[Path]) -> list[Path]:
+    """The one pickle of a model, or all of its shards, which say how many they are."""
+    single = folder / "pytorch_model.bin"
+    if single.is_file():
+        return [single]
+    counts = {re.sub(r".*-of-0*(\d+)\.bin", r"\1", file.name) for file in pickles}
+    if counts != {str(len(pickles))}:
+        names = ", ".join(file.name for file in pickles)
+        raise InputError(f"Model {folder} holds only {names}: fetch the other shards.")
+    return pickles
 
 
 def _headers_of_shards(folder: Path, index: Path) -> dict[str, Stored]:

@@ -148,10 +148,16 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     same = all(model.architecture == first.architecture for model in everyone)
     whole = same and (heads or first.is_whole)
     bodies = [dict(model.tensors) if whole else model.body() for model in everyone]
+    for model in models if heads else ():
+        if model.more_heads:
+            raise InputError(
+                f"Model {model.name} has heads that its base has no place for "
+                f"({', '.join(model.more_heads)}): leave heads out."
+            )
     if base and heads and not same:
         raise InputError(
-            f"heads are fused only of models of one class, but {first.folder} is a "
-            f"{first.architecture} and {base.folder} a {base.architecture}: leave heads out."
+            f"heads are fused only of models of one class, but {first.source} is a "
+            f"{first.architecture} and {base.source} a {base.architecture}: leave heads out."
         )
     left_out = [
         {"model": model.name, "tensor": name, "reason": "head, not part of the body"}
@@ -170,7 +176,7 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
         ]
         if heads and first.labels() != other.labels():
             problems.append(
-                f"Models {first.folder} and {other.folder} have other labels ({first.labels()} and "
+                f"Models {first.source} and {other.source} have other labels ({first.labels()} and "
                 f"{other.labels()}): heads are averaged only where their outputs mean the same."
             )
     problems += _vocabularies([model.folder for model in everyone])
@@ -222,7 +228,7 @@ def _kinds(first: Checkpoint, other: Checkpoint) -> list[str]:
     if kinds[0] == kinds[1]:
         return []
     return [
-        f"Models {first.folder} and {other.folder} are of different kinds "
+        f"Models {first.source} and {other.source} are of different kinds "
         f"({kinds[0]} and {kinds[1]}): fuse models of one kind."
     ]
 
@@ -232,7 +238,7 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
     for here, there, a, b in ((first, other, ours, theirs), (other, first, theirs, ours)):
         for name in sorted(a.keys() - b.keys()):
             problems.append(
-                f"Tensor {name} of model {here.folder} is missing in model {there.folder}: bodies "
+                f"Tensor {name} of model {here.source} is missing in model {there.source}: bodies "
                 "must hold the same tensors. If they were only saved differently (tied weights "
                 "stored once and twice, older names), open and save both with one transformers; "
                 "a model with tied weights and one with untied weights are not fused."
@@ -243,15 +249,15 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
             size = (first.config or {}).get("vocab_size")
             vocabulary = a.shape[1:] == b.shape[1:] and size in (*a.shape[:1], *b.shape[:1])
             problems.append(
-                f"Tensor {name} has shape {list(a.shape)} in model {first.folder} and "
-                f"{list(b.shape)} in model {other.folder}: shapes must be equal."
+                f"Tensor {name} has shape {list(a.shape)} in model {first.source} and "
+                f"{list(b.shape)} in model {other.source}: shapes must be equal."
                 + " The vocabularies differ in size (added tokens or padding rows): resize them to "
                 "the same one first, rows are never cropped here." * vocabulary
             )
         if a.dtype != b.dtype:
             problems.append(
-                f"Tensor {name} has dtype {a.dtype} in model {first.folder} and {b.dtype} in model "
-                f"{other.folder}: dtypes must be equal. Save the models in one dtype first."
+                f"Tensor {name} has dtype {a.dtype} in model {first.source} and {b.dtype} in model "
+                f"{other.source}: dtypes must be equal. Save the models in one dtype first."
             )
     return problems
 
@@ -269,7 +275,7 @@ def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
     own = _own_settings(type(configs[0]))
     ours, theirs = (config.to_dict() for config in configs)
     return [
-        f"Models {first.folder} and {other.folder} differ in {key} (config.json: "
+        f"Models {first.source} and {other.source} differ in {key} (config.json: "
         f"{ours.get(key)!r} and {theirs.get(key)!r}): their weights do not mean the same."
         for key in sorted(own)
         if not any(part in key for part in FREE_SETTINGS) and ours.get(key) != theirs.get(key)
@@ -336,12 +342,13 @@ def inner_products(base: dict[str, Stored], bodies: Sequence[dict[str, Stored]])
 def updates(names: Sequence[str], products: np.ndarray) -> list[dict]:
     """Norms and cosines of the models' updates, and who is out of line, from `inner_products`."""
     norms = np.sqrt(np.diag(products))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):  # updates of zero, numbers that are not finite
         cosines = products / np.outer(norms, norms)
+        lengths = norms / norms[-1]
     rows = []
     for i, name in enumerate(names):
         others = [None if j == i else float(cosines[i, j]) for j in range(len(names))]
-        rows.append({"model": name, "norm": float(norms[i] / norms[-1]), "cosines": others})
+        rows.append({"model": name, "norm": float(lengths[i]), "cosines": others})
     return rows
 
 
@@ -351,7 +358,7 @@ def out_of_line(rows: Sequence[dict]) -> list[str]:
     notes = []
     for row in rows:
         others = [value for value in row["cosines"] if value is not None]
-        if row["norm"] > FAR * middle or row["norm"] < middle / FAR:
+        if middle and (row["norm"] > FAR * middle or row["norm"] < middle / FAR):
             notes.append(
                 f"{row['model']} is {row['norm'] / middle:.2g} times as far from the pretrained "
                 f"model as the middle one of these models: does it come from another ancestor?"

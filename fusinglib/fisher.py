@@ -1,6 +1,14 @@
-"""How sure a finetuned model is of each of its weights: the diagonal of its Fisher information."""
+"""How much each number of a finetuned model matters to what it says: the diagonal of its Fisher
+information (Matena and Raffel 2021, "Merging models with Fisher-weighted averaging", section 3),
 
-import os
+    F = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d theta)^2],
+
+estimated from training texts, written to a file that `fuse(method="fisher")` reads.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,83 +16,180 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from fusinglib import models
-from fusinglib.data import TaskData
+from fusinglib import data
+from fusinglib.checkpoints import Checkpoint, open_checkpoint
 from fusinglib.errors import InputError
+from fusinglib.models import BaseModel, Classifier, TextToText, Tokens, is_text_to_text
 from fusinglib.output import beside, check_free
 from fusinglib.progress import Progress
 from fusinglib.settings import Data, Training
+from fusinglib.tasks import Task
+
+AS_IT_IS = Training(
+    learning_rate=0.0, schedule="constant", weight_decay=0.0, dropout=0.0, batch_size=1,
+    max_steps=0, eval_every=1, patience=0, min_gain=0.0, metric="ranked", precision="fp32",
+    threads=1,
+)  # fmt: skip
+"""How models are opened here: without dropout, in fp32, and nothing is trained."""
+
+QUIET = 3
+"""Seconds that pass before progress is shown."""
+
+
+class Trained(Classifier):
+    """An encoder with the classification head that its folder holds; its body is in `body`."""
+
+    def __init__(self, folder: Path, task: Task, how: Data, device: str):
+        BaseModel.__init__(self, folder, task, AS_IT_IS, how, device)
+        network, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, config=self.config, dtype=torch.float32, output_loading_info=True
+        )
+        lacking = ", ".join(sorted(report["missing_keys"]))
+        if lacking:
+            raise InputError(
+                f"Model {folder} has no trained head, its weights lack {lacking}: give the "
+                f"finetuned model as it was saved, its classification head included."
+            )
+        if network.num_labels != len(task.labels):
+            raise InputError(
+                f"Model {folder} has a head of {network.num_labels} labels, but task {task.name!r} "
+                f"has {len(task.labels)}: give the task that it was finetuned on."
+            )
+        self.network = network.to(self.device)
+        self.body = self.network.base_model
 
 
 def estimate(
-    folder: str | Path,
-    data: TaskData,
-    training: Training,
+    model: str | Path,
+    task: Task,
     how: Data,
     output: str | Path,
     *,
     examples: int = 256,
-    seed: int = 0,
     device: str = "cpu",
+    seed: int = 0,
+    progress: bool = True,
 ) -> Path:
-    """Estimate the Fisher information of the finetuned model in `folder` on its task, and write it
-    to the safetensors file `output`, for `fuse(..., method="fisher", information=[...])`.
+    """Write the diagonal Fisher information of a finetuned model on its own task.
 
-    `F = mean_x sum_y p(y|x) (d log p(y|x) / d weight)^2`, the diagonal (Matena and Raffel 2021,
-    "Merging models with Fisher-weighted averaging", section 3), over `examples` training examples
-    drawn with the seed; the sum over labels is exact. p is that of the model's own head, or for T5
-    that of the label texts among themselves. Without dropout. Costs one forward pass for every
-    example and a backward pass for every label.
+    The new file `output` (safetensors) holds a float32 tensor for every floating tensor of the
+    model's body, of its name and shape: what `fuse` wants for it in `information`. The expectation
+    over labels is exact; labels of the data are not used. Returns the path of the file, which
+    appears whole or not at all.
 
-    The file holds float32 tensors under the names of the model's body, as `fuse` writes them.
-    Raises `InputError` where the folder holds no head for the task, or the output exists.
+    Arguments:
+        model: the folder of the finetuned model, its Hub id, or the key of its run.
+        task: what it was finetuned on; the texts are the first `examples` of a shuffle of its
+            training split by `seed`, all of them where there are fewer.
+        how: how the task's rows become splits and texts.
+
+    Raises `InputError` for an output that exists, a classifier without a head or with one of
+    another number of labels, an adapter, data or labels that do not fit.
     """
     output = Path(output)
     check_free(output)
-    model = models.load(folder, data.task, training, how, seed=seed, device=device)
-    if isinstance(model, models.Classifier):
-        _put_own_head(model, Path(folder))
-    model.network.eval()
-    weights = dict(model.body.named_parameters())
-    totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    tokens = model.tokens(data)["train"]
-    rows = np.random.default_rng(seed).permutation(len(tokens))[:examples]
-    progress = Progress(len(rows), "{} of {} examples".format)
-    for done, row in enumerate(rows, 1):
-        _add(totals, model, weights, model.inputs(tokens, [row]))
-        progress.update(done, "", last=done == len(rows))
-    partial = beside(output)
-    facts = {"format": "pt", "task": data.task.name, "examples": str(len(rows))}
-    try:
-        found = {name: (total / len(rows)).cpu() for name, total in totals.items()}
-        save_file(found, partial, metadata=facts)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    if examples < 1:
+        raise InputError(f"examples is {examples}: expected a whole number from 1.")
+    stored = _whole(model)
+    drawn = _drawn(data.load(task, how), examples, seed)
+    opened = _opened(stored.folder, task, how, device)
+    tensors = _tensors(stored, opened)
+    values = diagonal(opened, opened.tokens(drawn)["train"], list(tensors.values()), progress)
+    found = dict(zip(tensors, values, strict=True))
+    for name in found:
+        if not found[name].isfinite().all():
+            raise InputError(f"Model {model}: its information on tensor {name} is not finite.")
+    about = {"examples": len(drawn.train), "seed": seed, "task": task.name, "model": stored.name}
+    _write(output, found, {"format": "pt", **{key: str(value) for key, value in about.items()}})
     return output
 
 
-def _add(totals: dict, model: models.BaseModel, weights: dict, inputs: dict) -> None:
-    """Add the information of one example."""
-    scores, _ = model.predict(inputs)
-    logs = scores[0].log_softmax(-1)
-    for log in logs:
-        gradients = torch.autograd.grad(log, weights.values(), retain_graph=True, allow_unused=True)
-        for name, gradient in zip(totals, gradients, strict=True):
-            if gradient is not None:
-                totals[name] += log.detach().exp() * gradient**2
+def diagonal(
+    model: BaseModel, tokens: Tokens, tensors: Sequence[torch.Tensor], progress: bool = False
+) -> list[torch.Tensor]:
+    """The diagonal Fisher information on `tensors` of the model's network, averaged over all texts.
+
+    `sum_y p(y|x) (d log p(y|x) / d theta)^2`, text by text and label by label, without dropout.
+    p(y|x) is a classifier's probability of a label; of a text-to-text model it is that of the
+    label's text, divided by the sum over all labels' texts. Returns tensors of the same shapes and
+    dtypes, on the CPU; zeros for a tensor that the output does not depend on.
+    """
+    model.network.eval()
+    totals = [torch.zeros_like(tensor) for tensor in tensors]
+    for row in _shown(len(tokens), progress):
+        scores = model.predict(model.inputs(tokens, [row]))[0][0].log_softmax(0)
+        for label, probability in enumerate(scores.exp().tolist()):
+            more = label + 1 < len(scores)
+            gradients = torch.autograd.grad(
+                scores[label], tensors, retain_graph=more, materialize_grads=True
+            )
+            for total, gradient in zip(totals, gradients, strict=True):
+                total.addcmul_(gradient, gradient, value=probability)
+    return [(total / len(tokens)).cpu() for total in totals]
 
 
-def _put_own_head(model: models.Classifier, folder: Path) -> None:
-    """Give a classifier the head that was finetuned with its body, in place of a fresh one."""
-    network, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
-    wanted = len(model.task.labels)
-    if report["missing_keys"] or network.config.num_labels != wanted:
+def _whole(model: str | Path) -> Checkpoint:
+    """The model's headers; adapters and single files, which transformers opens otherwise, are
+    refused."""
+    stored = open_checkpoint(model)
+    if stored.source != stored.folder.resolve():
         raise InputError(
-            f"Model {folder} has no head with {wanted} labels for task {model.task.name!r}: give "
-            f"the finetuned classifier as it was saved, and the task that it was finetuned on."
+            f"Model {model} is an adapter or a single file: give the folder of a whole model (an "
+            f"adapter merged with peft's merge_and_unload)."
         )
-    model.network = network.to(model.device)
-    model.body = model.network.base_model
+    return stored
+
+
+def _opened(folder: Path, task: Task, how: Data, device: str) -> BaseModel:
+    if is_text_to_text(folder):
+        return TextToText(folder, task, AS_IT_IS, how, device, seed=0)
+    return Trained(folder, task, how, device)
+
+
+def _drawn(loaded: data.TaskData, examples: int, seed: int) -> data.TaskData:
+    """The same data with the first `examples` of a shuffle as the training split."""
+    rows = np.random.default_rng(seed).permutation(len(loaded.train))[:examples]
+    fingerprint = f"{loaded.fingerprint}/fisher/{seed}/{examples}"
+    return replace(loaded, train=loaded.train.take(rows), fingerprint=fingerprint)
+
+
+def _tensors(stored: Checkpoint, model: BaseModel) -> dict[str, torch.Tensor]:
+    """The network's own tensors behind the floating ones of the stored body, by the body's names.
+
+    Tied ones come as often as they are stored.
+    """
+    inside = model.network.state_dict(keep_vars=True)
+    found = {}
+    for name, tensor in stored.body().items():
+        if tensor.is_float and tensor.name not in inside:
+            raise InputError(
+                f"Tensor {tensor.name} of model {stored.folder} is none of those that transformers "
+                f"opens: save the model again with save_pretrained."
+            )
+        if tensor.is_float:
+            found[name] = inside[tensor.name].requires_grad_()
+    return found
+
+
+def _shown(count: int, progress: bool) -> Iterator[int]:
+    """The numbers below `count`; after a few seconds it is shown how many are done."""
+    bar, started = Progress(count, "{} of {} examples".format), time.monotonic()
+    try:
+        for done in range(count):
+            yield done
+            if progress and time.monotonic() - started > QUIET:
+                bar.update(done + 1, "", last=done + 1 == count)
+    finally:
+        bar.close()
+
+
+def _write(output: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file beside its place, then give it its name."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = beside(output)
+    try:
+        save_file(tensors, partial, metadata)
+        check_free(output)
+        partial.rename(output)
+    finally:
+        partial.unlink(missing_ok=True)

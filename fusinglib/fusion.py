@@ -3,6 +3,7 @@
 Models are compared by their headers first; then all are read side by side, piece by piece.
 """
 
+import inspect
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -201,8 +202,11 @@ def _recipe(method, weights, count: int, settings: dict) -> Recipe:
         raise InputError(
             f"Unknown method {method!r}: expected {', '.join(METHODS)}, or a function."
         )
-    chosen = METHODS[method] if isinstance(method, str) else Method(method)
-    name = method if isinstance(method, str) else getattr(method, "__name__", "a function")
+    if not (isinstance(method, str) or callable(method)):
+        raise InputError(f"method is {method!r}: expected {', '.join(METHODS)}, or a function.")
+    own = not isinstance(method, str)
+    chosen = Method(method) if own else METHODS[method]
+    name = getattr(method, "__name__", "a function") if own else method
     possible = measures.settings_of(chosen)
     for setting, value in settings.items():
         if setting not in possible:
@@ -211,7 +215,18 @@ def _recipe(method, weights, count: int, settings: dict) -> Recipe:
                 f"{', '.join(possible) or 'none'}."
             )
         _check_setting(setting, value)
-    return Recipe(chosen, name, _weights(name, chosen, weights, count), possible | settings)
+    possible |= settings
+    lacking = [setting for setting in possible if possible[setting] is inspect.Parameter.empty]
+    if lacking:
+        raise InputError(f"The method {name} needs the setting {lacking[0]}: give it.")
+    return Recipe(chosen, name, _weights("" if own else name, chosen, weights, count), possible)
+
+
+def _plain(value):
+    """A setting as JSON data."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _check_setting(name: str, value) -> None:
@@ -220,7 +235,7 @@ def _check_setting(name: str, value) -> None:
         raise InputError(f"Setting density is {value!r}: expected a number above 0, at most 1.")
     if name == "scale" and not (number and np.isfinite(value)):
         raise InputError(f"Setting scale is {value!r}: expected a number.")
-    if name == "seed" and not isinstance(value, int):
+    if name == "seed" and (not isinstance(value, int) or isinstance(value, bool)):
         raise InputError(f"Setting seed is {value!r}: expected a whole number.")
 
 
@@ -264,7 +279,7 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job
     names = compatibility.COPIED_FILES if models[0].config else []
     report = Report(
         method=recipe.name,
-        settings=recipe.settings,
+        settings={key: _plain(value) for key, value in recipe.settings.items()},
         parents=[model.name for model in models],
         weights=[float(weight) for weight in recipe.weights],
         architecture=found.architecture,
@@ -354,7 +369,9 @@ def _fused(piece: Piece, rows: list, subset: Sequence[int], job: Job, recipe: Re
             f"inputs, but for tensor {piece.name} it returned {type(result).__name__}."
         )
     narrow = narrowed(result, dtype)
-    if not finite(narrow, dtype) or (recipe.name != "mean" and not np.isfinite(rows).all()):
+    if not finite(narrow, dtype) or (
+        recipe.method != METHODS["mean"] and not np.isfinite(rows).all()
+    ):
         _refuse_infinite(piece, rows, subset, job)
     return narrow
 
@@ -364,7 +381,7 @@ def _refuse_infinite(piece: Piece, rows: list, subset: Sequence[int], job: Job) 
     for i in [*subset, *([len(job.models)] if job.base else [])]:
         if not np.isfinite(rows[i]).all():
             raise InputError(
-                f"Tensor {piece.name} of model {everyone[i].folder} holds NaN or infinity: leave "
+                f"Tensor {piece.name} of model {everyone[i].source} holds NaN or infinity: leave "
                 f"this model out."
             )
     raise InputError(
@@ -377,8 +394,8 @@ def _equal(piece: Piece, rows: list, subset: Sequence[int], job: Job) -> np.ndar
     for other in subset[1:]:
         if not np.array_equal(rows[first], rows[other]):
             raise InputError(
-                f"Integer tensor {piece.name} differs between models {job.models[first].folder} "
-                f"and {job.models[other].folder}: integers are not averaged, they must be equal."
+                f"Integer tensor {piece.name} differs between models {job.models[first].source} "
+                f"and {job.models[other].source}: integers are not averaged, they must be equal."
             )
     return rows[first]
 

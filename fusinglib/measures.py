@@ -66,7 +66,8 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
             for piece in pieces([name], bodies):
                 *rows, base = block.numbers(piece)
                 for i in models:
-                    bits = np.abs(rows[i] - base).view(unsigned) >> shift
+                    with np.errstate(all="ignore"):  # fusing names what is not finite
+                        bits = np.abs(rows[i] - base).view(unsigned) >> shift
                     inside = bits[bits >> unsigned.type(16) == above[i]] if digit else bits
                     low = (inside & unsigned.type(0xFFFF)).astype(np.intp)
                     counts[i] += np.bincount(low, minlength=2**16)
@@ -88,11 +89,12 @@ def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:
 
     def measure(name: str, block: Block) -> int:
         products = np.zeros((2, 2))
-        for piece in pieces([name], bodies[:2]):
-            rows = np.stack(block.numbers(piece)).astype(np.float64)
-            products += rows @ rows.T
-        norms = np.sqrt(products[0, 0] * products[1, 1])
-        cosine = products[0, 1] / norms if norms else 1.0
+        with np.errstate(all="ignore"):  # fusing names what is not finite
+            for piece in pieces([name], bodies[:2]):
+                rows = np.stack(block.numbers(piece)).astype(np.float64)
+                products += rows @ rows.T
+            norms = np.sqrt(products[0, 0] * products[1, 1])
+            cosine = products[0, 1] / norms if norms else 1.0
         found[name] = float(np.arccos(np.clip(cosine, -1, 1)))
         return 0
 

@@ -119,7 +119,7 @@ def slerp(tensors: Tensors, weights, base=None, *, angle: float) -> np.ndarray:
     """
     position = weights[1] / weights.sum()
     sine = np.sin(angle)
-    if sine < 1e-9:
+    if sine < 1e-6:  # the cosine is known to about 1e-14, an angle near pi to its root
         return _weighted_sum(tensors, np.array([1 - position, position]))
     return _weighted_sum(tensors, np.sin(np.array([1 - position, position]) * angle) / sine)
 

@@ -21,6 +21,9 @@ SIZES = {
 """Bytes of one number, by safetensors' name of its dtype."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+STEP = 2**16
+"""Numbers of an adapter's update that are computed together; pieces begin at multiples of it."""
+
 LONGEST_HEADER = 100_000_000
 """Bytes; the safetensors library has the same limit."""
 
@@ -55,18 +58,24 @@ class Stored(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """An adapter's update of a matrix, `scale * left @ right`, in float32."""
+    """An adapter's update of a matrix, `scale * left @ right`, in the dtype of its two parts."""
 
     left: np.ndarray
     right: np.ndarray
     scale: float
 
     def piece(self, start: int, stop: int) -> np.ndarray:
-        """The numbers `start` to `stop` of the update, flattened row by row."""
-        width = self.right.shape[1]
-        first = start // width
-        rows = self.left[first : -(-stop // width)] @ self.right
-        return self.scale * rows.reshape(-1)[start - first * width : stop - first * width]
+        """The numbers `start` to `stop` of the update, flattened row by row.
+
+        Multiplied in steps of their own, since the bits of a product depend on how many rows are
+        multiplied together.
+        """
+        width, values = self.right.shape[1], np.empty(stop - start, self.left.dtype)
+        for begin in range(start, stop, STEP):
+            end, first = min(begin + STEP, stop), begin // width
+            rows = (self.left[first : -(-end // width)] @ self.right).reshape(-1)
+            values[begin - start : end - start] = rows[begin - first * width : end - first * width]
+        return self.scale * values
 
 
 def headers_of_file(file: Path) -> dict[str, Stored]:
@@ -171,6 +180,9 @@ class Reader:
             if self._files.setdefault(file, opened) != opened:  # another thread was faster
                 os.close(opened)
         return self._files[file]
+
+    def __del__(self):
+        self.close()
 
     def close(self) -> None:
         """Close the files."""

@@ -9,11 +9,12 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_fusion import make_bert, make_t5, same_bits, save
 
 from fusinglib import fuse
 from fusinglib.errors import InputError
+from fusinglib.tensors import LowRank
 
 # peft asks transformers for a name that transformers is about to change
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -146,7 +147,7 @@ def test_bfloat16_products_are_not_rounded_on_the_way(tmp_path):
         ({"peft_type": "IA3"}, "IA3"),
         ({"base_model_name_or_path": None}, "names no base"),
         ({"base_model_name_or_path": "no such/pla/ce"}, "not a folder"),
-        ({"r": 0, "rank_pattern": {}}, "shapes"),
+        ({"r": 0, "rank_pattern": {}}, "rank 0"),
         ({"fan_in_fan_out": True}, "shapes"),
     ],
 )
@@ -157,6 +158,167 @@ def test_other_adapters_are_refused(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         fuse([folder], tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def adapter(base, folder, auto=transformers.AutoModelForSequenceClassification, **settings):
+    """A folder of one adapter with a random update, and the model merged by peft."""
+    settings = {"r": 3, "lora_alpha": 5, "target_modules": ["query", "value"], **settings}
+    network = auto.from_pretrained(base)
+    model = peft.get_peft_model(network, peft.LoraConfig(**settings)).to(network.dtype)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    return model.merge_and_unload().state_dict()
+
+
+def change(folder, tensors=None, **config):
+    """Change an adapter's tensors, by a function, and its configuration."""
+    file = folder / "adapter_model.safetensors"
+    found = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    if tensors:
+        tensors(found)
+    save_file(found, file)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+
+
+A = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "words"),
+    [
+        (None, {"r": 7}, "gives bert.encoder.layer.0.attention.self.query rank 7"),
+        (None, {"lora_alpha": None}, "alpha None"),
+        (None, {"lora_alpha": "x"}, "alpha 'x'"),
+        (None, {"base_model_name_or_path": 3}, "names no base"),
+        (None, {"init_lora_weights": "pissa_niter_4"}, "initialised by pissa_niter_4"),
+        (lambda found: found.update({A: found[A].flatten()}), {}, "no whole update"),
+        (lambda found: found.update({A: found[A].to(torch.int8)}), {}, "no whole update"),
+        (lambda found: found.pop(A), {}, "lora_B.weight"),
+        (lambda found: found.clear(), {}, "updates nothing"),
+        (lambda found: found[A].fill_(float("nan")), {}, "holds NaN"),
+    ],
+)
+def test_adapters_that_are_no_update_of_their_base(tmp_path, tensors, config, words):
+    adapter(save(make_bert(0), tmp_path / "base"), tmp_path / "adapter")
+    change(tmp_path / "adapter", tensors, **config)
+    with pytest.raises(InputError, match=words) as error:
+        fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+    assert str(tmp_path / "adapter") in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"init_lora_weights": "pissa"}, "initialised by pissa"),
+        ({"init_lora_weights": "olora"}, "initialised by olora"),
+        ({"trainable_token_indices": {"word_embeddings": [1, 2]}}, "trainable_token_indices"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"target_modules": ["word_embeddings"]}, "lora_embedding_A"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. 4 LoRA tensor")
+def test_what_peft_does_beside_plain_lora_is_refused(tmp_path, settings, words):
+    adapter(save(make_bert(0), tmp_path / "base"), tmp_path / "adapter", **settings)
+    with pytest.raises(InputError, match=words):
+        fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("start", ["gaussian", "orthogonal", False])
+def test_ways_to_begin_that_leave_the_base_alone(tmp_path, start):
+    base = save(make_bert(0), tmp_path / "base")
+    merged = adapter(base, tmp_path / "adapter", init_lora_weights=start, r=2)
+    fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+    for name, tensor in body(tmp_path / "out").items():
+        torch.testing.assert_close(tensor, merged[f"bert.{name}"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["uery", "output.dense", "0.attention.self.query", "^bert.*1.*", "(query|value)"]
+)
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+def test_patterns_are_read_as_peft_reads_them(tmp_path, pattern):
+    base = save(make_bert(0), tmp_path / "base")
+    settings = {"rank_pattern": {pattern: 5}, "alpha_pattern": {pattern: 7}}
+    targets = ["query", "value", "dense"]
+    merged = adapter(base, tmp_path / "adapter", target_modules=targets, **settings)
+    fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+    for name, tensor in body(tmp_path / "out").items():
+        torch.testing.assert_close(tensor, merged[f"bert.{name}"], rtol=1e-6, atol=1e-5)
+
+
+def test_float64_is_not_narrowed(tmp_path):
+    base = save(make_bert(0).double(), tmp_path / "base")
+    merged = adapter(base, tmp_path / "adapter")
+    fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+    found = body(tmp_path / "out")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float64}
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, merged[f"bert.{name}"], rtol=1e-14, atol=1e-14)
+
+
+def test_an_adapter_of_the_body_on_a_base_with_a_head(tmp_path):
+    base = save(make_bert(0), tmp_path / "base")
+    merged = adapter(base, tmp_path / "adapter", transformers.AutoModel)
+    fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+    for name, tensor in body(tmp_path / "out").items():
+        torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-6)
+
+
+def test_an_adapter_is_no_base(tmp_path):
+    base = save(make_bert(0), tmp_path / "base")
+    for name in ("one", "two"):
+        adapter(base, tmp_path / name)
+    for other in ("one", "two"):  # another adapter, itself
+        change(tmp_path / "two", base_model_name_or_path=str(tmp_path / other))
+        with pytest.raises(InputError, match="is an adapter"):
+            fuse([tmp_path / "two"], tmp_path / "out", progress=False)
+
+
+def test_resized_embeddings_do_not_fit_the_base(tmp_path):
+    adapter(save(make_bert(0), tmp_path / "base"), tmp_path / "adapter")
+    more = {"base_model.model.bert.embeddings.word_embeddings.weight": torch.ones(35, 8)}
+    change(tmp_path / "adapter", lambda found: found.update(more))
+    with pytest.raises(InputError, match=r"has shape \[35, 8\], but \[30, 8\] in its base"):
+        fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+
+
+def test_a_head_of_another_size_is_left_out_and_never_averaged(tmp_path):
+    adapter(save(make_bert(0), tmp_path / "base"), tmp_path / "adapter", task_type="SEQ_CLS")
+    head = "base_model.model.classifier"
+    more = {f"{head}.weight": torch.ones(7, 8), f"{head}.bias": torch.ones(7)}
+    change(tmp_path / "adapter", lambda found: found.update(more))
+    report = fuse([tmp_path / "adapter"], tmp_path / "out", progress=False)
+    assert {row["tensor"] for row in report.left_out} == {"classifier.weight", "classifier.bias"}
+    with pytest.raises(InputError, match="leave heads out"):
+        fuse([tmp_path / "adapter"], tmp_path / "more", heads=True, progress=False)
+
+
+def test_products_do_not_depend_on_the_cut():
+    """BLAS adds in another order where fewer rows are multiplied, so it is always as many."""
+    random = np.random.default_rng(0)
+    left, right = (random.standard_normal(s, dtype=np.float32) for s in ((30, 64), (64, 100_000)))
+    update = LowRank(left, right, 1.5)
+    whole = update.piece(0, 3_000_000)
+    for length in (2**16, 3 * 2**16):
+        starts = range(0, 3_000_000, length)
+        parts = [update.piece(start, min(start + length, 3_000_000)) for start in starts]
+        assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_the_update_of_an_adapter_is_what_task_arithmetic_adds(tmp_path):
+    base = save(make_bert(0), tmp_path / "base")
+    merged = adapter(base, tmp_path / "adapter")
+    options = {"method": "task_arithmetic", "pretrained": base, "weights": [-0.5]}
+    fuse([tmp_path / "adapter"], tmp_path / "out", progress=False, **options)
+    old = load_file(base / "model.safetensors")
+    for name, tensor in body(tmp_path / "out").items():
+        expected = 1.5 * old[f"bert.{name}"] - 0.5 * merged[f"bert.{name}"]
+        torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_an_adapter_without_weights_or_for_another_model(tmp_path):
@@ -232,3 +394,35 @@ def test_pickles_of_several_files(tmp_path):
     found = body(tmp_path / "out")
     assert found and all(same_bits(found[n], model.bert.state_dict()[n]) for n in found)
     assert np.isfinite(found["pooler.dense.bias"].numpy()).all()
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(InputError, match="fetch the other shards"):
+        fuse([folder], tmp_path / "part", allow_pickle=True, progress=False)
+
+
+def test_pickles_of_old_torch(tmp_path):
+    model = make_bert(1)
+    folder = pickled(model, tmp_path / "model")
+    state = model.state_dict()
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    fuse([folder], tmp_path / "out", allow_pickle=True, progress=False)
+    found = body(tmp_path / "out")
+    assert all(same_bits(found[name], model.bert.state_dict()[name]) for name in found)
+
+
+@pytest.mark.parametrize(
+    "content", [{0: torch.ones(3)}, {"a": torch.eye(3).to_sparse()}, {"epoch": 1}]
+)
+def test_pickles_that_hold_no_plain_weights(tmp_path, content):
+    folder = pickled(make_bert(0), tmp_path / "model")
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pytorch_model.bin holds .*no tensor of a known dtype"):
+        fuse([folder], tmp_path / "out", allow_pickle=True, progress=False)
+
+
+def test_no_advice_to_open_pickles_without_care(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSINGLIB_EVIL", str(tmp_path / "evil"))
+    folder = pickled(make_bert(0), tmp_path / "model")
+    torch.save({"weight": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be opened as weights only") as error:
+        fuse([folder], tmp_path / "out", allow_pickle=True, progress=False)
+    assert "weights_only" not in str(error.value) and not (tmp_path / "evil").exists()

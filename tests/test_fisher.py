@@ -1,119 +1,304 @@
-"""Fisher information: the definition, example by example and label by label."""
+"""Fisher information: against loops in float64, against a closed form, and through `fuse`."""
 
-import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
 from fusinglib import data, fisher, fuse, models
 from fusinglib.checkpoints import open_checkpoint
 from fusinglib.errors import InputError
-from fusinglib.training import finetune
+from fusinglib.models import Tokens
 
 
 @pytest.fixture
-def mood(mini_tasks, how):
-    return data.load(mini_tasks["mood"], how)
+def finetuned(tmp_path, training, how):
+    """Saves a model that differs from its start, as a finetuned one does: `(start, task, seed)`."""
+
+    def make(start, task, seed=0):
+        folder = tmp_path / f"{start.name}-{task.name}-{seed}"
+        model = models.load(start, task, training, how, seed=seed, device="cpu")
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.network.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            if hasattr(model.network, "classifier"):
+                for parameter in model.network.classifier.parameters():
+                    parameter *= 10  # far from uniform probabilities
+        model.save(folder)
+        return folder
+
+    return make
 
 
-@pytest.fixture(params=["t5", "tied_t5", "encoder"])
-def finetuned(request, mood, training, how, tmp_path):
-    """Folders of two models finetuned for a moment, with their heads."""
-    folders = []
-    for seed in range(2):
-        start = request.getfixturevalue(request.param)
-        model = models.load(start, mood.task, training, how, seed=seed, device="cpu")
-        finetune(model, mood, training, seed)
-        folders.append(tmp_path / f"model{seed}")
-        model.save(folders[-1])
-    return folders
+def drawn(task, how, examples, seed=0):
+    """The training texts that an estimate takes."""
+    texts = data.load(task, how).train.texts
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:examples]]
 
 
-def log_probabilities(folder, row, mood, training, how):
-    """The plain way: the saved network, and for T5 one label text after the other."""
-    model = models.load(folder, mood.task, training, how, seed=0, device="cpu")
-    inputs = model.inputs(model.tokens(mood)["train"], [row])
-    if isinstance(model, models.Classifier):
-        network = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        return network, network(**inputs).logits[0].log_softmax(-1)
-    network = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    scores = []
-    for ids in model.labels:
-        logs = network(**inputs, labels=torch.tensor([ids])).logits[0].log_softmax(-1)
-        scores.append(sum(logs[i, token] for i, token in enumerate(ids)))
-    return network, torch.stack(scores).log_softmax(-1)
+def opened(folder, auto=transformers.AutoModelForSequenceClassification):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return auto.from_pretrained(folder).double().eval(), tokenizer
 
 
-def test_the_definition(finetuned, mood, training, how, tmp_path, capsys):
-    file = fisher.estimate(finetuned[0], mood, training, how, tmp_path / "f", examples=1, seed=3)
+def encoded(tokenizer, text, segments=True):
+    return tokenizer(*text, return_tensors="pt", return_token_type_ids=segments)
+
+
+def squares(network, scores, count):
+    """`sum_y p_y (d log p_y)^2` by the network's names; a new graph for every label."""
+    total = {}
+    for label in range(count):
+        network.zero_grad()
+        score = scores().log_softmax(0)[label]
+        score.backward()
+        for name, parameter in network.named_parameters():
+            gradient = 0 * parameter if parameter.grad is None else parameter.grad
+            total[name] = total.get(name, 0) + score.exp().item() * gradient.detach() ** 2
+    return total
+
+
+def mean(parts):
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+def check(file, expected, prefix=""):
+    """The file holds just what is expected of the body, within the rounding of float32."""
     found = load_file(file)
-    body = open_checkpoint(finetuned[0]).body()
-    assert {name: tuple(t.shape) for name, t in found.items()} == {
-        name: stored.shape for name, stored in body.items() if stored.is_float
-    }
-    row = np.random.default_rng(3).permutation(len(mood.train))[0]
-    network, logs = log_probabilities(finetuned[0], row, mood, training, how)
-    prefix = open_checkpoint(finetuned[0]).prefix
-    weights = dict(network.named_parameters())
-    for name, information in found.items():
-        expected = sum(
-            log.exp().detach()
-            * torch.autograd.grad(log, weights[prefix + name], retain_graph=True)[0] ** 2
-            for log in logs
-        )
-        torch.testing.assert_close(information, expected, rtol=2e-3, atol=1e-9)
-    assert max(t.max() for t in found.values()) > 0
-    assert "1 of 1 examples" in capsys.readouterr().err
+    assert set(found) == {n.removeprefix(prefix) for n in expected if n.startswith(prefix)}
+    for name, values in found.items():
+        wanted = expected[prefix + name]
+        assert values.dtype == torch.float32 and values.shape == wanted.shape
+        slack = max(1e-6 * float(wanted.max()), 1e-16)  # a key's bias has none, but for rounding
+        torch.testing.assert_close(values.double(), wanted.double(), rtol=1e-3, atol=slack)
 
 
-def test_it_is_a_mean_over_examples_and_repeats(finetuned, mood, training, how, tmp_path):
-    def estimate(name, **options):
-        path = fisher.estimate(finetuned[0], mood, training, how, tmp_path / name, **options)
-        return load_file(path)
+@pytest.mark.parametrize(
+    ("kind", "task"), [("bert", "inference"), ("roberta", "mood"), ("distilbert", "emoji")]
+)
+def test_classifier_by_loops(kind, task, encoders, finetuned, mini_tasks, how, tmp_path):
+    task = mini_tasks[task]
+    folder = finetuned(encoders[kind], task)
+    state = torch.random.get_rng_state()
+    file = fisher.estimate(folder, task, how, tmp_path / "new" / "f.safetensors", examples=5)
+    assert file == tmp_path / "new" / "f.safetensors" and len(list(file.parent.iterdir())) == 1
+    assert torch.equal(torch.random.get_rng_state(), state)
 
-    one, same = (estimate(name, examples=4, seed=1) for name in ("a", "b"))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    other = estimate("c", examples=4, seed=2)
-    assert not all(torch.equal(one[name], other[name]) for name in one)
-    without_dropout = replace(training, dropout=0.0)
-    path = fisher.estimate(
-        finetuned[0], mood, without_dropout, how, tmp_path / "d", examples=4, seed=1
+    network, tokenizer = opened(folder)
+    parts = []
+    for text in drawn(task, how, 5):
+        inputs = encoded(tokenizer, text, kind == "bert")
+
+        def scores(inputs=inputs):
+            return network(**inputs).logits[0]
+
+        parts.append(squares(network, scores, len(task.labels)))
+    check(file, mean(parts), f"{kind}.")
+    body = open_checkpoint(folder).body()
+    assert {n: t.shape for n, t in body.items()} == {n: t.shape for n, t in load_file(file).items()}
+    with safe_open(file, "pt") as content:
+        assert content.metadata() == {
+            "format": "pt", "examples": "5", "seed": "0", "task": task.name,
+            "model": open_checkpoint(folder).name,
+        }  # fmt: skip
+
+
+def test_pooler_by_its_closed_form(encoder, finetuned, mini_tasks, how, tmp_path):
+    """Logits are `W tanh(P h + b) + c`: the information on `b_j` is `(1 - t_j^2)^2 Var_y(W_yj)`,
+    y drawn from the model; on `P_ji` that times `h_i^2`."""
+    task = mini_tasks["mood"]
+    folder = finetuned(encoder, task)
+    file = fisher.estimate(folder, task, how, tmp_path / "f", examples=6, seed=3)
+    network, tokenizer = opened(folder)
+    head, parts = network.classifier.weight.detach(), []
+    for text in drawn(task, how, 6, seed=3):
+        with torch.no_grad():
+            inside = network.bert(**encoded(tokenizer, text))
+            p = network.classifier(inside.pooler_output)[0].softmax(0)
+        assert 0.4 < p.max() < 0.999
+        variance = p @ head**2 - (p @ head) ** 2
+        bias = (1 - inside.pooler_output[0] ** 2) ** 2 * variance
+        weight = torch.outer(bias, inside.last_hidden_state[0, 0] ** 2)
+        parts.append({"pooler.dense.bias": bias, "pooler.dense.weight": weight})
+    found = load_file(file)
+    for name, wanted in mean(parts).items():
+        torch.testing.assert_close(found[name].double(), wanted, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "task"), [("t5", "emoji"), ("tied_t5", "inference")])
+def test_t5_by_loops(kind, task, request, finetuned, mini_tasks, how, tmp_path):
+    task = mini_tasks[task]
+    folder = finetuned(request.getfixturevalue(kind), task)
+    file = fisher.estimate(folder, task, how, tmp_path / "f", examples=3)
+    network, tokenizer = opened(folder, transformers.AutoModelForSeq2SeqLM)
+    labels = [tokenizer(label, return_tensors="pt")["input_ids"] for label in task.labels]
+    assert kind == "tied_t5" or len({ids.shape for ids in labels}) > 1
+    parts = []
+    for text in drawn(task, how, 3):
+        ids = tokenizer(data.text_input(task, text, "t5"), return_tensors="pt")["input_ids"]
+
+        def scores(ids=ids):
+            logits = [network(input_ids=ids, labels=label).logits[0] for label in labels]
+            pairs = zip(logits, labels, strict=True)
+            return -torch.stack([cross_entropy(a, b[0], reduction="sum") for a, b in pairs])
+
+        parts.append(squares(network, scores, len(labels)))
+    check(file, mean(parts))
+    names = set(load_file(folder / "model.safetensors"))
+    assert set(load_file(file)) == names and ("lm_head.weight" in names) == (kind == "t5")
+
+
+def test_repeated_examples_change_nothing(encoder, finetuned, mini_tasks, how):
+    task = mini_tasks["mood"]
+    model = fisher.Trained(finetuned(encoder, task), task, how, "cpu")
+    texts = [text[0] for text in drawn(task, how, 4)]
+    tensors = list(model.body.parameters())
+    one, twice = (
+        fisher.diagonal(model, Tokens(model.tokenizer(some), 0), tensors)
+        for some in (texts, [*texts, *texts])
     )
-    assert all(torch.equal(one[name], t) for name, t in load_file(path).items())
+    for first, second in zip(one, twice, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=0)
+        assert first.min() >= 0
 
 
-def test_the_weighted_mean(finetuned, mood, training, how, tmp_path):
+def test_examples_and_seed(encoder, finetuned, mini_tasks, how, tmp_path):
+    task = mini_tasks["mood"]
+    folder = finetuned(encoder, task)
+
+    def estimated(name, **options):
+        return load_file(fisher.estimate(folder, task, how, tmp_path / name, **options))
+
+    one, again = (estimated(name, examples=4, seed=1) for name in ("one", "again"))
+    other = estimated("other", examples=4, seed=2)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["pooler.dense.bias"], other["pooler.dense.bias"])
+
+
+def test_few_examples_are_all_taken(encoder, finetuned, mini_tasks, how, tmp_path, monkeypatch):
+    task = mini_tasks["mood"]
+    loaded = data.load(task, how)
+    few = replace(loaded, train=loaded.train.take([0, 1, 2]))
+    monkeypatch.setattr(data, "load", lambda *_: few)
+    file = fisher.estimate(finetuned(encoder, task), task, how, tmp_path / "f")
+    with safe_open(file, "pt") as content:
+        assert content.metadata()["examples"] == "3"
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "tied_t5"])
+def test_fused(kind, request, encoders, finetuned, mini_tasks, how, tmp_path):
+    start = encoders[kind] if kind in encoders else request.getfixturevalue(kind)
+    tasks = [mini_tasks[name] for name in ("mood", "irony")]
+    folders = [finetuned(start, task, seed) for seed, task in enumerate(tasks)]
     files = [
-        fisher.estimate(folder, mood, training, how, tmp_path / f"f{i}", examples=2)
-        for i, folder in enumerate(finetuned)
+        fisher.estimate(folder, task, how, tmp_path / f"{task.name}.safetensors", examples=3)
+        for folder, task in zip(folders, tasks, strict=True)
     ]
-    options = {"method": "fisher", "information": files, "progress": False}
-    report = fuse(finetuned, tmp_path / "out", **options)
-    assert report.method == "fisher"
-    fused = load_file(tmp_path / "out" / "model.safetensors")
-    information = [load_file(file) for file in files]
-    states = [load_file(folder / "model.safetensors") for folder in finetuned]
-    prefix = open_checkpoint(finetuned[0]).prefix
-    for name, tensor in fused.items():
-        if not tensor.is_floating_point():
-            continue
-        f = [part[name].double() for part in information]
-        t = [state[prefix + name].double() for state in states]
-        total = f[0] + f[1]
-        expected = torch.where(total > 0, (f[0] * t[0] + f[1] * t[1]) / total, (t[0] + t[1]) / 2)
-        sure = total > 1e-30  # products below float32's range lose their digits
-        torch.testing.assert_close(tensor.double()[sure], expected[sure], rtol=1e-5, atol=1e-6)
-    json.dumps(report.done()["parents"])
+    out = tmp_path / "out"
+    report = fuse(folders, out, method="fisher", information=files, progress=False)
+    fused, known = load_file(out / "model.safetensors"), [load_file(file) for file in files]
+    assert report.averaged == sorted(fused) == sorted(known[0])
+    stored = [load_file(folder / "model.safetensors") for folder in folders]
+    prefix = open_checkpoint(folders[0]).prefix
+    differs = 0
+    for name, found in fused.items():
+        (a, b), (f, g) = (
+            [part[key].double().numpy() for part in parts]
+            for parts, key in ((stored, prefix + name), (known, name))
+        )
+        total, plain = f + g, (a + b) / 2
+        wanted = np.where(total > 0, (f * a + g * b) / np.where(total > 0, total, 1), plain)
+        allowed = 2 * np.finfo(np.float32).eps * np.maximum(np.abs(a), np.abs(b))
+        assert (np.abs(found.double().numpy() - wanted) <= allowed).all(), name
+        differs += (np.abs(wanted - plain) > 0.01).sum()
+    assert differs > 1000
+    auto = transformers.AutoModel if kind == "bert" else transformers.AutoModelForSeq2SeqLM
+    auto.from_pretrained(out)
 
 
-def test_what_is_refused(encoder, mood, training, how, tmp_path):
-    with pytest.raises(InputError, match="has no head with"):
-        fisher.estimate(encoder, mood, training, how, tmp_path / "f")
-    (tmp_path / "there").write_text("mine")
-    with pytest.raises(InputError, match="exists already"):
-        fisher.estimate(encoder, mood, training, how, tmp_path / "there")
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+def test_progress_is_shown_of_what_takes_long(
+    encoder, finetuned, mini_tasks, how, tmp_path, monkeypatch, capsys
+):
+    task = mini_tasks["mood"]
+    folder = finetuned(encoder, task)
+    fisher.estimate(folder, task, how, tmp_path / "a", examples=3)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(fisher, "QUIET", -1)
+    fisher.estimate(folder, task, how, tmp_path / "b", examples=3)
+    assert capsys.readouterr().err.splitlines()[-1] == "3 of 3 examples"
+    fisher.estimate(folder, task, how, tmp_path / "c", examples=3, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def refusal(*arguments, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        fisher.estimate(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_refused(encoder, finetuned, mini_tasks, how, tmp_path):
+    task, output = mini_tasks["mood"], tmp_path / "f"
+    folder = finetuned(encoder, task)
+    assert "has no trained head, its weights lack classifier.bias, classifier.weight" in refusal(
+        encoder, task, how, output
+    )
+    message = refusal(folder, mini_tasks["irony"], how, output)
+    assert f"Model {folder} has a head of 3 labels, but task 'irony' has 2" in message
+    assert "examples is 0" in refusal(folder, task, how, output, examples=0)
+    assert "not a folder" in refusal(tmp_path / "nowhere", task, how, output)
+    file = folder / "model.safetensors"
+    assert "an adapter or a single file" in refusal(file, task, how, output)
+    assert "unknown split rule" in refusal(folder, replace(task, splits="x"), how, output)
+    assert not output.exists()
+    output.write_text("mine")
+    assert f"Output {output} exists already" in refusal(folder, task, how, output)
+    assert output.read_text() == "mine"
+
+
+def test_labels_that_a_t5_cannot_write_are_refused(t5, mini_tasks, how, tmp_path):
+    task = replace(mini_tasks["mood"], labels=("positive", "zzyzx", "neutral"))
+    assert "the label 'zzyzx' has a token unknown" in refusal(t5, task, how, tmp_path / "f")
+
+
+def test_adapter_is_refused(encoder, finetuned, mini_tasks, how, tmp_path):
+    folder = finetuned(encoder, mini_tasks["mood"])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1}
+    (adapter / "adapter_config.json").write_text(str(settings).replace("'", '"'))
+    save_file({}, adapter / "adapter_model.safetensors")
+    message = refusal(adapter, mini_tasks["mood"], how, tmp_path / "f")
+    assert "is an adapter or a single file" in message
+
+
+def test_odd_weights_are_refused(encoder, finetuned, mini_tasks, how, tmp_path):
+    task, output = mini_tasks["mood"], tmp_path / "f"
+    folder = finetuned(encoder, task)
+    tensors = load_file(folder / "model.safetensors")
+    odd = shutil.copytree(folder, tmp_path / "odd") / "model.safetensors"
+    save_file({**tensors, "bert.more.weight": torch.ones(2)}, odd, {"format": "pt"})
+    assert "Tensor bert.more.weight of model" in refusal(odd.parent, task, how, output)
+    tensors["bert.pooler.dense.bias"][0] = torch.nan
+    save_file(tensors, odd, {"format": "pt"})
+    assert "is not finite" in refusal(odd.parent, task, how, output)
+    assert not output.exists()
+
+
+def test_failed_write_leaves_nothing(encoder, finetuned, mini_tasks, how, tmp_path, monkeypatch):
+    def half(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fisher, "save_file", half)
+    task = mini_tasks["mood"]
+    with pytest.raises(OSError, match="disk full"):
+        fisher.estimate(finetuned(encoder, task), task, how, tmp_path / "n" / "f", examples=1)
+    assert not list((tmp_path / "n").iterdir())

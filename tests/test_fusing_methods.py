@@ -1,6 +1,7 @@
 """Methods of fusing: each against its formula in float64, and against peft's own functions."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -281,7 +282,7 @@ def test_what_is_not_finite_is_refused_by_every_method(models, tmp_path, method,
         options.pop("pretrained")
         fuse(models[:3], tmp_path / "out", progress=False, **options)
         return
-    with pytest.raises(InputError, match=rf"a.weight of model .*m{place} holds NaN"):
+    with pytest.raises(InputError, match=rf"a.weight of model .*m{place}/.* holds NaN"):
         fuse(models[:3], tmp_path / "out", progress=False, **options)
 
 
@@ -319,10 +320,170 @@ def copy_of(file, folder):
     return folder / "model.safetensors"
 
 
+def make(tmp_path, *arrays):
+    """Files that hold one tensor, `x`, each."""
+    folders = [tmp_path / f"x{len(list(tmp_path.iterdir())) + i}" for i in range(len(arrays))]
+    made = [{"x": torch.from_numpy(np.array(array))} for array in arrays]
+    return [write(folder, tensors) for folder, tensors in zip(folders, made, strict=True)]
+
+
+def result(tmp_path, files, name="out", **options):
+    fuse(files, tmp_path / name, progress=False, **options)
+    return load_file(tmp_path / name / "model.safetensors")["x"].numpy()
+
+
+NORMAL = np.random.default_rng(0).standard_normal((5, 4, 30)).astype(np.float32)
+"""Four models and their ancestor."""
+
+
+def test_weights_are_normalised(tmp_path):
+    files = make(tmp_path, *NORMAL[:2])
+    for method in ("weighted", "slerp"):
+        one, two = (
+            result(tmp_path, files, f"{method}{w}", method=method, weights=w)
+            for w in ([1, 3], [2, 6])
+        )
+        assert np.array_equal(one, two)
+    assert np.array_equal(
+        result(tmp_path, files, "a", method="weighted", weights=[1, 0]), NORMAL[0]
+    )
+    extrapolated = result(tmp_path, files, "b", method="weighted", weights=[2, -1])
+    assert np.array_equal(extrapolated, 2 * NORMAL[0] - NORMAL[1])
+
+
+@pytest.mark.parametrize(("weights", "end"), [([1, 0], 0), ([0, 1], 1)])
+def test_the_ends_of_an_arc_are_the_models(tmp_path, weights, end):
+    found = result(tmp_path, make(tmp_path, *NORMAL[:2]), method="slerp", weights=weights)
+    assert np.array_equal(found, NORMAL[end])
+
+
+@pytest.mark.parametrize("factor", [2.3, 1.0, -1.0, -2.3])
+def test_between_parallel_models_the_arc_is_a_straight_line(tmp_path, factor):
+    """Many sizes, since an angle near two right ones is known to the root of the rounding only."""
+    random = np.random.default_rng(1)
+    for i in range(60):
+        one = random.standard_normal(random.integers(1, 5000), dtype=np.float32)
+        files = make(tmp_path, one, np.float32(factor) * one)
+        found = result(tmp_path, files, f"o{i}", method="slerp", weights=[0.75, 0.25])
+        np.testing.assert_allclose(found, (0.75 + 0.25 * factor) * one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare"])
+def test_models_that_are_their_ancestor(tmp_path, method):
+    """Updates of zero; also beside one that is not, which is out of line with nothing."""
+    files = make(tmp_path, *[NORMAL[4]] * 3, NORMAL[0])
+    options = {"method": method, "pretrained": files[2]}
+    assert np.array_equal(result(tmp_path, files[:2], "same", **options), NORMAL[4])
+    report = fuse([files[0], files[1], files[3]], tmp_path / "one", progress=False, **options)
+    assert [row["norm"] == 0 for row in report.updates] == [True, True, False]
+
+
+def test_an_ancestor_of_zeros(tmp_path):
+    files = make(tmp_path, *NORMAL[:2], 0 * NORMAL[4])
+    options = {"method": "task_arithmetic", "pretrained": files[2]}
+    found = result(tmp_path, files[:2], **options)
+    assert np.array_equal(found, NORMAL[0] + NORMAL[1])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (7, 5), (2 * 2**16 + 5,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_thresholds_of_every_shape(tmp_path, shape, dtype):
+    """Exact to the bit: wide ranges, many equal numbers, subnormal ones, several pieces."""
+    random = np.random.default_rng(2)
+    spread = random.standard_normal(shape) * 10.0 ** random.integers(-44, 38, shape)
+    few = random.choice([0, 1, -1, 1e-42], shape)
+    values = [np.asarray(v, dtype) for v in (spread, few, np.zeros(shape))]
+    bodies = [open_checkpoint(file).tensors for file in make(tmp_path, *values)]
+    for density in (1e-9, 0.2, 0.5, 0.999, 1.0):
+        found = measures.thresholds(bodies, ["x"], density)["x"]
+        place = max(int(density * values[0].size), 1) - 1
+        ranked = [np.sort(np.abs(v).ravel())[::-1][place] for v in values[:2]]
+        assert found.tobytes() == np.array(ranked, dtype).tobytes()
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_infinity_is_refused_by_every_method_by_name(tmp_path, method, place, value):
+    """Without a warning of numpy's."""
+    arrays = NORMAL[[0, 1, 4]].copy()
+    arrays[place, 2, 3] = value
+    files = make(tmp_path, *arrays)
+    options = {"information": make(tmp_path, *np.abs(NORMAL[:2]))} if method == "fisher" else {}
+    if method == "mean" and place == 2:
+        fuse(files[:2], tmp_path / "out", pretrained=files[2], progress=False)
+        return  # which takes no part in the result
+    with pytest.raises(InputError, match="NaN or infinity") as error:
+        fuse(files[:2], tmp_path / "out", method=method, pretrained=files[2], **options)
+    assert str(files[place]) in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_information_that_is_none(tmp_path, value):
+    known = np.abs(NORMAL[:2])
+    known[1, 2, 3] = value
+    files, information = make(tmp_path, *NORMAL[:2]), make(tmp_path, *known)
+    with pytest.raises(InputError, match="below zero or not finite in x") as error:
+        fuse(files, tmp_path / "out", method="fisher", information=information, progress=False)
+    assert str(information[1]) in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_fisher_is_told_as_json_and_its_files_are_closed(tmp_path):
+    files, information = make(tmp_path, *NORMAL[:2]), make(tmp_path, *np.abs(NORMAL[:2]))
+    opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for i in range(3):
+        report = fuse(files, tmp_path / f"{i}", method="fisher", information=information)
+    json.dumps(report.done())
+    if opened:
+        assert len(os.listdir("/proc/self/fd")) <= opened
+
+
+@pytest.mark.parametrize("name", ["mean", "slerp", "ties", "fisher"])
+def test_a_function_of_ones_own_may_have_any_name(tmp_path, name):
+    def first(tensors, weights, base):
+        return tensors[0] * np.float32(weights[0])
+
+    first.__name__ = name
+    files = make(tmp_path, *NORMAL[:3])
+    found = result(tmp_path, files, method=first, weights=[-2, 0, 0])
+    assert np.array_equal(found, -2 * NORMAL[0])
+    spoilt = make(tmp_path, *NORMAL[:2], np.full((4, 30), np.nan, np.float32))
+    with pytest.raises(InputError, match="holds NaN"):
+        fuse(spoilt, tmp_path / "bad", method=first, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": None}, "method is None"),
+        ({"method": 3}, "method is 3"),
+        ({"method": lambda tensors, weights, base, *, power: tensors[0]}, "the setting power"),
+        ({"method": "dare", "seed": True}, "seed"),
+        ({"method": "ties", "density": True}, "density"),
+        ({"method": "dare", "density": float("nan")}, "density"),
+        ({"method": "task_arithmetic", "scale": True}, "scale"),
+    ],
+)
+def test_what_is_no_method_and_no_setting(tmp_path, options, words):
+    files = make(tmp_path, *NORMAL[:3])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=words):
+        fuse(files[:2], tmp_path / "out", pretrained=files[2], progress=False, **options)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_files_of_one_folder_are_told_apart(tmp_path):
+    for i in range(2):
+        save_file({"x": torch.ones(3 + i)}, tmp_path / f"{i}.safetensors")
+    files = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    with pytest.raises(InputError, match=r"0.safetensors and .*1.safetensors"):
+        fuse(files, tmp_path / "out", progress=False)
+
+
 # The same as peft, where the conventions are the same.
 
 
-def test_peft_agrees():
+def test_peft_agrees(monkeypatch):
     """peft's ties divides by the number of models that agree, ours by the sum of their weights, so
     they are compared with equal ones; its trimming keeps exactly so many, ours equal ones too."""
     from peft.utils import merge_utils
@@ -342,6 +503,13 @@ def test_peft_agrees():
     for update, threshold in zip(updates, thresholds, strict=True):
         pruned = merge_utils.prune(update, 0.5, "magnitude")
         assert np.array_equal(pruned != 0, np.abs(update.numpy()) >= threshold)
+    random = np.random.default_rng(1).random((3, 40, 30), dtype=np.float32)
+    draws = iter(torch.from_numpy((random < 0.3).astype(np.float32)))
+    monkeypatch.setattr(torch, "bernoulli", lambda chances: next(draws))
+    theirs = merge_utils.dare_linear(updates, torch.from_numpy(weights.astype(np.float32)), 0.3)
+    ours = methods.dare(tensors, weights, base, density=0.3, random=random) - base
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
+
     theirs = merge_utils.ties(updates, torch.ones(3), 0.5)
     ours = methods.ties(tensors, np.ones(3), base, thresholds=thresholds) - base
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
