@@ -272,9 +272,14 @@ def test_adapter_is_refused(encoder, finetuned, mini_tasks, how, tmp_path):
     folder = finetuned(encoder, mini_tasks["mood"])
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 1}
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder)}
+    settings |= {"r": 1, "lora_alpha": 1}
     (adapter / "adapter_config.json").write_text(str(settings).replace("'", '"'))
-    save_file({}, adapter / "adapter_model.safetensors")
+    weight = load_file(folder / "model.safetensors")["bert.pooler.dense.weight"]
+    pair = {"A": torch.ones(1, weight.shape[1]), "B": torch.zeros(len(weight), 1)}
+    name = "base_model.model.bert.pooler.dense.lora_{}.weight"
+    save_file({name.format(key): part for key, part in pair.items()},
+              adapter / "adapter_model.safetensors")  # fmt: skip
     message = refusal(adapter, mini_tasks["mood"], how, tmp_path / "f")
     assert "is an adapter or a single file" in message
 
