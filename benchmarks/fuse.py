@@ -29,6 +29,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,7 @@ def main() -> int:
     settings, rounds = (QUICK, 1) if options.quick else (SETTINGS, options.rounds)
     options.output.mkdir(parents=True, exist_ok=True)
     os.environ["HF_HUB_OFFLINE"] = "1"  # no contestant asks the Hub
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the models are removed
     if not options.mergekit:
         say("no --mergekit: it is left out, and so is the comparison with its results")
     with tempfile.TemporaryDirectory(dir=options.work, prefix="fuse-") as work:
@@ -408,14 +410,14 @@ def peak_memory(command: list) -> tuple[float, float]:
     """The most private, and the most private dirty, memory of a command and its children, in MB."""
     import psutil
 
-    nowhere = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
-    main, private, dirty = psutil.Process(process.pid), 0.0, 0.0
-    while process.poll() is None:
-        counts = [memory(one.pid) for one in [main, *main.children(recursive=True)]]
-        private = max(private, sum(count[0] for count in counts))
-        dirty = max(dirty, sum(count[1] for count in counts))
-        time.sleep(0.01)
+    nowhere, private, dirty = subprocess.DEVNULL, 0.0, 0.0
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as process:
+        main = psutil.Process(process.pid)
+        while process.poll() is None:
+            counts = [memory(one.pid) for one in [main, *main.children(recursive=True)]]
+            private = max(private, sum(count[0] for count in counts))
+            dirty = max(dirty, sum(count[1] for count in counts))
+            time.sleep(0.01)
     return private, dirty
 
 
