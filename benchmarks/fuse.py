@@ -9,7 +9,12 @@ contestants run once in each round, in processes of their own, each round beginn
     ours             python -m fusinglib fuse, and fuse() inside
     mergekit         mergekit-yaml with a linear merge, and run_merge() inside
     load everything  from_pretrained of all models, the mean of their parameters, save_pretrained
-    limit            every core reads 1 MiB of all inputs and writes 1 MiB, without arithmetic
+    limit            all inputs read and as many bytes written as one has, without arithmetic
+
+The limit is the fastest of several ways of moving these bytes (`WAYS`): each setting tries them all
+before its rounds, three times in turn, and goes on with the one of the least seconds; fuse-ways.csv
+has all of them.
+
 
 `command` is the time of a whole process as seen from outside, `merge` the time inside another one
 that has imported everything. Before each run, untimed, all inputs are read, and three outputs are
@@ -38,8 +43,23 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-PIECE = 2**20
-"""Bytes that the limit reads and writes at once."""
+
+class Way(NamedTuple):
+    """How the limit moves bytes: threads (0: one for every core), bytes read at once of each input,
+    and whether the room of the output is reserved first."""
+
+    threads: int
+    piece: int
+    reserve: bool = False
+
+    @property
+    def name(self) -> str:
+        threads = f"{self.threads or 'all'} threads, {self.piece // 1024} KiB"
+        return threads + (", reserved" if self.reserve else "")
+
+
+WAYS = [Way(0, 2**power) for power in (16, 18, 20, 22)]
+WAYS += [Way(1, 2**20), Way(0, 2**20, reserve=True)]
 
 SHAPES = {  # d_model, d_ff, d_kv, heads, layers of each half, vocabulary
     "base": (768, 2048, 64, 12, 12, 32128),
@@ -99,8 +119,9 @@ def main() -> int:
         if options.agree:
             return 0
         chosen = [one for one in settings if one.name in (options.setting or one.name)]
-        rows = [row for one in chosen for row in measure(one, rounds, Path(work), options.mergekit)]
-    report(rows, options.output)
+        measured = [measure(one, rounds, Path(work), options.mergekit) for one in chosen]
+    rows, ways = ([row for part in parts for row in part] for parts in zip(*measured, strict=True))
+    report(rows, ways, options.output)
     return 0
 
 
@@ -199,25 +220,33 @@ def load_everything(output: Path, models: list[str]):
     return merge
 
 
-def limit(output: Path, models: list[str], outputs: int = 1):
-    """Reads all inputs once and writes as many bytes as one has, `outputs` times."""
+def limit(output: Path, arguments: list[str], outputs: int = 1):
+    """Reads all inputs once and writes as many bytes as one has, `outputs` times.
+
+    `arguments` are the number of a way, and the models.
+    """
+    way, models = WAYS[int(arguments[0])], arguments[1:]
 
     def merge() -> None:
         output.mkdir()
         inputs = [os.open(f"{model}/model.safetensors", os.O_RDONLY) for model in models]
         new = os.O_WRONLY | os.O_CREAT
         written = [os.open(output / f"{i}.safetensors", new) for i in range(outputs)]
-        size, cores = os.fstat(inputs[0]).st_size, len(os.sched_getaffinity(0))
+        size = os.fstat(inputs[0]).st_size
+        for file in written if way.reserve else []:
+            os.posix_fallocate(file, 0, size)
+        starts = iter(range(0, size, way.piece))  # each thread takes the next; next() is atomic
 
-        def copy(first: int) -> None:
-            buffer = bytearray(PIECE)
-            for start in range(first * PIECE, size, cores * PIECE):
+        def copy() -> None:
+            buffer = bytearray(way.piece)
+            for start in starts:
                 for file in inputs:
                     os.preadv(file, [buffer], start)
                 for file in written:
                     os.pwrite(file, memoryview(buffer)[: size - start], start)
 
-        threads = [threading.Thread(target=copy, args=[first]) for first in range(cores)]
+        count = way.threads or len(os.sched_getaffinity(0))
+        threads = [threading.Thread(target=copy) for _ in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -228,8 +257,8 @@ def limit(output: Path, models: list[str], outputs: int = 1):
     return merge
 
 
-def limit_all_but_one(output: Path, models: list[str]):
-    return limit(output, models, outputs=len(models))
+def limit_all_but_one(output: Path, arguments: list[str]):
+    return limit(output, arguments, outputs=len(arguments) - 1)
 
 
 CONTESTANTS = [ours, ours_all_but_one, mergekit, load_everything, limit, limit_all_but_one]
@@ -245,24 +274,31 @@ def inside(contestant: str, output: str, *models: str) -> int:
     return 0
 
 
-def commands(setting: Setting, models: list[Path], output: Path, python: Path | None) -> dict:
+def within(name: str, output: Path, *words) -> list:
+    """The command of `inside`."""
+    return [sys.executable, __file__, "--inside", name, output, *words]
+
+
+def limit_command(setting: Setting, models: list[Path], output: Path, way: int) -> list:
+    """The command that moves the bytes in the way of this number."""
+    return within("limit_all_but_one" if setting.kind else "limit", output, str(way), *models)
+
+
+def commands(
+    setting: Setting, models: list[Path], output: Path, python: Path | None, way: int
+) -> dict:
     """Every contestant's command, and the one that prints the seconds of its merge."""
-
-    def within(name: str, *words) -> list:
-        return [sys.executable, __file__, "--inside", name, output, *words]
-
+    least = {"limit": [limit_command(setting, models, output, way)] * 2}
     if setting.kind:
-        both = within("ours_all_but_one", *models), within("limit_all_but_one", *models)
-        return {"ours": [both[0]] * 2, "limit": [both[1]] * 2}
+        return {"ours": [within("ours_all_but_one", output, *models)] * 2} | least
     command = [sys.executable, "-m", "fusinglib", "fuse", *models, "--output", output]
-    found = {"ours": [command, within("ours", *models)]}
+    found = {"ours": [command, within("ours", output, *models)]}
     if python:
         file = output.with_name("mergekit.yaml")
         file.write_text(merge_config("linear", models, [1.0] * len(models), dtype=setting.dtype))
         command = mergekit_command(python, file, output)
-        found["mergekit"] = [command, [python, *within("mergekit", file)[1:]]]
-    found["load everything"] = [within("load_everything", *models)] * 2
-    return found | {"limit": [within("limit", *models)] * 2}
+        found["mergekit"] = [command, [python, *within("mergekit", output, file)[1:]]]
+    return found | {"load everything": [within("load_everything", output, *models)] * 2} | least
 
 
 def mergekit_command(python: Path, configuration: Path, output: Path) -> list:
@@ -357,13 +393,32 @@ def difference(output: Path, parents: set[Path]) -> tuple[float, float]:
 # Measuring.
 
 
-def measure(setting: Setting, rounds: int, work: Path, python: Path | None) -> list[dict]:
-    """All rounds of a setting: a row for each contestant, round, and command or merge."""
+def fastest_way(setting: Setting, models: list[Path], output: Path, prepare) -> list[dict]:
+    """Three rounds of all ways of the limit, a row for each way, the fastest first."""
+    seconds = {number: [] for number in range(len(WAYS))}
+    for _ in range(3):
+        for number, found in seconds.items():
+            command = limit_command(setting, models, output, number)
+            found.append(json.loads(fresh(prepare, output, run, command)[1])["seconds"])
+    rows = [
+        {"setting": setting.name, "way": WAYS[number].name, "number": number, "seconds": min(found)}
+        for number, found in seconds.items()
+    ]
+    return sorted(rows, key=lambda row: row["seconds"])
+
+
+def measure(
+    setting: Setting, rounds: int, work: Path, python: Path | None
+) -> tuple[list[dict], list[dict]]:
+    """All rounds of a setting, a row for each contestant, round, and command or merge; and the
+    ways of the limit."""
     say(setting.name)
     folder, output, rows = work / setting.name, work / "output", []
     *models, _ = make_models(folder, setting.size, setting.dtype, setting.models)
-    known = commands(setting, models, output, python)
-    prepare = limit(output, models, 2 + (setting.models if setting.kind else 1))
+    prepare = limit(output, ["2", *models], 2 + (setting.models if setting.kind else 1))
+    ways = fastest_way(setting, models, output, prepare)
+    say(f"  limit: {ways[0]['way']}")
+    known = commands(setting, models, output, python, ways[0].pop("number"))
     names = list(known)
     for number in range(rounds):
         start = number % len(names)
@@ -379,7 +434,7 @@ def measure(setting: Setting, rounds: int, work: Path, python: Path | None) -> l
             rows.append(row | {"what": f"{setting.kind}command", "seconds": seconds} | memory)
             rows.append(row | {"what": f"{setting.kind}merge"} | json.loads(printed))
     shutil.rmtree(folder)
-    return rows
+    return rows, ways
 
 
 def fresh(prepare, output: Path, do, command: list):
@@ -435,13 +490,15 @@ def memory(pid: int) -> tuple[float, float]:
 # Reporting.
 
 
-def report(rows: list[dict], folder: Path) -> None:
+def report(rows: list[dict], ways: list[dict], folder: Path) -> None:
     """Write the results, the table and the figure, and print what was wanted and what came."""
     import pandas as pd
 
     columns = "contestant models size dtype what round seconds private_mb dirty_mb".split()
     results = pd.DataFrame(rows)[columns].round({"seconds": 4, "private_mb": 1, "dirty_mb": 1})
     results.to_csv(folder / "fuse.csv", index=False)
+    tried = pd.DataFrame(ways)[["setting", "way", "seconds"]].round({"seconds": 4})
+    tried.to_csv(folder / "fuse-ways.csv", index=False)
     results["setting"] = [f"{r.size}-{r.dtype}-{r.models}" for r in results.itertuples(index=False)]
     keys = ["setting", "what"]
     times = results.pivot(index=[*keys, "round"], columns="contestant", values="seconds")
