@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 from safetensors.numpy import load_file
 
-from fusinglib import notebooks
-from fusinglib.execution import results
-from fusinglib.experiments import plan_experiment
-from fusinglib.plans import Plan
-from fusinglib.store import PENDING, Store
+from fusinglib.study import notebooks
+from fusinglib.study.execution import results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import Plan
+from fusinglib.study.store import PENDING, Store
 
 PATIENCE = 20
 """Seconds in which every process must have ended after the command was killed."""

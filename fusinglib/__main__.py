@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute a notebook, or all that a folder has parameter files for; or print their plans."""
-    from fusinglib import notebooks
+    from fusinglib.study import notebooks
 
     studies = {}
     for name, file in _chosen(options).items():
@@ -59,11 +59,11 @@ def run(options: argparse.Namespace) -> int:
 def _carry_out(studies: list) -> None:
     """Carry the plans of several studies out in one go, with one display of progress; those with
     another store, executor or device for themselves."""
-    from fusinglib.execution import execute
-    from fusinglib.experiments import plan_experiment
-    from fusinglib.plans import together
-    from fusinglib.settings import SeedPlanner
-    from fusinglib.store import Store
+    from fusinglib.study.execution import execute
+    from fusinglib.study.experiments import plan_experiment
+    from fusinglib.study.plans import together
+    from fusinglib.study.settings import SeedPlanner
+    from fusinglib.study.store import Store
 
     alike = {}
     for settings in studies:
@@ -77,7 +77,7 @@ def _carry_out(studies: list) -> None:
 
 def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
     """The notebooks that the command line asks for, with their parameter files."""
-    from fusinglib.settings import EXPERIMENTS
+    from fusinglib.study.settings import EXPERIMENTS
 
     if not options.all:
         if not options.notebook:
@@ -96,7 +96,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
 
 def _execute(name, chosen, settings, output: Path, options) -> int:
     """Execute one notebook, print what it reports, and return the exit status."""
-    from fusinglib import notebooks
+    from fusinglib.study import notebooks
 
     try:
         executed = notebooks.run(name, chosen, output)
@@ -114,10 +114,10 @@ def _execute(name, chosen, settings, output: Path, options) -> int:
 
 
 def _print_plan(settings) -> None:
-    from fusinglib import tables
-    from fusinglib.execution import overview
-    from fusinglib.experiments import plan_experiment
-    from fusinglib.store import Store
+    from fusinglib.evaluation import tables
+    from fusinglib.study.execution import overview
+    from fusinglib.study.experiments import plan_experiment
+    from fusinglib.study.store import Store
 
     store = Store(settings.store_folder())
     print(tables.show(overview(plan_experiment(settings), store, settings)))
@@ -136,7 +136,7 @@ def _command(name: str, options: argparse.Namespace) -> str:
 
 def fuse(options: argparse.Namespace) -> int:
     """Fuse models into a new folder, or only say whether and how they can be fused."""
-    from fusinglib.fusion import fuse
+    from fusinglib.fusion.engine import fuse
 
     report = fuse(
         options.models, options.output, method=options.method, weights=options.weights,
@@ -179,8 +179,8 @@ def store(options: argparse.Namespace) -> int:
     """List what a store holds."""
     import pandas as pd
 
-    from fusinglib.settings import store_folder
-    from fusinglib.store import Store
+    from fusinglib.places import store_folder
+    from fusinglib.study.store import Store
 
     folder = store_folder(options.store)
     if not folder.is_dir():

@@ -1,4 +1,6 @@
-"""The exceptions for what a user can mend."""
+"""The exceptions for what a user can mend, and words that their messages share."""
+
+import difflib
 
 
 class InputError(ValueError):
@@ -10,3 +12,14 @@ class InputError(ValueError):
 
 class StoreError(InputError):
     """The store cannot be written: nothing more can be carried out."""
+
+
+def one_of(names) -> str:
+    """`one of a, b, c`, for messages."""
+    return "one of " + ", ".join(str(name) for name in names)
+
+
+def nearest(name: str, names) -> str:
+    """A did-you-mean for a misspelt name, else the list of names, for messages."""
+    close = difflib.get_close_matches(str(name), list(names), n=1)
+    return f"did you mean {close[0]!r}?" if close else one_of(sorted(names))

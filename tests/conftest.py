@@ -17,8 +17,9 @@ import torch
 import transformers
 import yaml
 
-from fusinglib import miniworld, pretraining, tasks
-from fusinglib.settings import PROJECT, Data, Training
+from fusinglib.places import PROJECT
+from fusinglib.training import miniworld, pretraining, tasks
+from fusinglib.training.settings import Data, Training
 
 # A shell's background job ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,11 +10,11 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_fusion import make_bert, make_t5, same_bits, save
+from test_engine import make_bert, make_t5, same_bits, save
 
 from fusinglib import fuse
 from fusinglib.errors import InputError
-from fusinglib.tensors import LowRank
+from fusinglib.fusion.tensors import LowRank
 
 # peft asks transformers for a name that transformers is about to change
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -69,8 +69,8 @@ def body(folder, prefix=""):
 )
 def test_the_mean_of_products(tmp_path, kind, settings, monkeypatch):
     folders, merged = adapters(tmp_path, kind, **settings)
-    monkeypatch.setattr("fusinglib.streaming.PIECE", 8)
-    monkeypatch.setattr("fusinglib.streaming.BLOCK", 40)  # pieces end in the middle of rows
+    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 8)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 40)  # pieces end in the middle of rows
     report = fuse(folders, tmp_path / "out", progress=False)
     found = body(tmp_path / "out")
     prefix = "bert." if kind == "bert" else ""

@@ -9,10 +9,11 @@ import sys
 import pytest
 import yaml
 
-from fusinglib import fusion, notebooks
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
-from fusinglib.store import Store
+from fusinglib.fusion import engine
+from fusinglib.study import notebooks
+from fusinglib.study.store import Store
 
 REAL = {"tasks": "paper", "families": {}, "sources": ["nli"], "targets": ["nli"]}
 """Tasks of the paper."""
@@ -156,7 +157,7 @@ def test_a_store_that_is_a_file(refused, tmp_path):
 
 def test_models_of_different_shapes(t5, tied_t5, tmp_path):
     with pytest.raises(InputError) as refusal:
-        fusion.fuse([t5, tied_t5], tmp_path / "mean")
+        engine.fuse([t5, tied_t5], tmp_path / "mean")
     assert "\n" not in str(refusal.value) and str(tied_t5) in str(refusal.value)
     assert not (tmp_path / "mean").exists()
 

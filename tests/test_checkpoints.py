@@ -11,11 +11,13 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from transformers.models.auto import modeling_auto
 
-from fusinglib import checkpoints, fuse, models
-from fusinglib.checkpoints import open_checkpoint
+from fusinglib import fuse
 from fusinglib.errors import InputError
-from fusinglib.fusion import weights_hash
-from fusinglib.tensors import Stored, narrowed, widen
+from fusinglib.fusion import checkpoints
+from fusinglib.fusion.engine import weights_hash
+from fusinglib.fusion.opening import open_checkpoint
+from fusinglib.fusion.tensors import Stored, narrowed, widen
+from fusinglib.training import models
 
 LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_decoder_layers"
@@ -154,7 +156,7 @@ def test_hash_does_not_depend_on_the_files(tmp_path, t5, monkeypatch):
     network.save_pretrained(tmp_path / "parts", max_shard_size="200KB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     assert weights_hash(tmp_path / "parts") == whole
-    monkeypatch.setattr("fusinglib.streaming.BLOCK", 2**18)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 2**18)
     assert weights_hash(t5) == whole
     with torch.no_grad():
         next(network.parameters())[0, 0] += 1

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusinglib import claims, reference
-from fusinglib.settings import EXPERIMENTS
+from fusinglib.evaluation import claims, reference
+from fusinglib.study.settings import EXPERIMENTS
 
 FAMILIES = {name: [f"{name}{i}" for i in range(5)] for name in ("general", "nli", "twitter")}
 TARGETS = [target for targets in FAMILIES.values() for target in targets]

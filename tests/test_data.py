@@ -6,10 +6,10 @@ from dataclasses import replace
 import datasets
 import pytest
 
-from fusinglib import data
-from fusinglib.data import Split, label_texts, text_input
 from fusinglib.errors import InputError
-from fusinglib.tasks import TASKS, Task
+from fusinglib.training import data
+from fusinglib.training.data import Split, label_texts, text_input
+from fusinglib.training.tasks import TASKS, Task
 
 SIZES = {  # shared README of the offline copy: train, validation, test
     "emoji": (45000, 5000, 50000),

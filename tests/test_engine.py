@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import fuse, weights_hash
+from fusinglib.fusion.engine import fuse, weights_hash
 
 ENCODER = {
     "hidden_size": 8,
@@ -502,7 +502,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path, berts, monkeypatch):
         raise OSError("disk full")
 
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr("fusinglib.output._card", fail)
+    monkeypatch.setattr("fusinglib.fusion.output._card", fail)
     with pytest.raises(OSError, match="disk full"):
         fuse(berts, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
@@ -510,8 +510,8 @@ def test_nothing_is_left_when_writing_fails(tmp_path, berts, monkeypatch):
 
 def test_nothing_is_read_or_written_before_all_headers_agree(tmp_path, berts, monkeypatch):
     edit(berts[2], lambda tensors: tensors.pop("bert.pooler.dense.bias"))
-    monkeypatch.setattr("fusinglib.tensors.Reader.raw", None)
-    monkeypatch.setattr("fusinglib.fusion.Folder", None)
+    monkeypatch.setattr("fusinglib.fusion.tensors.Reader.raw", None)
+    monkeypatch.setattr("fusinglib.fusion.engine.Folder", None)
     refused(tmp_path, berts, "pooler.dense.bias")
 
 

@@ -13,20 +13,22 @@ import time
 import psutil
 import pytest
 
-from fusinglib import steps, tables
-from fusinglib.execution import Pace, execute, overview, results
-from fusinglib.experiments import plan_experiment
-from fusinglib.plans import Run
-from fusinglib.settings import PROJECT, FamilyTable
-from fusinglib.steps import perform
-from fusinglib.store import Store, write_json
+from fusinglib.evaluation import tables
+from fusinglib.places import PROJECT
+from fusinglib.study import steps
+from fusinglib.study.execution import Pace, execute, overview, results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import Run
+from fusinglib.study.settings import FamilyTable
+from fusinglib.study.steps import perform
+from fusinglib.study.store import Store, write_json
 
 INTERRUPTED = """
 import json, sys
-from fusinglib.execution import execute
-from fusinglib.experiments import plan_experiment
-from fusinglib.settings import FamilyTable
-from fusinglib.store import Store
+from fusinglib.study.execution import execute
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FamilyTable
+from fusinglib.study.store import Store
 
 if __name__ == "__main__":
     settings = FamilyTable.from_parameters(json.load(open(sys.argv[1])))

@@ -7,7 +7,7 @@ from test_pairs import TASKS, heatmap
 from test_paths import line
 from test_tables import FAMILIES, over_decays, study
 
-from fusinglib import figures, pairs, paths, tables
+from fusinglib.evaluation import figures, pairs, paths, tables
 
 matplotlib.use("agg")
 

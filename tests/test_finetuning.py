@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from fusinglib import data, models
-from fusinglib.data import Split
-from fusinglib.evaluation import accuracies, predict
-from fusinglib.training import EarlyStopping, _adamw, _batches, _learning_rate, finetune
+from fusinglib.training import data, models
+from fusinglib.training.data import Split
+from fusinglib.training.finetuning import EarlyStopping, _adamw, _batches, _learning_rate, finetune
+from fusinglib.training.scoring import accuracies, predict
 
 
 def follow(metrics, min_gain=0.001, patience=50, every=50):

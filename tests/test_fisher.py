@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from fusinglib import data, fisher, fuse, models
-from fusinglib.checkpoints import open_checkpoint
+from fusinglib import fuse
 from fusinglib.errors import InputError
-from fusinglib.models import Tokens
+from fusinglib.fusion.opening import open_checkpoint
+from fusinglib.training import data, fisher, models
+from fusinglib.training.models import Tokens
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fusinglib import fuse, measures, methods
-from fusinglib.checkpoints import open_checkpoint
+from fusinglib import fuse
 from fusinglib.errors import InputError
-from fusinglib.streaming import Piece
+from fusinglib.fusion import measures, methods
+from fusinglib.fusion.opening import open_checkpoint
+from fusinglib.fusion.streaming import Piece
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SHAPES = {"a.weight": (37, 11), "b": (5,), "c.0.weight": (3, 4, 5), "scalar": ()}
@@ -195,8 +196,8 @@ def test_thresholds_are_exact(tmp_path, monkeypatch, density, dtype):
     values = [normal, random.integers(-3, 4, 1003), np.zeros(1003), 1e-40 * normal, np.zeros(1003)]
     values = [value.astype(dtype) for value in values]
     files = [write(tmp_path / f"m{i}", {"x": torch.from_numpy(v)}) for i, v in enumerate(values)]
-    monkeypatch.setattr("fusinglib.streaming.PIECE", 64)
-    monkeypatch.setattr("fusinglib.streaming.BLOCK", 64)
+    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 64)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 64)
     found = measures.thresholds([open_checkpoint(f).tensors for f in files], ["x"], density)["x"]
     ranked = [np.sort(np.abs(v))[::-1][max(int(density * 1003), 1) - 1] for v in values[:-1]]
     assert np.array_equal(found, np.array(ranked, dtype))
@@ -212,8 +213,8 @@ METHODS = {
 def test_the_cut_into_pieces_leaves_the_bits_alone(models, tmp_path, monkeypatch, method):
     options = {"method": method, "pretrained": models[3], "progress": False, **METHODS[method]}
     fuse(models[:3], tmp_path / "usual", **options)
-    monkeypatch.setattr("fusinglib.streaming.PIECE", 16)
-    monkeypatch.setattr("fusinglib.streaming.BLOCK", 100)
+    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 16)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 100)
     fuse(models[:3], tmp_path / "small", **options)
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("usual", "small"))
     assert all(torch.equal(one[name], two[name]) for name in SHAPES)

@@ -5,10 +5,11 @@ import importlib.util
 import pytest
 import yaml
 
-from fusinglib.execution import execute
-from fusinglib.experiments import plan_experiment
-from fusinglib.settings import PROJECT, FamilyTable
-from fusinglib.store import Store
+from fusinglib.places import PROJECT
+from fusinglib.study.execution import execute
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FamilyTable
+from fusinglib.study.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fusinglib import data, fusion, landscape, models
 from fusinglib.errors import InputError
-from fusinglib.training import finetune, fit_head
+from fusinglib.evaluation import landscape
+from fusinglib.fusion import engine
+from fusinglib.training import data, models
+from fusinglib.training.finetuning import finetune, fit_head
 
 
 @pytest.fixture(params=["t5", "tied_t5", "encoder"])
@@ -50,7 +52,7 @@ def test_a_quarter_of_the_way_is_three_quarters_and_one(pair):
 
 def test_halfway_is_the_mean(pair, tmp_path):
     start, end, opened = pair
-    fusion.fuse([start, end], tmp_path / "mean")
+    engine.fuse([start, end], tmp_path / "mean")
     model, expected = opened(start), state(opened(tmp_path / "mean"))
     models.move(model, opened(end), 0.5)
     for name, tensor in state(model).items():
@@ -78,10 +80,10 @@ def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, 
 
 
 def test_inner_products_are_those_of_all_weights(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("fusinglib.streaming.PIECE", 1000)
-    monkeypatch.setattr("fusinglib.streaming.BLOCK", 12000)
+    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 1000)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 12000)
     start, end, opened = pair
-    fusion.fuse([start, end], tmp_path / "mean")
+    engine.fuse([start, end], tmp_path / "mean")
     folders = [start, end, tmp_path / "mean"]
     weights = [
         np.concatenate([p.detach().double().numpy().ravel() for p in opened(f).body.parameters()])

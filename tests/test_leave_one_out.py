@@ -6,9 +6,10 @@ import pytest
 import torch
 import transformers
 
-from fusinglib import fuse, leave_one_out, streaming
+from fusinglib import fuse, leave_one_out
 from fusinglib.errors import InputError
-from fusinglib.fusion import fuse_subsets
+from fusinglib.fusion import streaming
+from fusinglib.fusion.engine import fuse_subsets
 
 T5 = {"d_model": 8, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "vocab_size": 30}
 

@@ -8,10 +8,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from fusinglib import data, fuse, leave_one_out, models
+from fusinglib import fuse, leave_one_out
 from fusinglib.errors import InputError
-from fusinglib.tasks import TASKS
-from fusinglib.training import finetune
+from fusinglib.training import data, models
+from fusinglib.training.finetuning import finetune
+from fusinglib.training.tasks import TASKS
 
 SOURCES = ("irony", "emotion", "stance_climate", "emoji")
 """2, 4, 3 and 20 labels."""

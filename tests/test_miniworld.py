@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from fusinglib import miniworld
 from fusinglib.errors import InputError
+from fusinglib.training import miniworld
 
 # The hash of the texts at seed 0. If it changes, raise miniworld.VERSION and write the new hash.
 PINNED = {2: "78db787ff8862041"}

@@ -9,10 +9,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from fusinglib import data, models
 from fusinglib.errors import InputError
-from fusinglib.models import Classifier, TextToText, Tokens
-from fusinglib.tasks import TASKS
+from fusinglib.training import data, models
+from fusinglib.training.models import Classifier, TextToText, Tokens
+from fusinglib.training.tasks import TASKS
 
 IDS = torch.tensor([[20, 21, 22, 23, 1]])
 

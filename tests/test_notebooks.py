@@ -17,13 +17,14 @@ import psutil
 import pytest
 import yaml
 
-from fusinglib import notebooks
 from fusinglib.__main__ import main
-from fusinglib.execution import execute, results
-from fusinglib.experiments import plan_experiment
+from fusinglib.places import PROJECT
 from fusinglib.progress import Line, duration
-from fusinglib.settings import PROJECT, FamilyTable
-from fusinglib.store import Store
+from fusinglib.study import notebooks
+from fusinglib.study.execution import execute, results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FamilyTable
+from fusinglib.study.store import Store
 
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 

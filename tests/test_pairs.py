@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusinglib import pairs
+from fusinglib.evaluation import pairs
 
 TASKS = ["a", "b", "c", "d", "e"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusinglib import paths
+from fusinglib.evaluation import paths
 
 NAN = float("nan")
 

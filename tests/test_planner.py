@@ -9,14 +9,15 @@ import pytest
 import yaml
 from test_tables import FAMILIES, study
 
-from fusinglib import notebooks, planner, statistics
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
-from fusinglib.execution import execute
-from fusinglib.experiments import plan_experiment
-from fusinglib.planner import Spread
-from fusinglib.settings import FamilyTable, SeedPlanner
-from fusinglib.store import Store
+from fusinglib.evaluation import planner, statistics
+from fusinglib.evaluation.planner import Spread
+from fusinglib.study import notebooks
+from fusinglib.study.execution import execute
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FamilyTable, SeedPlanner
+from fusinglib.study.store import Store
 
 PLANNER = {
     "spread_from": "guess", "published_model": "roberta-base", "guess_spread": 5.0,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fusinglib import experiments, plans
-from fusinglib.data import Split, TaskData
 from fusinglib.errors import InputError
-from fusinglib.plans import Run, choose_families, family_table, intertrained
-from fusinglib.settings import FamilyTable, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
-from fusinglib.tasks import FAMILIES, TASKS
+from fusinglib.study import experiments, plans
+from fusinglib.study.plans import Run, choose_families, family_table, intertrained
+from fusinglib.study.settings import FamilyTable, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
+from fusinglib.training.data import Split, TaskData
+from fusinglib.training.tasks import FAMILIES, TASKS
 
 LARGEST = ("mnli", "qqp", "esnli", "qnli", "sst2", "sentiment", "emoji")
 """By size; the paper calls SST-2 the second largest of General (study: the paper's numbers)."""

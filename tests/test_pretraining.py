@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-from fusinglib import miniworld, pretraining
 from fusinglib.errors import InputError
+from fusinglib.training import miniworld, pretraining
 
 EOS = 1
 

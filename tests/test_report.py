@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from test_fusion import edit, edit_config, make_bert, make_t5, save_all
+from test_engine import edit, edit_config, make_bert, make_t5, save_all
 from transformers import BertModel
 
 from fusinglib import fuse
@@ -26,7 +26,7 @@ def values(report, what):
 
 def test_a_dry_run_reads_no_weights_and_writes_nothing(tmp_path, heads, monkeypatch):
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr("fusinglib.tensors.Reader.raw", None)
+    monkeypatch.setattr("fusinglib.fusion.tensors.Reader.raw", None)
     report = fuse(heads, tmp_path / "out", dry_run=True)
     assert sorted(tmp_path.iterdir()) == before
     sizes = [(folder / "model.safetensors").stat().st_size for folder in heads]
@@ -138,9 +138,9 @@ def test_the_mean_needs_neither_torch_nor_transformers(tmp_path, heads):
 
 def test_threads_and_pieces_leave_the_bits_alone(tmp_path, heads, monkeypatch):
     fuse(heads, tmp_path / "usual", progress=False)
-    monkeypatch.setattr("fusinglib.streaming.PIECE", 16)
-    monkeypatch.setattr("fusinglib.streaming.BLOCK", 200)
-    monkeypatch.setattr("fusinglib.streaming.threads", lambda: 5)
+    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 16)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 200)
+    monkeypatch.setattr("fusinglib.fusion.streaming.threads", lambda: 5)
     fuse(heads, tmp_path / "small", progress=False)
     kind = BertModel
     one, two = (kind.from_pretrained(tmp_path / n).state_dict() for n in ("usual", "small"))

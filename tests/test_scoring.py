@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fusinglib import data, models
-from fusinglib.evaluation import accuracies, cross_entropy, label_scores, predict
-from fusinglib.models import Tokens, label_tokens
-from fusinglib.training import finetune
+from fusinglib.training import data, models
+from fusinglib.training.finetuning import finetune
+from fusinglib.training.models import Tokens, label_tokens
+from fusinglib.training.scoring import accuracies, cross_entropy, label_scores, predict
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,9 @@ import nbformat
 import pytest
 import yaml
 
-from fusinglib.errors import InputError
-from fusinglib.settings import (
-    CHOICES,
-    EXPERIMENTS,
-    PROJECT,
-    RANGES,
-    FamilyTable,
-    nearest,
-    store_folder,
-)
+from fusinglib.errors import InputError, nearest
+from fusinglib.places import PROJECT, store_folder
+from fusinglib.study.settings import CHOICES, EXPERIMENTS, RANGES, FamilyTable
 
 
 def refusal(mini, **changes) -> str:

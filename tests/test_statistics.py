@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fusinglib import reference, statistics
 from fusinglib.errors import InputError
+from fusinglib.evaluation import reference, statistics
 
 NAN = float("nan")
 

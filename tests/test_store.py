@@ -10,12 +10,12 @@ import sys
 import pytest
 
 from fusinglib.errors import InputError, StoreError
-from fusinglib.execution import execute, results
-from fusinglib.experiments import plan_experiment
-from fusinglib.plans import Run
-from fusinglib.settings import FamilyTable
-from fusinglib.steps import perform
-from fusinglib.store import PENDING, Store, _machine, write_json
+from fusinglib.study.execution import execute, results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import Run
+from fusinglib.study.settings import FamilyTable
+from fusinglib.study.steps import perform
+from fusinglib.study.store import PENDING, Store, _machine, write_json
 
 RUN = Run("source", {"seed": 1}, label="mood from miniature T5")
 

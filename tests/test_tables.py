@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusinglib import reference, statistics, tables
 from fusinglib.errors import InputError
-from fusinglib.settings import EXPERIMENTS
+from fusinglib.evaluation import reference, statistics, tables
+from fusinglib.study.settings import EXPERIMENTS
 
 FAMILIES = {"letters": ["a", "b", "shared"], "digits": ["1", "shared"]}
 TARGETS = ["a", "b", "shared", "1"]

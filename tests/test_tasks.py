@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from fusinglib import data, miniworld, tasks
 from fusinglib.errors import InputError
-from fusinglib.tasks import FAMILIES, MINI_FAMILIES, TASKS, find, leave_out
+from fusinglib.training import data, miniworld, tasks
+from fusinglib.training.tasks import FAMILIES, MINI_FAMILIES, TASKS, find, leave_out
 
 GLUE, SUPERGLUE, TWEETS = "nyu-mll/glue", "aps/super_glue", "cardiffnlp/tweet_eval"
 STUDY = {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fusinglib import reference, statistics, tables
+from fusinglib.evaluation import reference, statistics, tables
 
 
 @dataclass(frozen=True)

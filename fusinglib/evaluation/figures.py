@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 
-from fusinglib import pairs, paths, reference, statistics, tables
-from fusinglib.plans import MEAN, PRETRAINED
+from fusinglib.evaluation import pairs, paths, reference, statistics, tables
+from fusinglib.study.plans import MEAN, PRETRAINED
 
 #: Colour and shape of each base model, in the order of drawing.
 BASES = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fusinglib import compatibility
-from fusinglib.checkpoints import open_checkpoint
+from fusinglib.fusion import compatibility
+from fusinglib.fusion.opening import open_checkpoint
 
 
 def inner_products(origin: str | Path, models: Sequence[str | Path]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fusinglib import statistics
+from fusinglib.evaluation import statistics
 
 CLASSES = {
     "better than both": "++",

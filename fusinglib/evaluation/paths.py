@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from fusinglib import statistics
 from fusinglib.errors import InputError
-from fusinglib.plans import MEAN, PRETRAINED, Plan
-from fusinglib.store import Store
+from fusinglib.evaluation import statistics
+from fusinglib.study.plans import MEAN, PRETRAINED, Plan
+from fusinglib.study.store import Store
 
 KINDS = [
     "pretrained to finetuned",

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fusinglib import reference, statistics
-from fusinglib.errors import InputError
-from fusinglib.execution import overview, workers
-from fusinglib.experiments import plan_experiment
-from fusinglib.settings import SeedPlanner, one_of
-from fusinglib.store import Store
-from fusinglib.tables import distinct_targets, run_arrays
+from fusinglib.errors import InputError, one_of
+from fusinglib.evaluation import reference, statistics
+from fusinglib.evaluation.tables import distinct_targets, run_arrays
+from fusinglib.study.execution import overview, workers
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import SeedPlanner
+from fusinglib.study.store import Store
 
 PUBLISHED_TARGETS = 14
 """How many data sets the published standard deviations of a mean are over."""

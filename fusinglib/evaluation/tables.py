@@ -7,8 +7,8 @@ source_seed, seed and accuracy (a fraction), and ``families`` maps a family's na
 import numpy as np
 import pandas as pd
 
-from fusinglib import reference, statistics
 from fusinglib.errors import InputError
+from fusinglib.evaluation import reference, statistics
 
 RUN = ["base", "source_family", "source_seed", "seed", "target"]
 TRAINED = ("intertrained", "fused")  # base models made from the models of a source family

@@ -1,14 +1,13 @@
-"""Weights that are no plain safetensors: LoRA adapters merged into their base, and pickles."""
+"""LoRA adapters, merged into their base model."""
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from fusinglib.checkpoints import Checkpoint, open_checkpoint, read_json
 from fusinglib.errors import InputError
-from fusinglib.tensors import SIZES, LowRank, Reader, Stored, headers_of_file
+from fusinglib.fusion.checkpoints import Checkpoint, locate, opened, read_json
+from fusinglib.fusion.tensors import SIZES, LowRank, Reader, Stored, headers_of_file
 
 PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None,
          "megatron_config": None, "alora_invocation_tokens": None, "use_qalora": False,
@@ -82,7 +81,7 @@ def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:
     if (Path(base) / "adapter_config.json").is_file():
         raise InputError(f"The base {base} of adapter {folder} is an adapter: merge it first.")
     pinned = f"{base}@{revision}" if revision and not Path(base).exists() else base
-    return open_checkpoint(pinned, allow_pickle)
+    return opened(*locate(pinned), allow_pickle)
 
 
 def _adapter(folder: Path) -> dict[str, Stored]:
@@ -142,34 +141,3 @@ def _matrix(stored: Stored, base: Stored) -> np.ndarray:
     finally:
         reader.close()
     return values.reshape(stored.shape).astype("f8" if base.dtype == "F64" else "f4")
-
-
-def unpickled(files: list[Path]) -> dict[str, Stored]:
-    """The tensors of `.bin` files, weights only and mapped into memory; of tied ones the first."""
-    import torch
-
-    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16",
-             torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16",
-             torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}  # fmt: skip
-    tensors, seen = {}, set()
-    for file in files:
-        try:
-            mmap = zipfile.is_zipfile(file)  # files of torch before 1.6 are none
-            content = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
-        except Exception as error:  # torch raises errors of many kinds, with advice not to follow
-            reason = type(error).__name__
-            raise InputError(
-                f"{file} cannot be opened as weights only ({reason}): it is damaged, or holds more "
-                "than weights."
-            ) from error
-        for name, tensor in content.items() if isinstance(content, dict) else ():
-            known = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
-            if not (known and tensor.dtype in names and isinstance(name, str)):
-                raise InputError(f"{file} holds {name!r}, which is no tensor of a known dtype.")
-            place = file, tensor.data_ptr(), tensor.shape, tensor.stride()
-            if tensor.numel() and place in seen:
-                continue
-            seen.add(place)
-            data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
-            tensors[name] = Stored(file, name, names[tensor.dtype], tuple(tensor.shape), data=data)
-    return tensors

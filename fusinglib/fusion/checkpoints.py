@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusinglib.errors import InputError
-from fusinglib.tensors import SIZES, Stored, headers_of_file
+from fusinglib.fusion.pickles import unpickled
+from fusinglib.fusion.tensors import SIZES, Stored, headers_of_file
+from fusinglib.places import store_folder
 
 INDEX = ".safetensors.index.json"
 ARCHITECTURE = re.compile(r"(\w+?)(LMHeadModel|Model|ForCausalLM|ForMaskedLM|ForPreTraining|"
@@ -67,29 +69,15 @@ class Checkpoint(NamedTuple):
         return name.startswith(self.prefix)
 
 
-def open_checkpoint(model: str | Path, allow_pickle: bool = False) -> Checkpoint:
-    """What `model` holds, by its headers and configuration; no weights are read.
-
-    Arguments:
-        model: a folder, a safetensors file, the key of a run of the store, or a Hub id, with its
-            revision after an `@` if it is to be pinned. A folder with a LoRA adapter stands for
-            its base model with the adapter merged in.
-        allow_pickle: whether `.bin` files may be opened (weights only) where there is nothing else.
-
-    Raises `InputError` where nothing is found, and for files that are damaged or of other kinds.
-    """
-    path, name = locate(str(model))
-    if path.is_file():
-        tensors = headers_of_file(path)
-        if not (path.parent / "config.json").is_file():
-            tensors = _known(path, tensors)
-            return Checkpoint(path.parent, name, None, "", "", "", tensors, path.resolve())
+def opened(path: Path, name: str, allow_pickle: bool = False) -> Checkpoint:
+    """The model in a folder, or in a safetensors file, that is no adapter."""
+    if not path.is_file():
+        return _checkpoint(path, name, _headers(path, allow_pickle), path)
+    tensors = headers_of_file(path)
+    if (path.parent / "config.json").is_file():
         return _checkpoint(path.parent, name, tensors, path)
-    if (path / "adapter_config.json").is_file():
-        from fusinglib.adapters import merged
-
-        return merged(path, name, allow_pickle)
-    return _checkpoint(path, name, _headers(path, allow_pickle), path)
+    tensors = _known(path, tensors)
+    return Checkpoint(path.parent, name, None, "", "", "", tensors, path.resolve())
 
 
 def locate(model: str) -> tuple[Path, str]:
@@ -99,9 +87,7 @@ def locate(model: str) -> tuple[Path, str]:
     if model and path.exists():
         return path, _run_name(path) or "/".join(path.absolute().parts[-2:])
     if re.fullmatch("[0-9a-f]{16}", model):
-        from fusinglib.settings import store_folder
-
-        for folder in store_folder("").glob(f"*/{model}/model"):
+        for folder in store_folder().glob(f"*/{model}/model"):
             return folder, _run_name(folder) or model
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is not a folder and not a file: check the path.")
@@ -230,8 +216,6 @@ def _headers(folder: Path, allow_pickle: bool) -> dict[str, Stored]:
         return _headers_of_shards(folder, index)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if allow_pickle and pickles:
-        from fusinglib.adapters import unpickled
-
         return unpickled(_complete(folder, pickles))
     found = "no weights"
     if pickles:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusinglib.checkpoints import Checkpoint, read_json, understood
 from fusinglib.errors import InputError
+from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
+from fusinglib.fusion.streaming import BLOCK, PIECE, Block, Piece, pieces, stream, threads
+from fusinglib.fusion.tensors import Stored
 from fusinglib.progress import amount
-from fusinglib.streaming import BLOCK, PIECE, Block, Piece, pieces, stream, threads
-from fusinglib.tensors import Stored
 
 HEAD_SETTINGS = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
 FREE_SETTINGS = ("drop", "initializer", "use_cache")  # parts of names of settings that may differ
@@ -43,7 +43,7 @@ class Report:
 
     `averaged` and `copied` are names of tensors of the body, `left_out` rows of model, tensor and
     reason, `files` what is copied from the first model; `problems` are reasons to refuse, `notes`
-    what to know; `hashes` are those of the parents (see `fusion.weights_hash`). `updates`, where
+    what to know; `hashes` are those of the parents (see `engine.weights_hash`). `updates`, where
     the pretrained model is given: a row per model with the norm of its update, relative to that of
     the pretrained weights, and its cosines with the others'.
     """

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from fusinglib import compatibility, measures
-from fusinglib.checkpoints import Checkpoint, open_checkpoint
-from fusinglib.compatibility import Report
 from fusinglib.errors import InputError
-from fusinglib.methods import METHODS, Method
-from fusinglib.output import Folder, beside, check_free
+from fusinglib.fusion import compatibility, measures
+from fusinglib.fusion.checkpoints import Checkpoint
+from fusinglib.fusion.compatibility import Report
+from fusinglib.fusion.methods import METHODS, Method
+from fusinglib.fusion.opening import open_checkpoint
+from fusinglib.fusion.output import Folder, beside, check_free
+from fusinglib.fusion.streaming import PIECE, Block, Piece, pieces, stream
+from fusinglib.fusion.tensors import FLOATS, SIZES, Stored, finite, narrowed
 from fusinglib.progress import Progress, amount
-from fusinglib.streaming import PIECE, Block, Piece, pieces, stream
-from fusinglib.tensors import FLOATS, SIZES, Stored, finite, narrowed
 
 Model = str | Path
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fusinglib.checkpoints import locate
 from fusinglib.errors import InputError
-from fusinglib.methods import Method
-from fusinglib.streaming import Block, Piece, computed, pieces, stream
-from fusinglib.tensors import FLOATS, Reader, Stored, headers_of_file
+from fusinglib.fusion.checkpoints import locate
+from fusinglib.fusion.methods import Method
+from fusinglib.fusion.streaming import Block, Piece, computed, pieces, stream
+from fusinglib.fusion.tensors import FLOATS, Reader, Stored, headers_of_file
 
 Bodies = Sequence[dict[str, Stored]]
 

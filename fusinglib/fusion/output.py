@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fusinglib.checkpoints import INDEX, Checkpoint
-from fusinglib.compatibility import HEAD_SETTINGS, Report
 from fusinglib.errors import InputError
-from fusinglib.streaming import Piece
-from fusinglib.tensors import SIZES, Stored
+from fusinglib.fusion.checkpoints import INDEX, Checkpoint
+from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
+from fusinglib.fusion.streaming import Piece
+from fusinglib.fusion.tensors import SIZES, Stored
 
 UNKNOWN = "0" * 32
 """Stands for a parent's hash until all of it has been read."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from fusinglib.tensors import SIZES, Reader, Stored
+from fusinglib.fusion.tensors import SIZES, Reader, Stored
 
 PIECE = 2**16
 """Numbers that are hashed together; what is read of a tensor at once is a multiple of it."""

@@ -16,10 +16,10 @@ from concurrent.futures.process import BrokenProcessPool
 import pandas as pd
 
 from fusinglib.errors import StoreError
-from fusinglib.plans import VERSIONS, Plan, Run, unique
 from fusinglib.progress import Progress, duration
-from fusinglib.settings import Study
-from fusinglib.store import Store
+from fusinglib.study.plans import VERSIONS, Plan, Run, unique
+from fusinglib.study.settings import Study
+from fusinglib.study.store import Store
 
 POLL = 0.5
 """Seconds between two looks at the runs under way."""
@@ -313,7 +313,7 @@ def _work(batch: list[Run], root, device: str) -> None:
 
 
 def _perform(batch: list[Run], store: Store, device: str, watch: Callable[[], None]) -> None:
-    from fusinglib.steps import perform, perform_means
+    from fusinglib.study.steps import perform, perform_means
 
     if len(batch) > 1:
         perform_means(batch, store)

@@ -3,10 +3,18 @@
 import glob
 from pathlib import Path
 
-from fusinglib import data, miniworld, models, plans, tasks
-from fusinglib.plans import Plan, Run
-from fusinglib.settings import Families, LossPath, PairwiseHeatmap, SourceSize, Study, WeightDecay
-from fusinglib.tasks import MINIWORLD
+from fusinglib.study import plans
+from fusinglib.study.plans import Plan, Run
+from fusinglib.study.settings import (
+    Families,
+    LossPath,
+    PairwiseHeatmap,
+    SourceSize,
+    Study,
+    WeightDecay,
+)
+from fusinglib.training import data, miniworld, models, tasks
+from fusinglib.training.tasks import MINIWORLD
 
 
 def plan_experiment(settings: Families) -> Plan:

@@ -15,9 +15,10 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
-from fusinglib.errors import InputError, StoreError
+from fusinglib.errors import InputError, StoreError, nearest
+from fusinglib.places import PROJECT
 from fusinglib.progress import MARK, Line
-from fusinglib.settings import EXPERIMENTS, PROJECT, Study, nearest
+from fusinglib.study.settings import EXPERIMENTS, Study
 
 FOLDER = PROJECT / "notebooks"
 

@@ -8,18 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, product
 
-from fusinglib.data import TaskData
-from fusinglib.errors import InputError
-from fusinglib.settings import (
-    Families,
-    LossPath,
-    PairwiseHeatmap,
-    SourceSize,
-    Training,
-    WeightDecay,
-    nearest,
-)
-from fusinglib.tasks import Task, find, leave_out
+from fusinglib.errors import InputError, nearest
+from fusinglib.study.settings import Families, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
+from fusinglib.training.data import TaskData
+from fusinglib.training.settings import Training
+from fusinglib.training.tasks import Task, find, leave_out
 
 PRETRAINED, MEAN = "pretrained", "mean"
 """The ends of a line that are no single source model."""

@@ -1,57 +1,13 @@
 """Validated settings of a study, taken from a notebook's parameters."""
 
 import dataclasses
-import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusinglib.errors import InputError
-
-PROJECT = Path(__file__).resolve().parent.parent
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finetuning:
-    """What source and target finetuning share (study: Finetuning).
-
-    `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero
-    at the last batch); the dev metric is taken every `eval_every` batches, and a gain counts from
-    `min_gain` (a fraction, 0 to 1).
-    """
-
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    dropout: float
-    eval_every: int
-    min_gain: float
-    metric: str
-    precision: str
-    threads: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Training(Finetuning):
-    """How one finetuning is run. It ends after `max_steps` batches, or once `patience` batches
-    have passed without a gain."""
-
-    batch_size: int
-    max_steps: int
-    patience: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-    """How a task's rows become splits and text (study: Splits, Finetuning)."""
-
-    split_rule: str
-    split_seed: int
-    max_dev: int
-    max_test: int
-    text_format: str
-    max_length: int
+from fusinglib.errors import InputError, one_of
+from fusinglib.places import store_folder
+from fusinglib.training.settings import Data, Finetuning, Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -299,12 +255,6 @@ RANGES = {
 """The least and the most (None: no bound) that a setting of a number may be."""
 
 
-def store_folder(store: str = "") -> Path:
-    """Where runs are kept: `store`, else FUSINGLIB_STORE, else `runs/` at the project's root."""
-    chosen = store or os.environ.get("FUSINGLIB_STORE") or PROJECT / "runs"
-    return Path(chosen).expanduser().resolve()
-
-
 EXPERIMENTS = {
     "family_table": FamilyTable,
     "pairwise_heatmap": PairwiseHeatmap,
@@ -314,17 +264,6 @@ EXPERIMENTS = {
     "seed_planner": SeedPlanner,
 }
 """Notebook name to its settings."""
-
-
-def one_of(names) -> str:
-    """`one of a, b, c`, for messages."""
-    return "one of " + ", ".join(str(name) for name in names)
-
-
-def nearest(name: str, names) -> str:
-    """A did-you-mean for a misspelt name, else the list of names, for messages."""
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"did you mean {close[0]!r}?" if close else one_of(sorted(names))
 
 
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 import safetensors.numpy
 import torch
 
-from fusinglib import data, fusion, models, pretraining
 from fusinglib.errors import InputError, StoreError
-from fusinglib.evaluation import accuracies, cross_entropy, predict
-from fusinglib.plans import Run
-from fusinglib.settings import Data, Training
-from fusinglib.store import PROGRESS, Store, write_json
-from fusinglib.tasks import Task
-from fusinglib.training import finetune, fit_head
+from fusinglib.fusion import engine
+from fusinglib.study.plans import Run
+from fusinglib.study.store import PROGRESS, Store, write_json
+from fusinglib.training import data, models, pretraining
+from fusinglib.training.finetuning import finetune, fit_head
+from fusinglib.training.scoring import accuracies, cross_entropy, predict
+from fusinglib.training.settings import Data, Training
+from fusinglib.training.tasks import Task
 
 Report = Callable[[str], None]
 """Takes a line that says how far a run is."""
@@ -65,7 +66,7 @@ def perform_means(runs: Sequence[Run], store: Store) -> None:
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(store.new(run)) for run in runs]
-        reports = fusion.fuse_subsets(
+        reports = engine.fuse_subsets(
             [models[key] for key in order], subsets, [f / "model" for f in folders], progress=False
         )
         seconds = round((time.perf_counter() - started) / len(runs), 3)
@@ -113,7 +114,7 @@ def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -
 
 def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
     parents = [store.model(parent) for parent in run.parents]
-    return fusion.fuse(parents, folder / "model", progress=False).done()
+    return engine.fuse(parents, folder / "model", progress=False).done()
 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:

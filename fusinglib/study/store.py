@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fusinglib.errors import StoreError
-from fusinglib.plans import Run
+from fusinglib.study.plans import Run
 
 PENDING = ".pending"
 

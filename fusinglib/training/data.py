@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusinglib import miniworld
-from fusinglib.errors import InputError
-from fusinglib.settings import Data, nearest
-from fusinglib.tasks import MINIWORLD, Task
+from fusinglib.errors import InputError, nearest
+from fusinglib.training import miniworld
+from fusinglib.training.settings import Data
+from fusinglib.training.tasks import MINIWORLD, Task
 
 SPLITS = ("train", "dev", "test")
 

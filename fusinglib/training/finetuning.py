@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from fusinglib.data import TaskData
-from fusinglib.evaluation import accuracies, predict
-from fusinglib.models import BaseModel
-from fusinglib.settings import Training
+from fusinglib.training.data import TaskData
+from fusinglib.training.models import BaseModel
+from fusinglib.training.scoring import accuracies, predict
+from fusinglib.training.settings import Training
 
 SLACK = 1e-9
 """Float rounding allowed when two accuracies are compared with the least gain."""

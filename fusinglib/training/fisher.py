@@ -16,14 +16,15 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from fusinglib import data
-from fusinglib.checkpoints import Checkpoint, open_checkpoint
 from fusinglib.errors import InputError
-from fusinglib.models import BaseModel, Classifier, TextToText, Tokens, is_text_to_text
-from fusinglib.output import beside, check_free
+from fusinglib.fusion.checkpoints import Checkpoint
+from fusinglib.fusion.opening import open_checkpoint
+from fusinglib.fusion.output import beside, check_free
 from fusinglib.progress import Progress
-from fusinglib.settings import Data, Training
-from fusinglib.tasks import Task
+from fusinglib.training import data
+from fusinglib.training.models import BaseModel, Classifier, TextToText, Tokens, is_text_to_text
+from fusinglib.training.settings import Data, Training
+from fusinglib.training.tasks import Task
 
 AS_IT_IS = Training(
     learning_rate=0.0, schedule="constant", weight_decay=0.0, dropout=0.0, batch_size=1,

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import transformers
 
-from fusinglib import checkpoints
-from fusinglib.data import SPLITS, Split, TaskData, label_texts, text_input
 from fusinglib.errors import InputError
-from fusinglib.evaluation import label_scores
-from fusinglib.settings import Data, Training
-from fusinglib.tasks import Task
+from fusinglib.fusion import checkpoints
+from fusinglib.training.data import SPLITS, Split, TaskData, label_texts, text_input
+from fusinglib.training.scoring import label_scores
+from fusinglib.training.settings import Data, Training
+from fusinglib.training.tasks import Task
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -182,7 +182,7 @@ def is_text_to_text(folder: Path) -> bool:
     """Whether the model in `folder` reads text and writes text (an encoder-decoder).
 
     Raises `InputError` for one that is not of T5's kind: labels are scored side by side, which
-    needs relative positions (see `fusinglib.evaluation.label_scores`).
+    needs relative positions (see `fusinglib.training.scoring.label_scores`).
     """
     config = transformers.AutoConfig.from_pretrained(folder)
     if config.is_encoder_decoder and not hasattr(config, "relative_attention_num_buckets"):

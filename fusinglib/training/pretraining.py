@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers import get_linear_schedule_with_warmup as linear_schedule
 
-from fusinglib import miniworld
 from fusinglib.errors import InputError
-from fusinglib.models import untie
+from fusinglib.training import miniworld
+from fusinglib.training.models import untie
 
 BATCH_SIZE = 32
 POOL = 16  # batches that are drawn together and sorted by length, to save padding

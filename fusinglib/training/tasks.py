@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from fusinglib import miniworld
-from fusinglib.errors import InputError
-from fusinglib.settings import nearest
+from fusinglib.errors import InputError, nearest
+from fusinglib.training import miniworld
 
 MINIWORLD = "miniworld"
 """What stands in the place of a Hub id for the tasks of the embedded miniature world."""

@@ -1,0 +1,6 @@
+"""Evaluation: tidy results in, tables, intervals, verdicts and figures out.
+
+Begin with `tables` (a row per run to the table of a paper) and `statistics` (the bootstrap).
+`figures` draws; `claims` gives verdicts on the paper's claims, `reference` holds its numbers;
+`pairs`, `paths` and `landscape` belong to the heatmap and the loss path, `planner` to the seeds.
+"""
