@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 from safetensors.numpy import load_file
 
-from fusinglib.study import notebooks
+from fusinglib.study import parameters
 from fusinglib.study.execution import results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Plan
@@ -33,8 +33,8 @@ def main() -> int:
     """Read the command line, kill, compare, report."""
     options = _parser().parse_args()
     overrides = [*options.set, f"executor={options.executor}", f"store={options.store}"]
-    chosen = notebooks.parameters("family_table", options.params, overrides)
-    plan = plan_experiment(notebooks.settings("family_table", chosen))
+    chosen = parameters.choose("family_table", options.params, overrides)
+    plan = plan_experiment(parameters.settings("family_table", chosen))
     command = ["--params", options.params]
     for text in overrides:
         command += ["--set", text]

@@ -1,6 +1,7 @@
 """The command line: `python -m fusinglib run | fuse | store`."""
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,10 +13,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input is one line and status 2, any other failure status 1."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        status = options.command(options)
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -26,12 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Execute a notebook, or all that a folder has parameter files for; or print their plans."""
-    from fusinglib.study import notebooks
+    from fusinglib.study import parameters
 
     studies = {}
     for name, file in _chosen(options).items():
-        chosen = notebooks.parameters(name, file, options.set)
-        studies[name] = chosen, notebooks.settings(name, chosen)
+        chosen = parameters.choose(name, file, options.set)
+        studies[name] = chosen, parameters.settings(name, chosen)
     if options.plan:
         for name, (_, settings) in studies.items():
             if options.all:
@@ -39,40 +45,28 @@ def run(options: argparse.Namespace) -> int:
             _print_plan(settings)
         return 0
     if options.all:
-        _carry_out([settings for _, settings in studies.values()])
-    output, statuses = Path(options.output), []
-    for name, (chosen, settings) in studies.items():
+        return _run_all(studies, options)
+    ((name, (chosen, settings)),) = studies.items()
+    return _execute(name, chosen, settings, options)
+
+
+def _run_all(studies: dict, options: argparse.Namespace) -> int:
+    """Execute one notebook after the other; the summary page grows with them."""
+    from fusinglib.study import notebooks
+
+    output, names, statuses = Path(options.output), list(studies), []
+    page = output / "summary.html"
+    for number, (name, (chosen, settings)) in enumerate(studies.items(), 1):
+        print(f"\n{name} ({number} of {len(names)})", flush=True)
         try:
-            statuses.append(_execute(name, chosen, settings, output, options))
+            statuses.append(_execute(name, chosen, settings, options))
         except InputError as error:
-            if not options.all:
-                raise
             print(f"error: {name}: {error}", file=sys.stderr)
             statuses.append(2)
-    if options.all:
-        done = [output / f"{name}.ipynb" for name in studies]
-        notebooks.summary([path for path in done if path.is_file()], output / "summary.html")
-        print(f"\n{output / 'summary.html'}")
+        done = [output / f"{name}.ipynb" for name in names[:number]]
+        notebooks.summary([path for path in done if path.is_file()], page, names[number:])
+        print(page, flush=True)
     return max(statuses)
-
-
-def _carry_out(studies: list) -> None:
-    """Carry the plans of several studies out in one go, with one display of progress; those with
-    another store, executor or device for themselves."""
-    from fusinglib.study.execution import execute
-    from fusinglib.study.experiments import plan_experiment
-    from fusinglib.study.plans import together
-    from fusinglib.study.settings import SeedPlanner
-    from fusinglib.study.store import Store
-
-    alike = {}
-    for settings in studies:
-        if not isinstance(settings, SeedPlanner):
-            where = settings.store_folder(), settings.executor, settings.workers, settings.device
-            alike.setdefault(where, []).append(settings)
-    plans = {where: [plan_experiment(one) for one in group] for where, group in alike.items()}
-    for where, group in alike.items():
-        execute(together(plans[where]), Store(where[0]), group[0])
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
@@ -94,10 +88,11 @@ def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
     return found
 
 
-def _execute(name, chosen, settings, output: Path, options) -> int:
+def _execute(name, chosen, settings, options) -> int:
     """Execute one notebook, print what it reports, and return the exit status."""
     from fusinglib.study import notebooks
 
+    output = Path(options.output)
     try:
         executed = notebooks.run(name, chosen, output)
     except RuntimeError as error:

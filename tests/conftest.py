@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by the Hugging Face libraries when they are imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import dataclasses
 import ipaddress
 import shutil
 import signal
@@ -18,6 +19,7 @@ import transformers
 import yaml
 
 from fusinglib.places import PROJECT
+from fusinglib.study.settings import FamilyTable
 from fusinglib.training import miniworld, pretraining, tasks
 from fusinglib.training.settings import Data, Training
 
@@ -60,8 +62,11 @@ def no_network():
 
 @pytest.fixture
 def mini(tmp_path) -> dict:
-    """The parameters of params/mini/family_table.yaml made tiny, with a store of the test's own."""
-    parameters = yaml.safe_load((PROJECT / "params/mini/family_table.yaml").read_text())
+    """All parameters of params/mini/family_table.yaml made tiny, with a store of the test's own."""
+    files = [PROJECT / f"params/mini/{name}.yaml" for name in ("common", "family_table")]
+    common, own = [yaml.safe_load(file.read_text()) for file in files]
+    known = {field.name for field in dataclasses.fields(FamilyTable)}
+    parameters = {name: value for name, value in (common | own).items() if name in known}
     return {**parameters, **TINY, "store": str(tmp_path / "runs")}
 
 

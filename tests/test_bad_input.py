@@ -12,7 +12,7 @@ import yaml
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.fusion import engine
-from fusinglib.study import notebooks
+from fusinglib.study import parameters
 from fusinglib.study.store import Store
 
 REAL = {"tasks": "paper", "families": {}, "sources": ["nli"], "targets": ["nli"]}
@@ -24,10 +24,10 @@ def refused(mini, tmp_path, capsys):
     """Runs the command with parameters changed and gives the one line that it says."""
 
     def run(*words, notebook="family_table", **changed):
-        known = notebooks.defaults(notebook)
-        parameters = {name: value for name, value in mini.items() if name in known} | changed
+        known = parameters.names(notebook)
+        given = {name: value for name, value in mini.items() if name in known} | changed
         file = tmp_path / "params.yaml"
-        file.write_text(yaml.safe_dump(parameters))
+        file.write_text(yaml.safe_dump(given))
         output = tmp_path / "out"
         arguments = ["run", notebook, "--params", str(file), "--output", str(output), *words]
         status = main(arguments)

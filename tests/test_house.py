@@ -73,3 +73,14 @@ def test_fusing_needs_numpy_alone(what):
     code = f"import {what}, sys; print(*({{'torch', 'transformers', 'pandas'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_plan_of_the_miniature_world_needs_no_torch(tmp_path):
+    code = f"""
+import sys
+from fusinglib.__main__ import main
+main(["run", "family_table", "--plan", "--set", "store={tmp_path}"])
+print(*({{"torch", "transformers", "datasets", "papermill"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pretrain" in done.stdout and done.stdout.splitlines()[-1] == ""

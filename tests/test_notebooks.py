@@ -20,7 +20,7 @@ import yaml
 from fusinglib.__main__ import main
 from fusinglib.places import PROJECT
 from fusinglib.progress import Line, duration
-from fusinglib.study import notebooks
+from fusinglib.study import notebooks, parameters
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable
@@ -76,7 +76,7 @@ def test_other_strictness(tmp_path, capsys):
 
 
 def test_overrides_come_after_the_file(params):
-    chosen = notebooks.parameters("family_table", str(params), ["seeds=[7]", "max_dev=5"])
+    chosen = parameters.choose("family_table", str(params), ["seeds=[7]", "max_dev=5"])
     assert (chosen["seeds"], chosen["max_dev"], chosen["model"]) == ([7], 5, "miniworld")
 
 
@@ -157,7 +157,7 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
     execute(plan_experiment(settings), Store(mini["store"]), settings)
     before = len(Store(mini["store"]).describe())
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump({k: tiny[k] for k in notebooks.defaults(name)}))
+    path.write_text(yaml.safe_dump({k: tiny[k] for k in tiny.keys() & parameters.names(name)}))
     out = tmp_path / "out"
     assert main(["run", name, "--params", str(path), "--output", str(out)]) == 0
     assert f"{name}.ipynb" in capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
     families = {"few": ["sentiment", "mood"], "one": ["irony"], "unseen": ["emotion"]}
     thin = {**mini, "families": families, "targets": ["one"], "seeds": [0], **changes}
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump({k: thin[k] for k in notebooks.defaults(name) if k in thin}))
+    path.write_text(yaml.safe_dump({k: thin[k] for k in thin.keys() & parameters.names(name)}))
     assert main(["run", name, "--params", str(path), "--output", str(tmp_path / "out")]) == 0
     report = capsys.readouterr().out
     if name != "loss_path":  # which has no intervals
@@ -193,7 +193,7 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
 def folder(mini, tmp_path):
     """A folder with tiny parameter files for two notebooks."""
     for name in ("family_table", "pairwise_heatmap"):
-        tiny = {k: v for k, v in {**mini, "seeds": [0]}.items() if k in notebooks.defaults(name)}
+        tiny = {k: v for k, v in {**mini, "seeds": [0]}.items() if k in parameters.names(name)}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tiny))
     return tmp_path
 
@@ -202,9 +202,12 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["run", "--all", "--params", str(folder), "--output", str(out)]) == 0
     shown = capsys.readouterr()
-    assert str(out / "summary.html") in shown.out
-    together = 1 + 3 + (3 + 9) + 3  # pretrained, sources; means and targets; single models
-    assert f"{together} of {together} runs, {together} computed in" in shown.err
+    assert shown.out.count(str(out / "summary.html")) == 2
+    first, second = shown.out.index("family_table (1 of 2)"), shown.out.index("(2 of 2)")
+    assert first < shown.out.index(str(out / "family_table.ipynb")) < second
+    runs = 1 + 3 + (3 + 9)  # pretrained, sources; means and targets
+    assert f"{runs} of {runs} runs, {runs} computed in" in shown.err
+    assert "3 computed in" in shown.err  # single models
     assert f"run pairwise_heatmap --params {folder}" in (out / "pairwise_heatmap.txt").read_text()
     page = (out / "summary.html").read_text()
     for name in ("family_table", "pairwise_heatmap"):
@@ -214,13 +217,29 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     verdicts = page.index("9 good models make good pairs")
     assert verdicts < page.index('<section id="family_table">')
     assert not re.findall(r'(?:src|href)="http', page)
+    assert "Still to come" not in page
+
+
+def test_the_summary_grows_and_says_what_is_still_to_come(folder, tmp_path, monkeypatch):
+    pages = []
+
+    def summary(executed, page, coming):
+        write(executed, page, coming)
+        pages.append(page.read_text())
+
+    write = notebooks.summary
+    monkeypatch.setattr(notebooks, "summary", summary)
+    assert main(["run", "--all", "--params", str(folder), "--output", str(tmp_path / "out")]) == 0
+    first, last = pages
+    assert "Still to come: pairwise heatmap." in first and 'id="family_table"' in first
+    assert "Still to come" not in last and 'id="pairwise_heatmap"' in last
 
 
 def test_a_notebook_that_cannot_be_executed_leaves_the_others_and_the_summary(
     folder, mini, tmp_path, capsys
 ):
     planner = yaml.safe_load((PROJECT / "params/mini/seed_planner.yaml").read_text())
-    tiny = {**planner, **{name: mini[name] for name in mini if name in planner}, "seeds": [0]}
+    tiny = {**planner, **mini, "seeds": [0]}
     (folder / "seed_planner.yaml").write_text(yaml.safe_dump(tiny))
     (folder / "pairwise_heatmap.yaml").unlink()
     out = tmp_path / "out"
@@ -353,8 +372,8 @@ def test_hygiene(path):
     ):
         assert isinstance(node, ast.AnnAssign), line
         ast.literal_eval(node.value)
-    fields = notebooks.EXPERIMENTS[path.stem].__dataclass_fields__
-    assert set(notebooks.defaults(path.stem)) == set(fields)
+    fields = parameters.EXPERIMENTS[path.stem].__dataclass_fields__
+    assert set(parameters.defaults(path.stem)) <= {*fields, "common"}
     for cell in code:
         if cell is not tagged[0]:
             assert len(cell.source.splitlines()) <= 15, cell.id

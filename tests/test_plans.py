@@ -462,14 +462,3 @@ def test_heads_of_encoders_are_fitted_with_every_seed(mini, encoder):
 def test_loss_paths_without_two_ends_or_an_unseen_target_are_refused(mini, sources, targets):
     with pytest.raises(InputError, match="two source tasks or more and a target that is none"):
         path_plan(mini, sources, targets)
-
-
-def test_plans_together_have_each_run_once_parents_first(mini):
-    one, two = varied(SourceSize, mini, sizes=[50, 1000])
-    both = plans.together([two, one])
-    assert keys(both) == keys(one) | keys(two)
-    assert len(both.runs) == len(keys(both)) < len(one.runs) + len(two.runs)
-    seen = set()
-    for run in both.runs:
-        assert {parent.key for parent in run.parents} <= seen
-        seen.add(run.key)

@@ -219,3 +219,13 @@ def test_a_read_only_disk(disk, mini):
         Store(folder / "new")
     remount("rw")
     assert not pending(store)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(store):
+    with store.new(RUN):
+        pass
+    words = [sys.executable, "-m", "fusinglib", "store", "--store", store.root]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

@@ -1,6 +1,7 @@
 """Study: a notebook's parameters in, finished runs in a store out.
 
 Begin with `plans`: an experiment as a graph of runs, each named by its key. `settings` checks the
-parameters, `experiments` makes plans of them, `execution` carries plans out, `steps` is what a
-worker does for one run, `store` keeps what came out, and `notebooks` executes notebooks in batch.
+values, `parameters` reads them from notebooks and files, `experiments` makes plans of them,
+`execution` carries plans out, `steps` is what a worker does for one run, `store` keeps what came
+out, and `notebooks` executes notebooks in batch.
 """

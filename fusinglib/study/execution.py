@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import threading
 import time
@@ -23,6 +24,9 @@ from fusinglib.study.store import Store
 
 POLL = 0.5
 """Seconds between two looks at the runs under way."""
+
+GPU_SHARE = 8 * 2**30
+"""Bytes of a GPU's memory that a run is given where `workers` is 0."""
 
 TRIES = 3
 """How often a run is started whose worker process dies."""
@@ -77,8 +81,20 @@ def overview(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
 
 
 def workers(settings: Study) -> int:
-    """How many runs go on at a time."""
-    return 1 if settings.executor == "serial" else settings.workers
+    """How many runs go on at a time. With `workers` 0: one for each core that this process may
+    use, counted with `threads`; on a GPU one for every `GPU_SHARE` of its free memory at most."""
+    if settings.executor == "serial":
+        return 1
+    if settings.workers:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = cores // settings.threads
+    if settings.device in ("auto", "cuda") and shutil.which("nvidia-smi"):
+        import torch
+
+        if torch.cuda.is_available():
+            most = min(most, torch.cuda.mem_get_info()[0] // GPU_SHARE)
+    return max(1, most)
 
 
 class Pace:
@@ -313,9 +329,9 @@ def _work(batch: list[Run], root, device: str) -> None:
 
 
 def _perform(batch: list[Run], store: Store, device: str, watch: Callable[[], None]) -> None:
-    from fusinglib.study.steps import perform, perform_means
+    from fusinglib.study import steps  # torch: needed only where runs are carried out
 
     if len(batch) > 1:
-        perform_means(batch, store)
+        steps.perform_means(batch, store)
     else:
-        perform(batch[0], store, device, watch)
+        steps.perform(batch[0], store, device, watch)

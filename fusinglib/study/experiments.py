@@ -13,7 +13,7 @@ from fusinglib.study.settings import (
     Study,
     WeightDecay,
 )
-from fusinglib.training import data, miniworld, models, tasks
+from fusinglib.training import data, miniworld, tasks
 from fusinglib.training.tasks import MINIWORLD
 
 
@@ -29,12 +29,10 @@ def plan_experiment(settings: Families) -> Plan:
     loaded = {
         name: data.load(known[name], settings.data()) for name in plans.unique(chosen.values())
     }
-    if folder and models.is_text_to_text(folder):
-        models.check_labels(folder, [known[name] for name in loaded], settings.text_format)
+    with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     if isinstance(settings, PairwiseHeatmap):
         return plans.pairwise_heatmap(settings, pretrained, loaded, chosen)
     if isinstance(settings, LossPath):
-        with_head = bool(folder) and not models.is_text_to_text(folder)
         return plans.loss_path(settings, pretrained, loaded, chosen, with_head)
     random = random_model(settings, pretrained) if settings.random_row else None
     build = TABLES.get(type(settings), plans.family_table)
@@ -43,6 +41,16 @@ def plan_experiment(settings: Families) -> Plan:
 
 TABLES = {WeightDecay: plans.weight_decay, SourceSize: plans.source_size}
 """What plans the experiments that vary the family table."""
+
+
+def _writes_labels(folder: Path, loaded: dict, settings: Study) -> bool:
+    """Whether the model writes its labels as text, if so having checked that it can write them."""
+    from fusinglib.training import models  # torch: needed only for models that are at hand
+
+    if not models.is_text_to_text(folder):
+        return False
+    models.check_labels(folder, [one.task for one in loaded.values()], settings.text_format)
+    return True
 
 
 def base_model(settings: Study) -> tuple[Run, Path | None]:
@@ -58,6 +66,8 @@ def base_model(settings: Study) -> tuple[Run, Path | None]:
             "steps": settings.pretraining_steps,
         }
         return Run("pretrain", world, label="miniature T5"), None
+    from fusinglib.training import models
+
     made = list(settings.store_folder().glob(f"*/{glob.escape(settings.model)}/model"))
     folder = models.locate(str(made[0]) if made else settings.model, settings.model_revision)
     identity = {"fingerprint": models.fingerprint(folder)}

@@ -1,63 +1,22 @@
-"""Notebooks in batch: papermill with strict parameters, progress, and results as files."""
+"""Notebooks in batch: papermill with progress, and what comes out as files."""
 
-import ast
 import base64
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 import zmq
-from IPython.display import display
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
-from fusinglib.errors import InputError, StoreError, nearest
-from fusinglib.places import PROJECT
+from fusinglib.errors import InputError, StoreError
 from fusinglib.progress import MARK, Line
-from fusinglib.study.settings import EXPERIMENTS, Study
-
-FOLDER = PROJECT / "notebooks"
-
-
-def defaults(name: str) -> dict:
-    """What the parameters cell of the notebook `name` sets."""
-    cells = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
-    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
-    return {
-        line.target.id: ast.literal_eval(line.value)
-        for line in ast.parse(source).body
-        if isinstance(line, ast.AnnAssign)
-    }
-
-
-def parameters(name: str, file: str | None, overrides: list[str]) -> dict:
-    """The parameters of a parameter file, then of `name=value` texts (YAML values).
-
-    Raises `InputError` for a file that is no mapping and for names that the notebook `name` does
-    not have, with the nearest one.
-    """
-    if name not in EXPERIMENTS:
-        raise InputError(f"unknown notebook {name!r}: {nearest(name, EXPERIMENTS)}")
-    chosen = _read(Path(file)) if file else {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set {text!r}: expected name=value")
-        chosen[key] = _yaml(value, f"--set {text!r}")
-    known = defaults(name)
-    for key in chosen:
-        if key not in known:
-            raise InputError(f"notebook {name} has no parameter {key!r}: {nearest(key, known)}")
-    return chosen
-
-
-def settings(name: str, chosen: dict) -> Study:
-    """The validated settings of the notebook `name` under the chosen parameters."""
-    return EXPERIMENTS[name].from_parameters({**defaults(name), **chosen})
+from fusinglib.study.parameters import FOLDER
 
 
 def run(name: str, chosen: dict, output: Path) -> Path:
@@ -82,6 +41,7 @@ def run(name: str, chosen: dict, output: Path) -> Path:
 
 def _execute(name: str, executed: Path, chosen: dict) -> None:
     papermill_engines.register("fusinglib", WatchedEngine)
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked here already
     try:
         papermill.execute_notebook(
             FOLDER / f"{name}.ipynb", executed, chosen,
@@ -107,10 +67,11 @@ def report(executed: Path) -> str:
     return "\n\n".join(texts)
 
 
-def summary(executed: list[Path], page: Path) -> None:
+def summary(executed: list[Path], page: Path, coming: Sequence[str] = ()) -> None:
     """Write what executed notebooks say, show and conclude as one HTML page that opens offline.
 
     The verdicts on the claims come first, then a section per notebook; its settings are folded up.
+    `coming` are the notebooks that are still to be executed.
     """
     links, verdicts, sections = [], [], []
     for path in executed:
@@ -122,6 +83,9 @@ def summary(executed: list[Path], page: Path) -> None:
                 verdicts.append(f"<h3>{title}</h3>\n{data['text/html']}")
         sections.append(f'<section id="{name}">\n{_body(name, notebook)}\n</section>')
     top = ["<h1>Fusing: summary</h1>", f"<nav>{' · '.join(links)}</nav>"]
+    if coming:
+        names = ", ".join(name.replace("_", " ") for name in coming)
+        top.append(f"<p><em>Still to come: {names}. Reload this page now and then.</em></p>")
     if verdicts:
         top += ["<h2>The paper's claims</h2>", *verdicts]
     page.write_text("\n".join([PAGE, *top, *sections, "</body></html>"]), encoding="utf-8")
@@ -165,14 +129,6 @@ def missing(executed: Path) -> int:
     return sum(output.get("metadata", {}).get("missing", 0) for output in outputs)
 
 
-def record(results) -> None:
-    """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
-    missing = int(results["accuracy"].isna().sum()) if "accuracy" in results else 0
-    text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
-    content = {"text/csv": results.to_csv(index=False), "text/plain": text}
-    display(content, raw=True, metadata={"missing": missing})
-
-
 class WatchedClient(PapermillNotebookClient):
     """Shows the notebook's progress where the command was started."""
 
@@ -201,25 +157,6 @@ class WatchedEngine(NBClientEngine):
             return client.execute()
         finally:
             client.line.close()
-
-
-def _read(path: Path) -> dict:
-    try:
-        values = _yaml(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise InputError(f"parameter file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"parameter file {path}: expected a text file ({error})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"parameter file {path}: expected lines `name: value`")
-    return values
-
-
-def _yaml(text: str, where: str):
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _outputs(notebook: nbformat.NotebookNode):

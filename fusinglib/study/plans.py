@@ -67,11 +67,6 @@ class Plan:
     sizes: dict[str, dict[str, int]]
 
 
-def together(plans: list[Plan]) -> Plan:
-    """All the runs of several plans, each once, to be carried out in one go; no rows."""
-    return Plan(list({run.key: run for plan in plans for run in plan.runs}.values()), [], {}, {})
-
-
 @dataclass
 class Builder:
     """Collects the runs and rows of a plan; a run asked for twice is one run.

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fusinglib.errors import InputError, one_of
-from fusinglib.places import store_folder
+import yaml
+
+from fusinglib.errors import InputError, nearest, one_of
+from fusinglib.places import PROJECT, store_folder
 from fusinglib.training.settings import Data, Finetuning, Training
 
 
@@ -63,12 +65,16 @@ class Study(Finetuning, Data):
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Study":
         """The settings among `parameters`, e.g. a notebook's `globals()`; other names are left.
 
-        Raises `InputError` where a setting is missing or does not fit.
+        What is not among them is taken from the file that the parameter `common` names. Raises
+        `InputError` where a setting is missing or does not fit.
         """
+        common = _typed("common", parameters.get("common", ""), str)
+        parameters = {**(read_common(common) if common else {}), **parameters}
         names = [field.name for field in dataclasses.fields(cls)]
         missing = [name for name in names if name not in parameters]
         if missing:
-            raise InputError(f"parameter {missing[0]!r} is missing: {cls.__name__} needs it")
+            where = f", and {common} does not set it" if common else ""
+            raise InputError(f"parameter {missing[0]!r} is missing: {cls.__name__} needs it{where}")
         return cls(**{name: parameters[name] for name in names})
 
     def data(self) -> Data:
@@ -250,7 +256,7 @@ RANGES = {
     "eval_every": (1, None),
     "min_gain": (0, 1),
     "threads": (1, None),
-    "workers": (1, None),
+    "workers": (0, None),
 }
 """The least and the most (None: no bound) that a setting of a number may be."""
 
@@ -266,6 +272,40 @@ EXPERIMENTS = {
 """Notebook name to its settings."""
 
 
+def read_parameters(file: str | Path) -> dict[str, Any]:
+    """The parameters that a YAML file sets; raises `InputError` for a file that is no mapping."""
+    try:
+        values = parse_yaml(Path(file).read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise InputError(f"parameter file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"parameter file {file}: expected a text file ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"parameter file {file}: expected lines `name: value`")
+    return values
+
+
+def read_common(file: str) -> dict[str, Any]:
+    """What a `common` file sets, its path taken from the project's root; it may hold the
+    parameters of any experiment, but no others."""
+    values = read_parameters(PROJECT / file)
+    known = {field.name for kind in EXPERIMENTS.values() for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise InputError(
+                f"{file}: no notebook has a parameter {name!r}: {nearest(name, known)}"
+            )
+    return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; `where` it stands is what an error says."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+
+
 def _require(holds: bool, name: str, value: Any, expected: str) -> None:
     if not holds:
         raise InputError(f"parameter {name!r} is {value!r}: expected {expected}")
@@ -279,7 +319,9 @@ def _require_one_of(settings: Study, name: str, allowed) -> None:
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`, whole numbers serving as floats; anything else raises `InputError`."""
     if kind in (list[int], list[float], list[str]):
-        _require(isinstance(value, list | tuple), name, value, "a list")
+        hint = " (papermill: give it with -y or in a file, since -p makes text of it)"
+        expected = "a list" + (hint if isinstance(value, str) and "[" in value else "")
+        _require(isinstance(value, list | tuple), name, value, expected)
         return [_typed(name, item, kind.__args__[0]) for item in value]
     if kind == dict[str, list[str]]:
         _require(isinstance(value, dict), name, value, "names with lists of tasks")

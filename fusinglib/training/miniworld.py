@@ -30,7 +30,6 @@ from pathlib import Path
 
 import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from fusinglib.errors import InputError
 
@@ -408,8 +407,11 @@ def _strings(value) -> list[str]:
     return [text for item in value for text in _strings(item)]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that appends </s>; ids: <pad> 0, </s> 1, <unk> 2, then words."""
+def tokenizer():
+    """A word-level `PreTrainedTokenizerFast` that appends </s>; ids: <pad> 0, </s> 1, <unk> 2, then
+    words."""
+    from transformers import PreTrainedTokenizerFast
+
     parts = ("topics", "lists", "templates", "documents")
     texts = _strings([list(_WORDS[part].values()) for part in parts]) + [_WORDS["other"]]
     texts += [text for task in TASKS.values() for text in (*task.columns, *task.labels)]

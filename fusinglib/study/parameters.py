@@ -1,0 +1,54 @@
+"""The parameters of notebooks: their cells, parameter files, and what the command line adds."""
+
+import ast
+import dataclasses
+import json
+
+from fusinglib.errors import InputError, nearest
+from fusinglib.places import PROJECT
+from fusinglib.study.settings import EXPERIMENTS, Study, parse_yaml, read_parameters
+
+FOLDER = PROJECT / "notebooks"
+"""Where the notebooks are."""
+
+
+def defaults(name: str) -> dict:
+    """What the parameters cell of the notebook `name` sets."""
+    cells = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+    return {
+        line.target.id: ast.literal_eval(line.value)
+        for line in ast.parse("".join(source)).body
+        if isinstance(line, ast.AnnAssign)
+    }
+
+
+def names(name: str) -> set[str]:
+    """The parameters that the notebook `name` takes: of its cell, and of its `common` file."""
+    return {"common", *(field.name for field in dataclasses.fields(EXPERIMENTS[name]))}
+
+
+def choose(name: str, file: str | None, overrides: list[str]) -> dict:
+    """The parameters of a parameter file, then of `name=value` texts (YAML values).
+
+    Raises `InputError` for a file that is no mapping and for names that the notebook `name` does
+    not have, with the nearest one.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(f"unknown notebook {name!r}: {nearest(name, EXPERIMENTS)}")
+    chosen = read_parameters(file) if file else {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text!r}: expected name=value")
+        chosen[key] = parse_yaml(value, f"--set {text!r}")
+    known = names(name)
+    for key in chosen:
+        if key not in known:
+            raise InputError(f"notebook {name} has no parameter {key!r}: {nearest(key, known)}")
+    return chosen
+
+
+def settings(name: str, chosen: dict) -> Study:
+    """The validated settings of the notebook `name` under the chosen parameters."""
+    return EXPERIMENTS[name].from_parameters({**defaults(name), **chosen})
