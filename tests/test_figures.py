@@ -145,27 +145,32 @@ def test_every_pair_stands_in_its_cell_with_colour_sign_and_doubt(ax):
     assert len(texts) == len(colors) == len(TASKS) + 3
 
 
-def test_accuracy_over_a_column_draws_a_line_and_bars_per_base(ax):
+def test_lines_over_a_column_are_accuracies_or_paired_differences_with_bars(ax):
     table = tables.over(over_decays(), FAMILIES, "weight_decay")
-    figures.accuracy_over(table, "weight_decay", "decay", ax)
-    bars = {container.get_label(): container for container in ax.containers}
-    assert len(bars) == 5
-    line, _, (segments,) = bars["fused from digits"].lines
     rows = table.query("base == 'fused' and source_family == 'digits'")
-    assert line.get_ydata() == pytest.approx(rows["accuracy"].to_numpy())
+    figures.lines_over(table, "weight_decay", "accuracy", ax)
+    assert len(ax.containers) == 5
+    fused = next(one for one in ax.containers if one.get_label() == "fused from digits")
+    assert fused.lines[0].get_ydata() == pytest.approx(rows["accuracy"].to_numpy())
+    assert not fused.has_yerr
+    ax.clear()
+    figures.lines_over(table, "weight_decay", "difference", ax)
+    fused = next(one for one in ax.containers if one.get_label() == "fused from digits")
+    line, _, (segments,) = fused.lines
+    assert line.get_ydata() == pytest.approx(rows["difference"].to_numpy())
     ends = np.array([segment[:, 1] for segment in segments.get_segments()])
     assert ends == pytest.approx(rows[["low", "high"]].to_numpy())
 
 
 def test_figures_of_sizes_and_decays_have_their_own_ticks():
     table = tables.over(over_decays(), FAMILIES, "weight_decay")
-    ax = figures.decay_figure(table, {0.0: 0.0, 1.0: 12.0}).axes[0]
-    labels = [label.get_text() for label in ax.get_xticklabels()]
-    assert labels == ["0\n(0 %)", "1\n(12 %)"]
+    for ax in figures.decay_figure(table, {0.0: 0.0, 1.0: 12.0}).axes:
+        labels = [label.get_text() for label in ax.get_xticklabels()]
+        assert labels == ["0\n(0 %)", "1\n(12 %)"]
     sizes = table.assign(source_size=table["weight_decay"].map({0.0: 50, 1.0: 4000}))
-    ax = figures.size_figure(sizes).axes[0]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "4,000"]
-    assert ax.get_xscale() == "log"
+    for ax in figures.size_figure(sizes).axes:
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["50", "4,000"]
+        assert ax.get_xscale() == "log"
 
 
 def path_points():

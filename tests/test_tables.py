@@ -285,9 +285,12 @@ def test_accuracy_over_a_column_is_that_of_its_parts():
     cell = table.query("weight_decay == 1 and base == 'fused' and source_family == 'digits'")
     runs = pick(results, weight_decay=1.0, base="fused", source_family="digits")
     assert cell["accuracy"].item() == pytest.approx(100 * runs.mean())
-    assert cell["low"].item() < cell["accuracy"].item() < cell["high"].item()
+    pretrained = pick(results, weight_decay=1.0, base="pretrained", source_family="")
+    gain = 100 * (runs.mean() - pretrained.mean())
+    assert cell["difference"].item() == pytest.approx(gain)
+    assert cell["low"].item() < gain < cell["high"].item()
     start = table.query("base == 'pretrained'")
-    assert start["low"].isna().all() and start["high"].isna().all()
+    assert start[["difference", "low", "high"]].isna().all(axis=None)
 
 
 def test_changes_and_their_interaction():

@@ -234,15 +234,14 @@ def pair_figure(cells, diagonal):
     return figure
 
 
-def accuracy_over(table, column, label, ax=None, log=False):
-    """Mean test accuracy of each base model over a column that varies, in percent.
+def lines_over(table, column, value, ax=None, log=False):
+    """A line per base model over a column that varies: its ``accuracy`` in percent, or its paired
+    ``difference`` from pretrained in points, with 95 % intervals.
 
-    The bar is the 95 % interval of the difference from pretrained, set off from pretrained's mean
-    there: where it holds the dotted line, the difference could be none. Base models stand side by
-    side, so that no bar hides another.
+    Base models stand side by side, so that no bar hides another.
 
-    Arguments: ``table`` of `fusinglib.tables.over`; ``column`` and its ``label``; ``log``: whether
-    its axis is logarithmic. Returns: the Axes.
+    Arguments: ``table`` of `fusinglib.evaluation.tables.over`; ``column``; ``value``; ``log``:
+    whether the column's axis is logarithmic. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
     for number, ((base, source), part) in enumerate(
@@ -250,44 +249,57 @@ def accuracy_over(table, column, label, ax=None, log=False):
     ):
         color, marker = BASES[base]
         places = part[column] * 1.06**number if log else part[column] + 0.05 * number
-        bars = [part["accuracy"] - part["low"], part["high"] - part["accuracy"]]
+        bars = None
+        if value == "difference":
+            bars = [part["difference"] - part["low"], part["high"] - part["difference"]]
         ax.errorbar(
-            places, part["accuracy"], bars, color=color, marker=marker, capsize=3,
-            linestyle=":" if base == "pretrained" else "-", elinewidth=1.5,
+            places, part[value], bars, color=color, marker=marker, capsize=3, elinewidth=1.5,
+            linestyle=":" if base == "pretrained" else "-",
             label=f"{base} from {source}" if source else base,
         )  # fmt: skip
     ax.set_xscale("log" if log else "linear")
-    ax.set_xlabel(label)
-    ax.set_ylabel("test accuracy (%)")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return ax
 
 
-def size_figure(table):
-    """Figure 3: `accuracy_over` the source size, on a logarithmic axis."""
-    figure = NotebookFigure(figsize=(7.5, 4.5), layout="constrained")
-    ax = figure.subplots()
-    accuracy_over(table, "source_size", "training examples of every source model", ax, log=True)
-    sizes = sorted(table["source_size"].unique())
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.minorticks_off()
+def over_figure(table, column, label, ticks, log=False):
+    """Accuracy over a column that varies, and beside it the paired differences from pretrained.
+
+    Arguments: as of `lines_over`; the column's ``label``; ``ticks``, its values with their labels.
+    """
+    figure = NotebookFigure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    lines_over(table, column, "accuracy", left, log).set_ylabel("test accuracy (%)")
+    lines_over(table, column, "difference", right, log)
+    right.axhline(0, color="black", linestyle=":", linewidth=1)
+    right.set_ylabel("paired difference from pretrained (points)")
+    for ax in (left, right):
+        ax.set_xticks(list(ticks), list(ticks.values()))
+        ax.minorticks_off()
+    figure.supxlabel(label, fontsize="medium")
+    lines, labels = left.get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
+
+
+def size_figure(table):
+    """Figure 3: `over_figure` of the source size, on a logarithmic axis."""
+    ticks = {size: f"{size:,}" for size in sorted(table["source_size"].unique())}
+    label = "training examples of every source model"
+    return over_figure(table, "source_size", label, ticks, log=True)
 
 
 def decay_figure(table, shares):
-    """Table 2 as a picture: accuracy from each base model under each decay.
+    """Table 2 as a picture: `over_figure` of the weight decay, its values at equal distances.
 
-    Arguments: ``table`` of `fusinglib.tables.over`; ``shares``: decay -> the share of the weights
-    that it removes, in percent.
+    Arguments: ``shares``: decay -> the share of the weights that it removes, in percent.
     """
-    figure = NotebookFigure(figsize=(7.5, 4.5), layout="constrained")
-    ax = figure.subplots()
     decays = sorted(table["weight_decay"].unique())
     places = table.assign(place=table["weight_decay"].map(decays.index))
-    accuracy_over(places, "place", "weight decay (share of the weights that it removes)", ax)
-    ax.set_xticks(range(len(decays)), [f"{decay:g}\n({shares[decay]:.2g} %)" for decay in decays])
-    return figure
+    ticks = {i: f"{decay:g}\n({shares[decay]:.2g} %)" for i, decay in enumerate(decays)}
+    return over_figure(
+        places, "place", "weight decay (share of the weights that it removes)", ticks
+    )
 
 
 def line_curves(curves, ax=None):

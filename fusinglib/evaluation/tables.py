@@ -214,8 +214,8 @@ def over(results, families, column):
     """Accuracy of each base model over a column that varies, e.g. ``weight_decay``, in percent.
 
     Returns: a DataFrame with the columns ``column``, base, source_family, ``accuracy`` (the mean
-    over all targets), ``low`` and ``high``: the 95 % interval of the difference from pretrained,
-    set off from pretrained's mean (none for pretrained itself).
+    over all targets), and ``difference`` from pretrained, paired by target and seed, with its 95 %
+    interval from ``low`` to ``high``, in points (none for pretrained itself).
     """
     targets = distinct_targets(families)
     rows = []
@@ -224,19 +224,14 @@ def over(results, families, column):
         pretrained = arrays["pretrained", ""]
         for (base, source), runs in arrays.items():
             interval = statistics.paired_difference(runs, pretrained)
-            start = statistics.mean(pretrained)
-            own = base == "pretrained"
-            rows.append(
-                {
-                    column: value,
-                    "base": base,
-                    "source_family": source,
-                    "accuracy": 100 * statistics.mean(runs),
-                    "low": np.nan if own else 100 * (start + interval.low),
-                    "high": np.nan if own else 100 * (start + interval.high),
-                }
-            )
-    return pd.DataFrame(rows)
+            if base == "pretrained":
+                interval = [np.nan] * 3
+            accuracy = statistics.mean(runs)
+            rows.append((value, base, source, accuracy, *interval))
+    names = [column, "base", "source_family", "accuracy", "difference", "low", "high"]
+    table = pd.DataFrame(rows, columns=names)
+    table[names[3:]] *= 100
+    return table
 
 
 def differences_over(results, families, column):
