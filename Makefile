@@ -12,6 +12,9 @@ help:
 	@echo "make venv       only set up .venv"
 	@echo "make clean      remove .venv, build leftovers and caches; your runs/ and executed/ stay"
 
+# One process of tests for every core.
+parallel = -n logical --dist worksteal
+
 venv:
 	@bash setup.sh
 
@@ -19,10 +22,10 @@ demo: venv
 	.venv/bin/python -m fusinglib run --all --params params/mini --output executed/mini
 
 test: venv
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest $(parallel) $(ARGS)
 
 test-slow: venv
-	.venv/bin/python -m pytest -m slow $(ARGS)
+	.venv/bin/python -m pytest $(parallel) -m slow $(ARGS)
 
 lab: venv
 	.venv/bin/python -m jupyterlab notebooks

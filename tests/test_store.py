@@ -6,10 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from fusinglib.errors import InputError, StoreError
+from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
@@ -229,3 +232,17 @@ def test_a_reader_that_has_seen_enough_is_no_error(store):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_a_store_of_earlier_code_is_still_read(mini, tmp_path):
+    """What the code wrote before it was put into wings (commit 7a0884a), without the models."""
+    with zipfile.ZipFile(PROJECT / "tests/store_before_the_wings.zip") as file:
+        file.extractall(tmp_path / "runs")
+        written = {name: json.loads(file.read(name)) for name in file.namelist()}
+    store, plan = Store(mini["store"]), plan_experiment(FamilyTable.from_parameters(mini))
+    assert all(store.has(run) for run in plan.runs)
+    keys = {Path(name).parent.name for name in written}
+    assert {run.key for run in plan.runs} == keys
+    found = results(plan, store).set_index("key")["accuracy"]
+    for key, accuracy in found.items():
+        assert accuracy == written[f"target/{key}/result.json"]["accuracy"]

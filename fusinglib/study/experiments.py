@@ -9,9 +9,7 @@ from fusinglib.study.settings import (
     Families,
     LossPath,
     PairwiseHeatmap,
-    SourceSize,
     Study,
-    WeightDecay,
 )
 from fusinglib.training import data, miniworld, tasks
 from fusinglib.training.tasks import MINIWORLD
@@ -35,12 +33,7 @@ def plan_experiment(settings: Families) -> Plan:
     if isinstance(settings, LossPath):
         return plans.loss_path(settings, pretrained, loaded, chosen, with_head)
     random = random_model(settings, pretrained) if settings.random_row else None
-    build = TABLES.get(type(settings), plans.family_table)
-    return build(settings, pretrained, loaded, chosen, random)
-
-
-TABLES = {WeightDecay: plans.weight_decay, SourceSize: plans.source_size}
-"""What plans the experiments that vary the family table."""
+    return plans.family_table(settings, pretrained, loaded, chosen, random)
 
 
 def _writes_labels(folder: Path, loaded: dict, settings: Study) -> bool:

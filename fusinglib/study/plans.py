@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 
 from fusinglib.errors import InputError, nearest
-from fusinglib.study.settings import Families, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
+from fusinglib.study.settings import Families, FamilyTable, LossPath, PairwiseHeatmap
 from fusinglib.training.data import TaskData
 from fusinglib.training.settings import Training
 from fusinglib.training.tasks import Task, find, leave_out
@@ -71,21 +71,19 @@ class Plan:
 class Builder:
     """Collects the runs and rows of a plan; a run asked for twice is one run.
 
-    `facts` are columns of all its rows; `source_size` is how many training examples a source model
-    sees at most (0: all); `training` is what differs from the settings' own finetuning.
+    `facts` are columns of all its rows that change its runs: the `weight_decay` of all finetuning,
+    the `source_size`, which is how many training examples a source model sees at most.
     """
 
     settings: Families
     data: Mapping[str, TaskData]
     facts: dict = field(default_factory=dict)
-    source_size: int = 0
-    training: dict = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
 
-    def varied(self, **changes) -> "Builder":
-        """A builder with other `facts`, `source_size` or `training`; what it adds joins these."""
-        return dataclasses.replace(self, **changes)
+    def varied(self, facts: dict) -> "Builder":
+        """A builder with other `facts`; what it adds joins these."""
+        return dataclasses.replace(self, facts=facts)
 
     def plan(self, families: Mapping[str, list[str]]) -> Plan:
         """What was collected; `families` may hold more than the target families."""
@@ -103,11 +101,13 @@ class Builder:
     def on_task(self, name: str, training: Training, seed: int) -> dict:
         """The settings of a run that finetunes or scores a model on a task."""
         loaded = self.data[name]
+        if "weight_decay" in self.facts:
+            training = dataclasses.replace(training, weight_decay=self.facts["weight_decay"])
         return {
             "task": dataclasses.asdict(loaded.task),
             "data": dataclasses.asdict(self.settings.data()),
             "fingerprint": loaded.fingerprint,
-            "training": dataclasses.asdict(dataclasses.replace(training, **self.training)),
+            "training": dataclasses.asdict(training),
             "seed": seed,
         }
 
@@ -116,9 +116,10 @@ class Builder:
         settings = self.on_task(name, getattr(self.settings, f"{kind}_training")(), seed)
         loaded = self.data[name]
         label = f"{name} from {base.label}, seed {seed}"
-        if kind == "source" and 0 < self.source_size < len(loaded.train):
-            settings["examples"] = self.source_size
-            label += f", {self.source_size} examples"
+        size = self.facts.get("source_size", 0)
+        if kind == "source" and 0 < size < len(loaded.train):
+            settings["examples"] = size
+            label += f", {size} examples"
         return self.add(kind, settings, base, label=label)
 
     def fuse(self, models: list[Run], label: str) -> Run:
@@ -172,59 +173,30 @@ class Builder:
 
 
 def family_table(
-    settings: Families,
+    settings: FamilyTable,
     pretrained: Run,
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
     random: Run | None = None,
 ) -> Plan:
-    """The plan of Tables 1 and 3 (study: Experiments 1).
+    """The plan of Tables 1 and 3 (study: Experiments 1), or of the experiments that vary it.
 
     For every source family S and target t: fuse(S minus t), the intertrained model of S for t,
     pretrained, and `random`, a model of the same architecture never pretrained; each finetuned on
-    t with every seed. `data` gives every task's splits.
+    t with every seed. `data` gives every task's splits. What the settings vary (the weight decay of
+    Table 2, for sources and targets alike; the source size of Figure 3) gives a table for each
+    value, and the rows a column more.
     """
-    plan = Builder(settings, data)
-    plan.family_table(pretrained, families, random)
-    return plan.plan(families)
-
-
-def weight_decay(
-    settings: WeightDecay,
-    pretrained: Run,
-    data: Mapping[str, TaskData],
-    families: Mapping[str, list[str]],
-    random: Run | None = None,
-) -> Plan:
-    """The plan of Table 2 (study: Experiments 3): a family table under each decay, for sources and
-    targets alike; its rows have a column `weight_decay` more."""
-    plan = Builder(settings, data)
-    for decay in settings.decays:
-        fact = {"weight_decay": decay}
-        plan.varied(facts=fact, training=fact).family_table(pretrained, families, random)
-    return plan.plan(families)
-
-
-def source_size(
-    settings: SourceSize,
-    pretrained: Run,
-    data: Mapping[str, TaskData],
-    families: Mapping[str, list[str]],
-    random: Run | None = None,
-) -> Plan:
-    """The plan of Figure 3 (study: Experiments 4): a family table for source models trained on each
-    number of examples; its rows have a column `source_size` more."""
     plan = Builder(settings, data)
     sources = unique(families[family] for family in settings.sources)
     most = max(len(data[name].train) for name in sources)
-    for size in sorted(settings.sizes):
-        if size > most:
+    for facts in settings.variations():
+        if facts.get("source_size", 0) > most:
             raise InputError(
-                f"parameter 'sizes' has {size}, but the largest source task has {most} training "
-                f"examples: give at most that"
+                f"parameter 'sizes' has {facts['source_size']}, but the largest source task has "
+                f"{most} training examples: give at most that"
             )
-        varied = plan.varied(facts={"source_size": size}, source_size=size)
-        varied.family_table(pretrained, families, random)
+        plan.varied(facts).family_table(pretrained, families, random)
     return plan.plan(families)
 
 

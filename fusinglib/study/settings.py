@@ -131,6 +131,10 @@ class FamilyTable(Families):
         super().check()
         _require_one_of(self, "intertraining", ("largest", "paper"))
 
+    def variations(self) -> list[dict]:
+        """What is varied, a dict for each family table: here a single one, nothing varied."""
+        return [{}]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairwiseHeatmap(Families):
@@ -154,6 +158,9 @@ class WeightDecay(FamilyTable):
         _require(all(value > 0 for value in values), "explored_decays", values, "more than 0")
         _require(len(set(self.decays)) == len(self.decays), "explored_decays", values, "new ones")
 
+    def variations(self) -> list[dict]:
+        return [{"weight_decay": decay} for decay in self.decays]
+
     @property
     def decays(self) -> list[float]:
         """All the decays, none first."""
@@ -175,6 +182,9 @@ class SourceSize(FamilyTable):
         _require(bool(self.sizes), "sizes", self.sizes, "at least one size")
         _require(min(self.sizes) > 0, "sizes", self.sizes, "whole numbers from 1")
         _require(len(set(self.sizes)) == len(self.sizes), "sizes", self.sizes, "each size once")
+
+    def variations(self) -> list[dict]:
+        return [{"source_size": size} for size in sorted(self.sizes)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
