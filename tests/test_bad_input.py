@@ -61,7 +61,7 @@ def one_line(err):
         ({"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from 0"),
         ({"learning_rate": float("nan")}, "'learning_rate' is nan"),
         ({"executor": "slurm"}, "'executor' is 'slurm': expected one of serial, processes"),
-        ({"workers": 0}, "'workers' is 0: expected a number from 1"),
+        ({"workers": -1}, "'workers' is -1: expected a number from 0"),
     ],
 )
 def test_settings(refused, changed, expected):
