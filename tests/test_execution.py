@@ -134,8 +134,8 @@ def test_a_failure_stays_local(study, executor, capsys):
     assert list(made.key) == [row["run"].key for row in expected]
     assert 0 < len(made) < len(plan.rows)
     for run in fuses:
-        assert "Traceback" in store.failure_file(run).read_text()
-        assert source.key in store.failure_file(run).read_text()
+        assert "Traceback" in store.failure_file(run.key).read_text()
+        assert source.key in store.failure_file(run.key).read_text()
     out = capsys.readouterr()
     assert out.out.count("failed: ") == len(list((store.root / "failed").iterdir()))
     assert "left out for want of them" in out.err

@@ -148,7 +148,7 @@ def run(folder, mini_tasks, training, how, seed=0, task="mood", change=None):
     model = models.load(folder, loaded.task, training, how, seed=seed, device="cpu")
     last = {}
     outcome, history = finetune(
-        model, loaded, training, seed, report=lambda step, dev: last.update(weights(model))
+        model, loaded, training, seed, report=lambda history: last.update(weights(model))
     )
     model.history = history
     return model, outcome, last

@@ -138,12 +138,12 @@ def test_a_failure_is_kept_until_the_run_succeeds(store, tied_t5):
     run = Run("import", {"fingerprint": "x"}, label="mine", place=str(tied_t5 / "nowhere"))
     with pytest.raises(OSError):
         perform(run, store, "cpu")
-    text = store.failure_file(run).read_text()
+    text = store.failure_file(run.key).read_text()
     assert text.startswith(f"import {run.key}: mine\nTraceback") and "nowhere" in text
     assert not store.has(run) and not pending(store)
     found = Run(run.kind, run.settings, label="mine", place=str(tied_t5))
     perform(found, store, "cpu")
-    assert store.has(run) and not store.failure_file(run).exists()
+    assert store.has(run) and not store.failure_file(run.key).exists()
 
 
 def test_a_damaged_run_is_named(store):

@@ -302,6 +302,27 @@ def decay_figure(table, shares):
     )
 
 
+def learning_curves(histories):
+    """Training loss and dev accuracy of every finetuning: thin the seeds, thick their mean.
+
+    Arguments: ``histories`` of `fusinglib.evaluation.playground`. Returns: a Figure.
+    """
+    figure = NotebookFigure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    labels = {"loss": "training loss (nats)", "accuracy": "dev accuracy (%)"}
+    for ax, (value, label) in zip(axes, labels.items(), strict=True):
+        for base, part in histories.groupby("base", sort=False):
+            color, marker = BASES[base]
+            curves = part.pivot(index="step", columns="seed", values=value)
+            ax.plot(curves, color=color, linewidth=0.7, alpha=0.5)
+            ax.plot(curves.mean(axis=1), color=color, marker=marker, linewidth=2.5, label=base)
+        ax.set(xlabel="batches", ylabel=label)
+        ax.spines[["top", "right"]].set_visible(False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
 def line_curves(curves, ax=None):
     """The curves of the lines of one kind: thin the single lines, thick their mean.
 

@@ -98,6 +98,19 @@ def paired_difference(a, b, resamples=10_000, seed=0):
     return Difference(estimate, float(low), float(high))
 
 
+def over_seeds(values):
+    """The mean of the values of several seeds with its 95 % t interval, which takes them as drawn
+    from a normal distribution. Without an interval for one value, all NaN for none."""
+    values = np.asarray(values, dtype=float)
+    if not len(values):
+        return Difference(*[float("nan")] * 3)
+    estimate = float(values.mean())
+    if len(values) < 2:
+        return Difference(estimate, float("nan"), float("nan"))
+    error = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
+    return Difference(estimate, estimate - error, estimate + error)
+
+
 def resampled_means(values, resamples=10_000, seed=0):
     """Means of the values of hierarchical bootstrap samples (see `paired_difference`).
 

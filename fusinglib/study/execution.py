@@ -22,6 +22,11 @@ from fusinglib.study.plans import VERSIONS, Plan, Run, unique
 from fusinglib.study.settings import Study
 from fusinglib.study.store import Store
 
+
+class Stopped(Exception):
+    """A pass over a plan was stopped; finished runs are kept."""
+
+
 POLL = 0.5
 """Seconds between two looks at the runs under way."""
 
@@ -47,7 +52,10 @@ def execute(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
     others go on. Raises `StoreError` where the store can no longer be written.
     """
     store.sweep()
-    Execution(plan, store, settings).carry_out()
+    execution = Execution(plan, store, settings)
+    execution.carry_out()
+    for key, error in execution.failed.items():
+        print(f"failed: {key}: {error} (traceback in {store.failure_file(key)})")
     return results(plan, store)
 
 
@@ -134,11 +142,22 @@ def _examples(run: Run) -> int:
     return training["max_steps"] * training["batch_size"] if training else 0
 
 
-class Execution:
-    """One pass over a plan: which runs are ready, under way, done, failed."""
+def _is_mean(run: Run) -> bool:
+    """Whether a run is a plain mean, which can be made in one pass with others."""
+    return run.kind == "fuse" and not run.settings
 
-    def __init__(self, plan: Plan, store: Store, settings: Study):
+
+class Execution:
+    """One pass over a plan: which runs are ready, under way, done, failed.
+
+    `progress` is told how far it is; `pool` gives worker processes, as a context; once `stopped` is
+    set, the pass ends with `Stopped`, and so do the runs under way.
+    """
+
+    def __init__(self, plan: Plan, store: Store, settings: Study, progress=None, pool=None):
         self.plan, self.store, self.settings = plan, store, settings
+        self.stopped = threading.Event()
+        self.pool = pool or (lambda: _pool(self.workers))
         finished = [run for run in plan.runs if store.has(run)]
         self.done = {run.key for run in finished}
         self.failed: dict[str, str] = {}
@@ -151,7 +170,7 @@ class Execution:
         self.started = time.monotonic()
         self.pace = Pace(finished, store)
         self.workers = workers(settings)
-        self.progress = Progress(len(plan.runs))
+        self.progress = progress or Progress(len(plan.runs))
 
     def carry_out(self) -> None:
         """Run until nothing is left that can run."""
@@ -170,8 +189,6 @@ class Execution:
         if self.failed or self.waiting:
             text += f"; {len(self.failed)} failed, {len(self.waiting)} left out for want of them"
         self.progress.update(len(self.done), text, last=True)
-        for key, error in self.failed.items():
-            print(f"failed: {key}: {error} (traceback in {self.store.root}/failed/{key}.txt)")
 
     def _ready(self, run: Run) -> bool:
         return all(parent.key in self.done for parent in run.parents)
@@ -183,7 +200,7 @@ class Execution:
         if not first:
             return []
         batch = [first]
-        if first.kind == "fuse" and first.key not in self.alone:
+        if _is_mean(first) and first.key not in self.alone:
             batch += [run for run in self.waiting if run is not first and self._joins(run, first)]
         for run in batch:
             self.waiting.remove(run)
@@ -192,7 +209,7 @@ class Execution:
 
     def _joins(self, run: Run, first: Run) -> bool:
         """Whether a mean can be made in the same pass as the first one."""
-        if run.kind != "fuse" or run.key in self.alone or not self._ready(run):
+        if not _is_mean(run) or run.key in self.alone or not self._ready(run):
             return False
         return not {parent.key for parent in run.parents}.isdisjoint(p.key for p in first.parents)
 
@@ -223,6 +240,8 @@ class Execution:
         """One run after the other, in this very thread."""
         while batch := self._next():
             self._show()
+            if self.stopped.is_set():
+                raise Stopped
             try:
                 _perform(batch, self.store, self.settings.device, self._show)
             except Exception as error:
@@ -233,7 +252,7 @@ class Execution:
     def _in_processes(self) -> None:
         """Keep the workers busy; if one of them dies, start anew what was under way."""
         while any(self._ready(run) for run in self.waiting):
-            with _pool(self.workers) as pool:
+            with self.pool() as pool:
                 alive = pool.submit(os.getpid)
                 try:
                     self._drain(pool)
@@ -264,6 +283,8 @@ class Execution:
     def _drain(self, pool) -> None:
         futures: dict = {}
         while True:
+            if self.stopped.is_set():
+                raise Stopped
             while len(futures) < self._places() and (batch := self._next()):
                 futures[pool.submit(_work, batch, self.store.root, self.settings.device)] = batch
             if not futures:
@@ -311,6 +332,46 @@ def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
         pool.shutdown()
         ours.close()
         theirs.close()
+
+
+class KeptPool:
+    """Worker processes that stay between two passes; called, it gives them as a context.
+
+    They are started at once, in the background, and anew after a pass that failed or was stopped.
+    """
+
+    def __init__(self, workers: int):
+        self.workers, self.context, self.pool = workers, None, None
+        self.start()
+
+    def start(self) -> None:
+        """Start the workers, unless they are there, and have them import what runs need."""
+        if self.pool is None:
+            self.context = contextlib.ExitStack()
+            self.pool = self.context.enter_context(_pool(self.workers))
+            for _ in range(self.workers):
+                self.pool.submit(_warm_up)
+
+    def stop(self) -> None:
+        """End the workers at once."""
+        context, self.context, self.pool = self.context, None, None
+        with contextlib.suppress(Stopped):
+            if context:
+                with context:
+                    raise Stopped
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[concurrent.futures.Executor]:
+        self.start()
+        try:
+            yield self.pool
+        except BaseException:
+            self.stop()
+            raise
+
+
+def _warm_up() -> None:
+    import fusinglib.study.steps  # noqa: F401
 
 
 def _start_worker(parent: multiprocessing.connection.Connection) -> None:

@@ -60,9 +60,11 @@ def _execute(name: str, executed: Path, chosen: dict) -> None:
 def report(executed: Path) -> str:
     """What the cells tagged `report` of an executed notebook say, as plain text."""
     texts = [
-        data["text/plain"]
-        for cell, data in _outputs(nbformat.read(executed, as_version=4))
+        output["text"].rstrip() if "text" in output else output["data"]["text/plain"]
+        for cell in nbformat.read(executed, as_version=4).cells
         if "report" in cell.metadata.get("tags", [])
+        for output in cell.get("outputs", [])
+        if "text" in output or "data" in output
     ]
     return "\n\n".join(texts)
 

@@ -42,11 +42,16 @@ def choose(name: str, file: str | None, overrides: list[str]) -> dict:
         if not equals:
             raise InputError(f"--set {text!r}: expected name=value")
         chosen[key] = parse_yaml(value, f"--set {text!r}")
+    check(name, chosen)
+    return chosen
+
+
+def check(name: str, chosen: dict) -> None:
+    """Raise `InputError` for a parameter that the notebook `name` does not have."""
     known = names(name)
     for key in chosen:
         if key not in known:
             raise InputError(f"notebook {name} has no parameter {key!r}: {nearest(key, known)}")
-    return chosen
 
 
 def settings(name: str, chosen: dict) -> Study:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 
 from fusinglib.errors import InputError, nearest
-from fusinglib.study.settings import Families, FamilyTable, LossPath, PairwiseHeatmap
+from fusinglib.fusion.methods import METHODS
+from fusinglib.study.settings import (
+    Families,
+    FamilyTable,
+    FusePlayground,
+    LossPath,
+    PairwiseHeatmap,
+    Study,
+)
 from fusinglib.training.data import TaskData
 from fusinglib.training.settings import Training
 from fusinglib.training.tasks import Task, find, leave_out
@@ -75,7 +83,7 @@ class Builder:
     the `source_size`, which is how many training examples a source model sees at most.
     """
 
-    settings: Families
+    settings: Study
     data: Mapping[str, TaskData]
     facts: dict = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
@@ -125,6 +133,22 @@ class Builder:
     def fuse(self, models: list[Run], label: str) -> Run:
         """The mean of `models`."""
         return self.add("fuse", {}, *sorted(models, key=lambda run: run.key), label=label)
+
+    def fuse_by(self, how: FusePlayground, pretrained: Run, models: list[Run]) -> Run:
+        """What the chosen method makes of `models`; the mean is that of `fuse`."""
+        label = f"{how.method} of {len(models)} models"
+        if how.method == "mean":
+            return self.fuse(models, label)
+        order = sorted(range(len(models)), key=lambda number: models[number].key)
+        settings = {name: int(v) if v == int(v) else v for name, v in how.method_settings.items()}
+        settings["method"] = how.method
+        if how.weights:
+            settings["weights"] = [how.weights[number] for number in order]
+        parents = [models[number] for number in order]
+        if METHODS[how.method].with_base:
+            settings["with_pretrained"] = True
+            parents.append(pretrained)
+        return self.add("fuse", settings, *parents, label=label)
 
     def targets(self, model: Run, name: str, **row) -> None:
         """Finetune `model` on the target with every seed, for the table's `row`."""
@@ -236,6 +260,33 @@ def pairwise_heatmap(
             for target in unseen:
                 plan.targets(model, target, base=base, **row)
     return plan.plan(families)
+
+
+def fuse_playground(
+    settings: FusePlayground,
+    pretrained: Run,
+    data: Mapping[str, TaskData],
+    models: Mapping[str, Run | None],
+    sizes: Mapping[str, int],
+) -> Plan:
+    """The plan of the playground: pretrained, the single model of the largest training set, and the
+    fused model, each finetuned on the target with every seed.
+
+    `models` has a run for each of the settings' `models`, none for a task, whose source model is
+    planned here; `sizes` are those of their training sets, as far as they are known.
+    """
+    plan, seed = Builder(settings, data), settings.source_seeds[0]
+    made = {
+        name: run or plan.finetune("source", pretrained, name, seed) for name, run in models.items()
+    }
+    single = max(made, key=lambda name: sizes.get(name, 0))
+    plan.without_sources("pretrained", pretrained, [settings.target])
+    row = {"source_family": "chosen", "source_seed": seed}
+    plan.targets(made[single], settings.target, base="intertrained", **row, sources=single)
+    fused = plan.fuse_by(settings, pretrained, list(made.values()))
+    plan.targets(fused, settings.target, base="fused", **row, sources=" ".join(made))
+    target = {settings.target: data[settings.target].sizes}
+    return Plan(list(plan.runs.values()), plan.rows, {"target": [settings.target]}, target)
 
 
 def loss_path(

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from fusinglib.errors import InputError, nearest, one_of
+from fusinglib.fusion.methods import METHODS
 from fusinglib.places import PROJECT, store_folder
 from fusinglib.training.settings import Data, Finetuning, Training
 
@@ -235,6 +236,30 @@ class SeedPlanner(FamilyTable):
             _require(holds, name, values, "at least one whole number, from 1, each once")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FusePlayground(Study):
+    """Settings of the playground: finetuned models of your choice, fused, tried on one target.
+
+    `models` are finetuned models: names of tasks (their source models, made if need be), keys of
+    the store, folders, Hub ids. `weights` has a number for each of them (none: equal), and
+    `method_settings` the settings of the method (see `fusinglib.fusion.methods`).
+    """
+
+    models: list[str]
+    target: str
+    method: str
+    weights: list[float]
+    method_settings: dict[str, float]
+
+    def check(self) -> None:
+        super().check()
+        _require_one_of(self, "method", [name for name in METHODS if name != "fisher"])
+        _require(len(self.models) >= 2, "models", self.models, "at least two models")
+        _require(len(set(self.models)) == len(self.models), "models", self.models, "each once")
+        fits = not self.weights or (len(self.weights) == len(self.models) and self.method != "mean")
+        _require(fits, "weights", self.weights, "none for the mean, else none or as many as models")
+
+
 CHOICES = {
     "tasks": ("miniworld", "paper"),
     "split_rule": ("paper", "later"),
@@ -278,6 +303,7 @@ EXPERIMENTS = {
     "source_size": SourceSize,
     "loss_path": LossPath,
     "seed_planner": SeedPlanner,
+    "fuse_playground": FusePlayground,
 }
 """Notebook name to its settings."""
 
@@ -333,9 +359,10 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         expected = "a list" + (hint if isinstance(value, str) and "[" in value else "")
         _require(isinstance(value, list | tuple), name, value, expected)
         return [_typed(name, item, kind.__args__[0]) for item in value]
-    if kind == dict[str, list[str]]:
-        _require(isinstance(value, dict), name, value, "names with lists of tasks")
-        return {_typed(name, k, str): _typed(name, v, list[str]) for k, v in value.items()}
+    if kind in DICTS:
+        _require(isinstance(value, dict), name, value, DICTS[kind])
+        of = kind.__args__[1]
+        return {_typed(name, k, str): _typed(name, v, of) for k, v in value.items()}
     if kind is float and type(value) is int:
         return float(value)
     if kind in (float, int) and isinstance(value, str):
@@ -346,5 +373,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         _require(value == value and abs(value) != float("inf"), name, value, "a finite number")
     return value
 
+
+DICTS = {dict[str, list[str]]: "names with lists of tasks", dict[str, float]: "names with numbers"}
+"""The mappings that a setting may be, for messages."""
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

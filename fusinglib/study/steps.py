@@ -13,7 +13,7 @@ import torch
 from fusinglib.errors import InputError, StoreError
 from fusinglib.fusion import engine
 from fusinglib.study.plans import Run
-from fusinglib.study.store import PROGRESS, Store, write_json
+from fusinglib.study.store import HISTORY, PROGRESS, Store, write_json
 from fusinglib.training import data, models, pretraining
 from fusinglib.training.finetuning import finetune, fit_head
 from fusinglib.training.scoring import accuracies, cross_entropy, predict
@@ -113,8 +113,12 @@ def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -
 
 
 def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    parents = [store.model(parent) for parent in run.parents]
-    return engine.fuse(parents, folder / "model", progress=False).done()
+    """The mean of the parents, or what the settings say; a pretrained model is the last parent."""
+    how = dict(run.settings)
+    models = [store.model(parent) for parent in run.parents]
+    pretrained = models.pop() if how.pop("with_pretrained", False) else None
+    output = folder / "model"
+    return engine.fuse(models, output, pretrained=pretrained, progress=False, **how).done()
 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
@@ -124,14 +128,16 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
     parent = store.model(run.parents[0])
     model = models.load(parent, task, training, how, seed=seed, device=available(device))
 
-    def say(step: int, dev: float) -> None:
-        report(f"{run.label}: step {step} of {training.max_steps}, dev {dev:.3f}")
+    def say(history: list[dict]) -> None:
+        write_json(folder / HISTORY, history)
+        last = history[-1]
+        step = f"step {last['step']} of {training.max_steps}"
+        report(f"{run.label}: {step}, dev {last[training.metric]:.3f}")
 
-    outcome, history = finetune(model, loaded, training, seed, say)
+    outcome, _ = finetune(model, loaded, training, seed, say)
     predicted = predict(model, model.tokens(loaded)["test"])
     scores = accuracies(predicted, loaded.test.labels)
     del predicted["scores"]
-    write_json(folder / "history.json", history)
     safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
     if run.kind == "source":
         model.save(folder / "model")

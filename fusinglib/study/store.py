@@ -1,6 +1,7 @@
 """The store: finished runs as folders of JSON and safetensors, whole or absent."""
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -10,10 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusinglib.errors import StoreError
+from fusinglib.errors import InputError, StoreError
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"
+
+HISTORY = "history.json"
+"""A row per evaluation of a finetuning, written after each of them."""
 
 PROGRESS = "progress.txt"
 """In a pending folder: a line that says how far the run is."""
@@ -52,6 +56,20 @@ class Store:
                 f"is computed again"
             ) from error
 
+    def find(self, key: str) -> Run:
+        """The finished run of this key, as the plan that made it named it.
+
+        Raises `InputError` where there is none, or where it was made by other code than today's.
+        """
+        for path in self.root.glob(f"[!.]*/{glob.escape(key)}/run.json"):
+            said = json.loads(path.read_text())
+            parents = tuple(self.find(parent) for parent in said["parents"])
+            run = Run(said["kind"], said["settings"], parents, said["label"])
+            if run.key == key:
+                return run
+            raise InputError(f"run {key} was made by another version of the code: make it anew")
+        raise InputError(f"the store {self.root} has no finished run {key}")
+
     def model(self, run: Run) -> Path:
         """The folder of the model that a finished run made."""
         return self.path(run) / "model"
@@ -86,7 +104,7 @@ class Store:
                 (folder / PROGRESS).unlink(missing_ok=True)
                 self.path(run).parent.mkdir(exist_ok=True)
                 self._publish(folder, run)
-                self.failure_file(run).unlink(missing_ok=True)
+                self.failure_file(run.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -106,14 +124,22 @@ class Store:
                 return path.read_text()
         return ""
 
+    def history(self, run: Run) -> list[dict]:
+        """The evaluations of a finetuning, so far if it is under way; none of one that is not."""
+        pending = (self.root / PENDING).glob(f"{run.key}-*/{HISTORY}")
+        for path in (self.path(run) / HISTORY, *pending):
+            with contextlib.suppress(OSError, ValueError):  # not there, or half-written
+                return json.loads(path.read_text())
+        return []
+
     def record_failure(self, run: Run, traceback: str) -> None:
         """Keep the traceback of a run that failed; it is gone once the run succeeds."""
-        self.failure_file(run).parent.mkdir(exist_ok=True)
-        self.failure_file(run).write_text(f"{run.kind} {run.key}: {run.label}\n{traceback}")
+        self.failure_file(run.key).parent.mkdir(exist_ok=True)
+        self.failure_file(run.key).write_text(f"{run.kind} {run.key}: {run.label}\n{traceback}")
 
-    def failure_file(self, run: Run) -> Path:
-        """Where the traceback of a failed run is."""
-        return self.root / "failed" / f"{run.key}.txt"
+    def failure_file(self, key: str) -> Path:
+        """Where the traceback of the failed run of this key is."""
+        return self.root / "failed" / f"{key}.txt"
 
     def sweep(self) -> None:
         """Remove what dead processes of this machine left pending; others may be alive."""

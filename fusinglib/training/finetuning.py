@@ -49,13 +49,14 @@ def finetune(
     data: TaskData,
     settings: Training,
     seed: int,
-    report: Callable[[int, float], None] | None = None,
+    report: Callable[[list[dict]], None] | None = None,
 ) -> tuple[dict, list[dict]]:
     """Finetune `model` in place on the task's training split; its best weights are left in it.
 
     The seed sets the order of the data and the dropout; with the same arguments the CPU gives
     the same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history,
-    a row per evaluation: step, mean training loss since the last one, dev accuracies.
+    a row per evaluation: step, mean training loss since the last one, dev accuracies. `report` is
+    given the history after every evaluation.
     """
     torch.manual_seed(seed)
     tokens = model.tokens(data)
@@ -84,7 +85,7 @@ def finetune(
             if stopping.update(step, dev[settings.metric]):
                 best = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
             if report:
-                report(step, dev[settings.metric])
+                report(history)
             if stopping.done(step):
                 break
 

@@ -1,0 +1,123 @@
+"""What can be chosen in the playground: finetuned models, made already or not, and targets."""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+
+from fusinglib.errors import InputError
+from fusinglib.study.experiments import base_model
+from fusinglib.study.plans import Builder, Run
+from fusinglib.study.settings import FusePlayground
+from fusinglib.study.store import Store
+from fusinglib.training import data, tasks
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finetuned model that may be chosen.
+
+    `name` is what the settings' `models` call it: a task (whose source model is made if need be),
+    a key of the store, a folder or a Hub id. `trained_on` is the identity of its task, if that is
+    known; `dev` its accuracy there in percent; `key` that of its run, if it has one.
+    """
+
+    name: str
+    label: str
+    trained_on: tuple[str, str] | None = None
+    train: int = 0
+    dev: float = math.nan
+    megabytes: float = math.nan
+    date: str = ""
+    key: str = ""
+
+    @property
+    def facts(self) -> str:
+        """Size, dev accuracy and date in words."""
+        if self.key and not self.date:
+            return f"{self.train:,} examples, not made yet"
+        words = [f"{self.train:,} examples"] if self.train else []
+        words += [] if math.isnan(self.dev) else [f"dev {self.dev:.1f} %"]
+        words += [] if math.isnan(self.megabytes) else [f"{self.megabytes:.1f} MB"]
+        return ", ".join([*words, self.date] if self.date else words)
+
+
+def candidates(settings: FusePlayground) -> list[Candidate]:
+    """The models at hand: the source model of every task whose data are there, then all others of
+    the store that have the same pretrained model, then what the settings name besides."""
+    known, _ = tasks.table(settings.tasks, settings.world_seed)
+    store, (pretrained, _) = Store(settings.store_folder()), base_model(settings)
+    found = [of_task(name, settings, store, pretrained) for name in known]
+    found = [one for one in found if one]
+    taken = {one.key for one in found}
+    for path in sorted(store.root.glob("source/*/run.json")):
+        if path.parent.name not in taken and (path.parent / "model").is_dir():
+            said = json.loads(path.read_text())
+            if said["parents"] == [pretrained.key]:
+                found.append(of_run(said["key"], said, store))
+    names = {one.name for one in found}
+    return found + [named(name, store) for name in settings.models if name not in names]
+
+
+def of_task(name: str, settings: FusePlayground, store: Store, pretrained: Run) -> Candidate | None:
+    """The source model of a task, finished or not; none where its data are not at hand."""
+    task = tasks.table(settings.tasks, settings.world_seed)[0][name]
+    try:
+        loaded = data.load(task, settings.data())
+    except InputError:
+        return None
+    seed = settings.source_seeds[0]
+    run = Builder(settings, {name: loaded}).finetune("source", pretrained, name, seed)
+    if store.has(run) and store.model(run).is_dir():
+        return of_run(name, {"key": run.key, "label": name, "settings": run.settings}, store)
+    return Candidate(name, name, task.identity, len(loaded.train), key=run.key)
+
+
+def of_run(name: str, said: dict, store: Store) -> Candidate:
+    """The model of a finished source run, as its `run.json` and `result.json` describe it."""
+    folder = store.root / "source" / said["key"]
+    result = json.loads((folder / "result.json").read_text())
+    size = sum(file.stat().st_size for file in (folder / "model").glob("*.safetensors"))
+    day = time.strftime("%Y-%m-%d", time.localtime(folder.stat().st_mtime))
+    task = said["settings"]["task"]
+    train = said["settings"].get("examples", result["n_train"])
+    identity = task["hub_id"], task["config"]
+    label = said["label"] if name == said["key"] else name
+    return Candidate(
+        name, label, identity, train, 100 * result["dev"], size / 1e6, day, said["key"]
+    )
+
+
+def named(name: str, store: Store) -> Candidate:
+    """A model that was named: by its key in the store, as a folder, or by its Hub id.
+
+    Raises `InputError` where there is no such model.
+    """
+    from fusinglib.fusion.opening import open_checkpoint
+
+    said = [*store.root.glob(f"source/{name}/run.json")] if name.isalnum() else []
+    if said:
+        return of_run(name, json.loads(said[0].read_text()), store)
+    opened = open_checkpoint(name)
+    size = sum(tensor.bytes for tensor in opened.tensors.values())
+    return Candidate(name, opened.name, megabytes=size / 1e6)
+
+
+def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:
+    """Why these models cannot be fused for this target: too few, or trained on it."""
+    found = [
+        f"{one.label} was trained on {target.name}, the target: untick it, or choose another target"
+        for one in chosen
+        if one.trained_on == target.identity
+    ]
+    return found + ["tick at least two models"] * (len(chosen) < 2)
+
+
+def families_of(settings: FusePlayground) -> dict[str, list[str]]:
+    """The families of tasks, whose models can be ticked together."""
+    return tasks.table(settings.tasks, settings.world_seed)[1]
+
+
+def targets_of(settings: FusePlayground) -> dict[str, tasks.Task]:
+    """All tasks by name."""
+    return tasks.table(settings.tasks, settings.world_seed)[0]

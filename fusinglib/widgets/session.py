@@ -1,0 +1,188 @@
+"""What the playground does, apart from how it looks: models compared, fused, tried, saved."""
+
+import dataclasses
+import os
+import shutil
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fusinglib.errors import InputError
+from fusinglib.evaluation import figures, landscape, playground
+from fusinglib.fusion.compatibility import Report
+from fusinglib.fusion.engine import fuse
+from fusinglib.study.execution import Execution, KeptPool, Stopped, results, workers
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import MEAN, PRETRAINED, Plan, Run
+from fusinglib.study.settings import FusePlayground
+from fusinglib.study.store import Store
+
+LINEAR = ("mean", "weighted")
+"""Methods whose result lies among the models, so that its place is known before it is made."""
+
+
+@dataclasses.dataclass
+class State:
+    """How far a session is: `phase` is "ready", "working", "done", "stopped" or "failed"."""
+
+    phase: str = "ready"
+    done: int = 0
+    total: int = 0
+    text: str = ""
+
+
+class Session:
+    """One playground: what was asked for last, and the thread that does it.
+
+    All that is made lies in the store: a session that is gone loses nothing that was finished.
+    """
+
+    def __init__(self, settings: FusePlayground):
+        self.settings, self.store = settings, Store(settings.store_folder())
+        self.lock, self.state = threading.Lock(), State()
+        self.plan: Plan | None = None
+        self.execution: Execution | None = None
+        self.thread: threading.Thread | None = None
+        serial = settings.executor == "serial"
+        self.pool = None if serial else KeptPool(workers(settings))
+
+    def choose(self, **changes) -> FusePlayground:
+        """The settings with what was chosen; raises `InputError` for what does not fit."""
+        return dataclasses.replace(self.settings, **changes)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being made."""
+        return self.thread is not None and self.thread.is_alive()
+
+    def start(self, settings: FusePlayground, finetune: bool = True) -> bool:
+        """Begin to fuse, and to finetune unless told otherwise; false while something is made."""
+        with self.lock:
+            if self.busy:
+                return False
+            self.state = State("working", text="planning")
+            self.thread = threading.Thread(
+                target=self._work, args=[settings, finetune], daemon=True
+            )
+            self.thread.start()
+            return True
+
+    def stop(self) -> None:
+        """End what is being made; finished runs stay."""
+        with self.lock:
+            if self.busy:
+                self.state = dataclasses.replace(self.state, text="stopping")
+                if self.execution:
+                    self.execution.stopped.set()
+                else:  # still planning
+                    self.state.phase = "stopped"
+
+    def _work(self, settings: FusePlayground, finetune: bool) -> None:
+        started = time.monotonic()
+        try:
+            self.store.sweep()
+            plan = plan_experiment(settings)
+            with self.lock:
+                self.plan = plan
+                if self.state.phase == "stopped":
+                    raise Stopped
+                runs = plan if finetune else only_models(plan)
+                self.execution = Execution(runs, self.store, settings, self, self.pool)
+            self.execution.carry_out()
+            failed = list(self.execution.failed.values())
+            phase = "failed" if failed else "done"
+            text = failed[0] if failed else f"done in {time.monotonic() - started:.1f} s"
+        except Stopped:
+            phase, text = "stopped", "stopped; finished runs are kept"
+        except Exception as error:
+            phase, text = "failed", str(error)
+        with self.lock:
+            self.execution = None
+            self.state = dataclasses.replace(self.state, phase=phase, text=text)
+
+    def update(self, done: int, text: str, last: bool = False) -> None:
+        """Take note of how far the runs are, as `Execution` says."""
+        with self.lock:
+            total = len(self.execution.plan.runs) if self.execution else self.state.total
+            self.state = State(self.state.phase, done, total, text)
+
+    # What came out.
+
+    def histories(self) -> pd.DataFrame:
+        """The evaluations of the target runs so far (`fusinglib.evaluation.playground`)."""
+        return playground.histories(self.plan, self.store)
+
+    def results(self) -> pd.DataFrame:
+        """The results of the plan, as far as they are there."""
+        return results(self.plan, self.store)
+
+    def fused(self) -> Run | None:
+        """The run of the fused model, once it is finished."""
+        runs = self.plan.runs if self.plan else []
+        made = [run for run in runs if run.kind == "fuse" and self.store.has(run)]
+        return made[0] if made else None
+
+    def save(self, folder: str) -> Path:
+        """Copy the fused model into a new folder, which appears whole or not at all.
+
+        Raises `InputError` where nothing is fused yet, or the folder is there or cannot be made.
+        """
+        run, path = self.fused(), Path(folder).expanduser()
+        if not run:
+            raise InputError("there is no fused model yet: fuse first")
+        if not folder.strip() or os.path.lexists(path):
+            raise InputError(f"folder {folder!r}: give a new one, there is something already")
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            shutil.copytree(self.store.model(run), partial)
+            partial.rename(path)
+        except OSError as error:
+            raise InputError(f"folder {folder} cannot be written ({error.strerror})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return path.resolve()
+
+    # Before anything is made.
+
+    def chosen(self, settings: FusePlayground) -> tuple[Run, Run, dict[str, Path]]:
+        """The runs of the fused and of the pretrained model, and the folders of the models to be
+        fused that are there, by what they are called."""
+        rows = {row["base"]: row["run"].parents[0] for row in plan_experiment(settings).rows}
+        fused, pretrained = rows["fused"], rows["pretrained"]
+        models = [run for run in fused.parents if run.key != pretrained.key]
+        there = {run.label: self.store.model(run) for run in models if self.store.has(run)}
+        return fused, pretrained, there
+
+    def report(self, settings: FusePlayground) -> Report | str:
+        """What fusing would do, from headers, norms and cosines; words where models are missing."""
+        _, pretrained, models = self.chosen(settings)
+        lacking = len(settings.models) - len(models)
+        if lacking or not self.store.has(pretrained):
+            return f"{lacking} of these models are not made yet: Fuse makes them first."
+        origin = self.store.model(pretrained)
+        return fuse(list(models.values()), pretrained=origin, dry_run=True)
+
+    def map(self, settings: FusePlayground) -> figures.Figure | None:
+        """The weight space, with the mean in it where the method is linear; none before two of the
+        models are there."""
+        fused, pretrained, models = self.chosen(settings)
+        if len(models) < 2 or not self.store.has(pretrained):
+            return None
+        places = [self.store.model(pretrained), *models.values()]
+        names = [PRETRAINED, *(label.split(" from ")[0] for label in models)]
+        products = landscape.inner_products(places[0], places)
+        if settings.method in LINEAR and len(models) == len(settings.models):
+            weights = np.array(fused.settings.get("weights") or [1.0] * len(models))
+            mean = np.concatenate([[0.0], weights / weights.sum()])
+            whole = np.vstack([np.eye(len(places)), mean])
+            products, names = whole @ products @ whole.T, [*names, MEAN]
+        return figures.weight_figure(*landscape.plane(products), names)
+
+
+def only_models(plan: Plan) -> Plan:
+    """The runs of the plan that lead to the fused model, without finetuning on the target."""
+    return Plan([run for run in plan.runs if run.kind != "target"], [], {}, {})

@@ -1,0 +1,16 @@
+"""The playground in one call."""
+
+from fusinglib.study import parameters
+from fusinglib.study.settings import FusePlayground
+from fusinglib.widgets.view import Playground
+
+
+def playground(settings: FusePlayground | None = None, **chosen) -> Playground:
+    """A playground as a widget, ready to be shown: `fusinglib.widgets.playground()`.
+
+    `chosen` are parameters of the notebook `fuse_playground`, such as `models`, `target` or
+    `common`; its others are the notebook's own. Or all `settings` are given. Raises `InputError`
+    for parameters that do not fit, and for models that are not there.
+    """
+    parameters.check("fuse_playground", chosen)
+    return Playground(settings or parameters.settings("fuse_playground", chosen))

@@ -1,0 +1,296 @@
+"""The playground as one sees it: controls on the left hand of a `Session`."""
+
+import base64
+import dataclasses
+import html
+import io
+import threading
+import time
+
+import ipywidgets as ipw
+
+from fusinglib.errors import InputError
+from fusinglib.evaluation import playground, tables
+from fusinglib.fusion.methods import METHODS
+from fusinglib.study.settings import FusePlayground
+from fusinglib.widgets import choice, curves
+from fusinglib.widgets.session import Session
+
+EVERY = 0.3
+"""Seconds between two looks at what is being made."""
+
+SETTINGS = {
+    "task_arithmetic": {"scale": 1.0},
+    "ties": {"scale": 1.0, "density": 0.2},
+    "dare": {"scale": 1.0, "density": 0.5},
+}
+"""The settings of each method that has some, with the values to begin with."""
+
+WIDE = ipw.Layout(width="auto")
+
+
+class Playground(ipw.VBox):
+    """Tick models, choose a method and a target, fuse, finetune and compare, save.
+
+    Equivalent to the notebook `fuse_playground`, with the same runs in the same store. `session`
+    does the work; callbacks only read the controls and wake a thread.
+    """
+
+    def __init__(self, settings: FusePlayground):
+        self.settings, self.session = settings, Session(settings)
+        self.candidates = choice.candidates(settings)
+        self.targets = choice.targets_of(settings)
+        self.added: list[str] = []
+        self.wake = threading.Event()
+        self._make_controls()
+        super().__init__([self._choosing(), self._doing(), self._shown()])
+        self._observe()
+        self._changed()
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    # Controls.
+
+    def _make_controls(self) -> None:
+        settings = self.settings
+        self.rows = ipw.VBox()
+        self.ticks: dict[str, ipw.Checkbox] = {}
+        self.weights: dict[str, ipw.BoundedFloatText] = {}
+        self.shares: dict[str, ipw.HTML] = {}
+        given = settings.weights or [1.0] * len(settings.models)
+        start = dict(zip(settings.models, given, strict=True))
+        for one in self.candidates:
+            self._add_row(one, one.name in start, start.get(one.name, 1.0))
+        self.more = _labelled(ipw.Text, "Add a model", placeholder="key, folder or Hub id")
+        self.add = ipw.Button(description="Add", tooltip="Add the model that is named")
+        names = [name for name in METHODS if name != "fisher"]
+        self.method = _labelled(ipw.Dropdown, "Method", options=names, value=settings.method)
+        self.scale = _labelled(ipw.FloatText, "scale", value=1.0)
+        self.density = _labelled(ipw.BoundedFloatText, "density", value=0.2, min=0.01, max=1.0)
+        target = {"options": list(self.targets), "value": settings.target}
+        self.target = _labelled(ipw.Dropdown, "Target task", **target)
+        count = {"value": len(settings.seeds), "min": 1, "max": 50}
+        self.seeds = _labelled(ipw.BoundedIntText, "Seeds", **count)
+        steps = {"value": settings.target_max_steps, "min": 1, "max": 100_000}
+        self.steps = _labelled(ipw.BoundedIntText, "Batches at most", **steps)
+        self.fuse = ipw.Button(description="Fuse", button_style="")
+        self.compare = ipw.Button(description="Finetune and compare", layout=WIDE)
+        self.stop = ipw.Button(description="Stop", disabled=True)
+        self.folder = _labelled(ipw.Text, "Save model to", placeholder="a new folder")
+        self.save = ipw.Button(description="Save model", disabled=True)
+        self.message = ipw.HTML()
+        self.status = ipw.HTML("ready")
+        self.report, self.map, self.curves, self.outcome, self.repeat = (
+            ipw.HTML() for _ in range(5)
+        )
+
+    def _add_row(self, one: choice.Candidate, ticked: bool, weight: float) -> None:
+        layout = ipw.Layout(width="22em")
+        tick = ipw.Checkbox(ticked, description=one.label, indent=False, layout=layout)
+        number = _labelled(
+            ipw.BoundedFloatText, f"weight of {one.label}", value=weight, min=-100, max=100,
+            step=0.1, layout=ipw.Layout(width="24em"),
+        )  # fmt: skip
+        self.ticks[one.name], self.weights[one.name] = tick, number
+        self.shares[one.name] = ipw.HTML()
+        facts = ipw.HTML(html.escape(one.facts), layout=ipw.Layout(width="24em"))
+        row = ipw.HBox([tick, facts, number, self.shares[one.name]])
+        self.rows.children = [*self.rows.children, row]
+
+    def _choosing(self) -> ipw.Widget:
+        buttons = []
+        groups = {"all": list(self.ticks), "none": []} | choice.families_of(self.settings)
+        for name, members in groups.items():
+            button = ipw.Button(description=name, tooltip=f"tick {name}", layout=WIDE)
+            button.on_click(lambda _, members=members: self._tick(members))
+            buttons.append(button)
+        heading = ipw.HTML("<b>Finetuned models</b>")
+        adding = ipw.HBox([self.more, self.add])
+        how = ipw.HBox([self.method, self.scale, self.density])
+        what = ipw.HBox([self.target, self.seeds, self.steps])
+        return ipw.VBox([heading, ipw.HBox(buttons), self.rows, adding, how, what])
+
+    def _doing(self) -> ipw.Widget:
+        buttons = ipw.HBox([self.fuse, self.compare, self.stop])
+        return ipw.VBox([self.message, buttons, self.status, ipw.HBox([self.folder, self.save])])
+
+    def _shown(self) -> ipw.Widget:
+        for one in (self.report, self.map, self.curves, self.outcome, self.repeat):
+            one.add_class("fusinglib-shown")
+        look = ipw.HBox([self.report, self.map], layout=ipw.Layout(flex_flow="row wrap"))
+        return ipw.VBox([look, self.curves, self.outcome, self.repeat])
+
+    def _observe(self) -> None:
+        for control in [*self.ticks.values(), *self.weights.values(), self.method, self.scale,
+                        self.density, self.target, self.seeds, self.steps]:  # fmt: skip
+            control.observe(lambda change: self._changed(), "value")
+        self.fuse.on_click(lambda _: self._start(finetune=False))
+        self.compare.on_click(lambda _: self._start(finetune=True))
+        self.stop.on_click(lambda _: self._stop())
+        self.save.on_click(lambda _: self._save())
+        self.add.on_click(lambda _: self._add())
+
+    # What is chosen.
+
+    def chosen(self) -> FusePlayground:
+        """The settings that the controls say; raises `InputError` for what cannot be fused."""
+        names = [name for name, tick in self.ticks.items() if tick.value]
+        picked = [one for one in self.candidates if one.name in names]
+        objections = choice.objections(picked, self.targets[self.target.value])
+        if objections:
+            raise InputError(objections[0])
+        weights = [] if self.method.value == "mean" else [self.weights[n].value for n in names]
+        numbers = {"scale": self.scale.value, "density": self.density.value}
+        settings = {name: numbers[name] for name in SETTINGS.get(self.method.value, {})}
+        if self.method.value == "dare":
+            settings["seed"] = 0.0
+        return self.session.choose(
+            models=names, target=self.target.value, method=self.method.value, weights=weights,
+            method_settings=settings, seeds=list(range(self.seeds.value)),
+            target_max_steps=self.steps.value,
+        )  # fmt: skip
+
+    def _tick(self, members: list[str]) -> None:
+        for name, tick in self.ticks.items():
+            tick.value = name in members
+
+    def _changed(self) -> None:
+        """Say what stands against the choice, show shares, and have the thread look at it."""
+        names = [name for name, tick in self.ticks.items() if tick.value]
+        equal = self.method.value == "mean"
+        total = sum(self.weights[name].value for name in names)
+        for name, share in self.shares.items():
+            self.weights[name].disabled = equal
+            value = 1 / len(names) if equal and names else self.weights[name].value / (total or 1)
+            share.value = f"share {value:.0%}" if name in names else ""
+        wanted = SETTINGS.get(self.method.value, {})
+        self.scale.disabled, self.density.disabled = (
+            name not in wanted for name in ("scale", "density")
+        )
+        try:
+            self.chosen()
+            objection = ""
+        except InputError as error:
+            objection = f"<b>Cannot be fused:</b> {html.escape(str(error))}"
+        self.message.value = objection
+        self._enable(objection)
+        self.wake.set()
+
+    def _enable(self, objection: str | None = None) -> None:
+        busy = self.session.busy
+        blocked = busy or bool(self.message.value if objection is None else objection)
+        self.fuse.disabled = self.compare.disabled = blocked
+        self.stop.disabled = not busy
+        self.save.disabled = not self.session.fused()
+
+    # What is done.
+
+    def _start(self, finetune: bool) -> None:
+        try:
+            if self.session.start(self.chosen(), finetune):
+                self._enable()
+                self.wake.set()
+        except InputError as error:
+            self.message.value = f"<b>Cannot be fused:</b> {html.escape(str(error))}"
+
+    def _stop(self) -> None:
+        self.session.stop()
+        self.wake.set()
+
+    def _save(self) -> None:
+        try:
+            path = self.session.save(self.folder.value)
+            self.status.value = f"saved: <code>{html.escape(str(path))}</code>"
+        except InputError as error:
+            self.status.value = f"<b>Not saved:</b> {html.escape(str(error))}"
+
+    def _add(self) -> None:
+        try:
+            one = choice.named(self.more.value.strip(), self.session.store)
+        except InputError as error:
+            self.message.value = f"<b>Not added:</b> {html.escape(str(error))}"
+            return
+        if one.name not in self.ticks:
+            self.candidates.append(one)
+            self._add_row(one, True, 1.0)
+            for control in (self.ticks[one.name], self.weights[one.name]):
+                control.observe(lambda change: self._changed(), "value")
+        self.more.value = ""
+        self._changed()
+
+    # What is shown, by a thread of its own: nothing else writes these.
+
+    def _follow(self) -> None:
+        while True:
+            self.wake.wait()
+            self.wake.clear()
+            self._show_choice()
+            if self.session.busy:
+                self._show_until_done()
+            self._enable()
+
+    def _show_until_done(self) -> None:
+        while self.session.busy:
+            self._show_progress()
+            time.sleep(EVERY)
+        self._show_progress()
+        self._show_choice()  # there are models now
+
+    def _show_choice(self) -> None:
+        """Report, map and the words that repeat the choice; what is wrong is said instead."""
+        try:
+            settings = self.chosen()
+            report, figure = self.session.report(settings), self.session.map(settings)
+        except InputError as error:
+            self.report.value, self.map.value = html.escape(str(error)), ""
+            return
+        text = report if isinstance(report, str) else None
+        self.report.value = html.escape(text) if text else report._repr_html_()
+        self.map.value = _image(figure, "The weight space: the models and their mean")
+        self.repeat.value = _copyable(settings)
+
+    def _show_progress(self) -> None:
+        with self.session.lock:
+            state = dataclasses.replace(self.session.state)
+        bar = f"<progress value='{state.done}' max='{state.total or 1}'></progress> "
+        count = f"{state.done} of {state.total} runs, " if state.total else ""
+        shown = bar if state.phase == "working" else ""
+        self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
+        if self.session.plan is None:
+            return
+        found = self.session.results()
+        if found["accuracy"].notna().any() or state.phase == "working":
+            steps = self.steps.value
+            self.curves.value = curves.learning_curves(self.session.histories(), steps)
+            self.outcome.value = _outcome(found)
+
+
+def _labelled(kind: type, label: str, **settings) -> ipw.Widget:
+    """A control with its label beside it, as wide as it needs."""
+    return kind(description=label, style={"description_width": "initial"}, **settings)
+
+
+def _image(figure, label: str) -> str:
+    """A figure as HTML, with its description for those who do not see it."""
+    if figure is None:
+        return ""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80)
+    data = base64.b64encode(file.getvalue()).decode()
+    style, alt = "max-width: 100%", html.escape(label)
+    return f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
+
+
+def _outcome(results) -> str:
+    """Accuracies, differences and the verdict, as HTML."""
+    shown = [playground.accuracies(results), playground.differences(results)]
+    parts = [tables.show(table).to_html(border=0) for table in shown]
+    return f"{''.join(parts)}<p><b>{playground.verdict(results, results['target'].iloc[0])}</b></p>"
+
+
+def _copyable(settings: FusePlayground) -> str:
+    call, file = playground.call(settings), playground.parameter_file(settings)
+    return (
+        f"<details><summary>repeat it</summary><pre>{html.escape(call)}</pre>"
+        f"<pre># python -m fusinglib run fuse_playground --params FILE\n{html.escape(file)}</pre>"
+        "</details>"
+    )
