@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from fusinglib.training.finetuning import finetune, fit_head
 from fusinglib.training.scoring import accuracies, cross_entropy, predict
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tasks import Task
+
+ONE_AT_A_TIME = threading.Lock()
+"""Threads of one process (two playgrounds, run serially) take turns."""
 
 Report = Callable[[str], None]
 """Takes a line that says how far a run is."""
@@ -83,15 +87,17 @@ def _disk_failed(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _determined(run: Run, device: str) -> Iterator[None]:
-    """The thread count that the run's settings fix, and the caller's random state put back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(run.settings.get("training", {}).get("threads", 1))
-    try:
-        cuda = available(device) == "cuda"
-        with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    """The thread count that the run's settings fix, and the caller's random state put back; both
+    belong to the whole process, in which one run goes on at a time."""
+    with ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(run.settings.get("training", {}).get("threads", 1))
+        try:
+            cuda = available(device) == "cuda"
+            with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
+                yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _pretrain(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:

@@ -44,6 +44,12 @@ class Playground(ipw.VBox):
         self.wake = threading.Event()
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
+        for name, part in {
+            "playground": self,
+            "status": self.status,
+            "outcome": self.outcome,
+        }.items():
+            part.add_class(f"fusinglib-{name}")  # what tests and style sheets hold on to
         self._observe()
         self._changed()
         threading.Thread(target=self._follow, daemon=True).start()
@@ -52,7 +58,8 @@ class Playground(ipw.VBox):
 
     def _make_controls(self) -> None:
         settings = self.settings
-        self.rows = ipw.VBox()
+        self.rows = ipw.GridBox(layout=ipw.Layout(grid_template_columns="16em 19em 19em 6em"))
+        self.facts: dict[str, ipw.HTML] = {}
         self.ticks: dict[str, ipw.Checkbox] = {}
         self.weights: dict[str, ipw.BoundedFloatText] = {}
         self.shares: dict[str, ipw.HTML] = {}
@@ -78,23 +85,19 @@ class Playground(ipw.VBox):
         self.folder = _labelled(ipw.Text, "Save model to", placeholder="a new folder")
         self.save = ipw.Button(description="Save model", disabled=True)
         self.message = ipw.HTML()
-        self.status = ipw.HTML("ready")
+        self.status, self.saved = ipw.HTML("ready"), ipw.HTML()
         self.report, self.map, self.curves, self.outcome, self.repeat = (
             ipw.HTML() for _ in range(5)
         )
 
     def _add_row(self, one: choice.Candidate, ticked: bool, weight: float) -> None:
-        layout = ipw.Layout(width="22em")
-        tick = ipw.Checkbox(ticked, description=one.label, indent=False, layout=layout)
-        number = _labelled(
-            ipw.BoundedFloatText, f"weight of {one.label}", value=weight, min=-100, max=100,
-            step=0.1, layout=ipw.Layout(width="24em"),
-        )  # fmt: skip
+        tick = ipw.Checkbox(ticked, description=one.label, indent=False, layout=WIDE)
+        limits = {"value": weight, "min": -100, "max": 100, "step": 0.1, "layout": WIDE}
+        number = _labelled(ipw.BoundedFloatText, f"weight of {one.label}", **limits)
         self.ticks[one.name], self.weights[one.name] = tick, number
-        self.shares[one.name] = ipw.HTML()
-        facts = ipw.HTML(html.escape(one.facts), layout=ipw.Layout(width="24em"))
-        row = ipw.HBox([tick, facts, number, self.shares[one.name]])
-        self.rows.children = [*self.rows.children, row]
+        self.facts[one.name], self.shares[one.name] = ipw.HTML(html.escape(one.facts)), ipw.HTML()
+        row = [tick, self.facts[one.name], number, self.shares[one.name]]
+        self.rows.children = [*self.rows.children, *row]
 
     def _choosing(self) -> ipw.Widget:
         buttons = []
@@ -111,13 +114,12 @@ class Playground(ipw.VBox):
 
     def _doing(self) -> ipw.Widget:
         buttons = ipw.HBox([self.fuse, self.compare, self.stop])
-        return ipw.VBox([self.message, buttons, self.status, ipw.HBox([self.folder, self.save])])
+        saving = ipw.HBox([self.folder, self.save, self.saved])
+        return ipw.VBox([self.message, buttons, self.status, saving])
 
     def _shown(self) -> ipw.Widget:
-        for one in (self.report, self.map, self.curves, self.outcome, self.repeat):
-            one.add_class("fusinglib-shown")
         look = ipw.HBox([self.report, self.map], layout=ipw.Layout(flex_flow="row wrap"))
-        return ipw.VBox([look, self.curves, self.outcome, self.repeat])
+        return ipw.VBox([self.curves, self.outcome, look, self.repeat])
 
     def _observe(self) -> None:
         for control in [*self.ticks.values(), *self.weights.values(), self.method, self.scale,
@@ -199,9 +201,9 @@ class Playground(ipw.VBox):
     def _save(self) -> None:
         try:
             path = self.session.save(self.folder.value)
-            self.status.value = f"saved: <code>{html.escape(str(path))}</code>"
+            self.saved.value = f"saved: <code>{html.escape(str(path))}</code>"
         except InputError as error:
-            self.status.value = f"<b>Not saved:</b> {html.escape(str(error))}"
+            self.saved.value = f"<b>Not saved:</b> {html.escape(str(error))}"
 
     def _add(self) -> None:
         try:
@@ -223,17 +225,21 @@ class Playground(ipw.VBox):
         while True:
             self.wake.wait()
             self.wake.clear()
+            plan = self.session.plan
             self._show_choice()
-            if self.session.busy:
-                self._show_until_done()
-            self._enable()
-
-    def _show_until_done(self) -> None:
-        while self.session.busy:
+            while self.session.busy:
+                self._show_progress()
+                time.sleep(EVERY)
             self._show_progress()
-            time.sleep(EVERY)
-        self._show_progress()
-        self._show_choice()  # there are models now
+            self._enable()
+            if self.session.plan is not plan:  # there are models now
+                self._show_choice()
+                self._show_facts()
+
+    def _show_facts(self) -> None:
+        for one in choice.candidates(self.settings):
+            if one.name in self.facts:
+                self.facts[one.name].value = html.escape(one.facts)
 
     def _show_choice(self) -> None:
         """Report, map and the words that repeat the choice; what is wrong is said instead."""

@@ -1,0 +1,202 @@
+"""The playground as a person meets it: a real JupyterLab in a real headless Chromium."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import transformers
+import yaml
+
+from fusinglib.evaluation import playground
+from fusinglib.places import PROJECT
+from fusinglib.study.execution import results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FusePlayground
+from fusinglib.study.store import Store
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on PATH"),
+]
+
+PATIENCE = 120_000
+"""Milliseconds that a person waits on a busy machine."""
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
+
+
+@pytest.fixture
+def lab(tmp_path, mini):
+    """The address of a JupyterLab over tiny copies of the notebooks, with settings of its own."""
+    folder = shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
+    common = {k: v for k, v in mini.items() if k not in ("families", "sources", "targets")}
+    tiny = {"seeds", "source_seeds", "model", "tasks", "random_row", "intertraining"}
+    common = {k: v for k, v in common.items() if k not in tiny and k != "world_seed"}
+    del common["pretraining_seed"]
+    common |= {"executor": "processes", "workers": 2}
+    (tmp_path / "common.yaml").write_text(yaml.safe_dump(common))
+    for file in folder.glob("*.ipynb"):
+        text = file.read_text().replace("params/mini/common.yaml", str(tmp_path / "common.yaml"))
+        file.write_text(text)
+    overrides = tmp_path / "overrides"
+    overrides.mkdir()
+    windowing = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
+    windowing |= {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
+    (overrides / "overrides.json").write_text(json.dumps(windowing))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    words += [f"--port={port}", "--IdentityProvider.token=t", f"--ServerApp.root_dir={folder}"]
+    words += [f"--LabApp.user_settings_dir={tmp_path / 'settings'}"]
+    words += [f"--LabApp.workspaces_dir={tmp_path / 'workspaces'}"]
+    words += [f"--LabApp.app_settings_dir={overrides}", "--LabApp.news_url="]
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=tmp_path)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _answer(f"{address}/api?token=t")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answer(address: str) -> None:
+    end = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, "JupyterLab does not start"
+            time.sleep(0.3)
+
+
+@pytest.fixture
+def page():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+def run_all(page, lab, name) -> None:
+    """Open a notebook and run it through the menu."""
+    page.goto(f"{lab}/lab/tree/{name}.ipynb?token=t&reset")
+    page.wait_for_selector(".jp-NotebookPanel-toolbar")
+    page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def no_traceback(page) -> None:
+    errors = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]'
+    assert page.locator(errors).count() == 0
+    assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
+
+
+def status(page, words: str) -> None:
+    """Wait until the playground's state reads so."""
+    page.locator(".fusinglib-status", has_text=re.compile(words)).wait_for()
+
+
+def picture(page, name: str) -> None:
+    """Keep a screenshot where FUSINGLIB_SCREENSHOTS asks for it, to be looked at."""
+    folder = os.environ.get("FUSINGLIB_SCREENSHOTS")
+    if folder:
+        page.locator(".fusinglib-playground").scroll_into_view_if_needed()
+        page.screenshot(path=f"{folder}/{name}.png")
+
+
+def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    no_traceback(page)
+
+    page.get_by_role("button", name="none", exact=True).click()
+    page.get_by_text("tick at least two models").wait_for()
+    for task in ("mood", "irony", "emoji"):
+        page.get_by_label(task, exact=True).check()
+    page.get_by_role("button", name="Fuse", exact=True).click()
+    status(page, "done")
+    page.get_by_role("img", name="The weight space").wait_for()
+    page.get_by_text("mean of 3 models").first.wait_for()
+    picture(page, "fused")
+
+    page.get_by_role("button", name="Finetune and compare").click()
+    page.get_by_role("button", name="Finetune and compare").click(force=True)  # a double click
+    curve = page.locator("svg[data-curve=accuracy] polyline")
+    page.wait_for_function(
+        "document.querySelectorAll('svg[data-curve=accuracy] polyline').length == 3"
+    )
+    status(page, r"done: \d+ of \d+ runs")
+    assert curve.count() == 3
+    no_traceback(page)
+    picture(page, "compared")
+
+    folder = tmp_path / "mine"
+    page.get_by_label("Save model to").fill(str(folder))
+    page.get_by_label("Save model to").press("Tab")
+    page.get_by_role("button", name="Save model", exact=True).click()
+    page.get_by_text("saved:").wait_for()
+    assert transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).config.model_type == "t5"
+
+    chosen = {"models": ["mood", "emoji", "irony"], "target": "emotion", "method": "mean"}
+    chosen |= {"weights": [], "method_settings": {}, "seeds": [0, 1, 2]}
+    settings = FusePlayground.from_parameters({**mini, **chosen})
+    found = results(plan_experiment(settings), Store(settings.store_folder()))
+    assert found["accuracy"].notna().all()
+    shown = page.locator(".fusinglib-outcome").inner_text()
+    for number in playground.accuracies(found)["accuracy"]:
+        assert f"{number:.1f}" in shown
+
+    page.get_by_label("Batches at most").fill("90000")
+    page.get_by_label("Batches at most").press("Tab")
+    page.get_by_role("button", name="Finetune and compare").click()
+    status(page, "working")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    status(page, "stopped")
+    no_traceback(page)
+
+
+def test_the_kernel_answers_while_runs_go_on(page, lab):
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    page.get_by_label("Batches at most").fill("90000")
+    page.get_by_label("Batches at most").press("Tab")
+    page.get_by_role("button", name="Finetune and compare").click()
+    status(page, "working")
+    page.locator(".jp-Notebook-footer").click()
+    page.locator(".jp-Notebook .jp-CodeCell").last.locator(".cm-content").click()
+    page.keyboard.type("print(6 * 7 * 1000)")
+    page.keyboard.press("Shift+Enter")
+    picture(page, "while-runs-go-on")
+    page.locator("pre", has_text="42000").wait_for()
+    status(page, "working")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    status(page, "stopped")
+    no_traceback(page)
+
+
+def test_every_control_has_a_label(page, lab):
+    from axe_playwright_python.sync_playwright import Axe
+
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    found = Axe().run(page, context=".fusinglib-playground").response["violations"]
+    rules = {one["id"] for one in found}
+    assert not rules & {"label", "button-name", "image-alt", "select-name", "aria-input-field-name"}

@@ -1,0 +1,341 @@
+"""The playground without a browser: its plan, its session, and the controls by their values."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fusinglib import fuse, widgets
+from fusinglib.errors import InputError
+from fusinglib.evaluation import playground
+from fusinglib.fusion.engine import weights_hash
+from fusinglib.study.execution import KeptPool, execute, results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FamilyTable, FusePlayground
+from fusinglib.study.store import Store
+from fusinglib.widgets import choice, curves
+from fusinglib.widgets.session import Session
+from fusinglib.widgets.view import Playground
+
+CHOSEN = {
+    "models": ["sentiment", "mood"],
+    "target": "irony",
+    "method": "mean",
+    "weights": [],
+    "method_settings": {},
+}
+
+
+@pytest.fixture
+def settings(mini) -> FusePlayground:
+    return FusePlayground.from_parameters({**mini, **CHOSEN})
+
+
+@pytest.fixture
+def made(settings):
+    """The settings, with all their runs in the store."""
+    execute(plan_experiment(settings), Store(settings.store_folder()), settings)
+    return settings
+
+
+@pytest.fixture
+def shown(settings):
+    return Playground(settings)
+
+
+def until(holds, seconds=60):
+    """Wait until `holds()`, which is what a person does at the page."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def refusal(settings, **changes) -> str:
+    with pytest.raises(InputError) as caught:
+        plan_experiment(dataclasses.replace(settings, **changes))
+    return str(caught.value)
+
+
+# The plan.
+
+
+def test_the_playground_shares_the_runs_of_the_family_table(mini, settings):
+    table = {run.key for run in plan_experiment(FamilyTable.from_parameters(mini)).runs}
+    plan = plan_experiment(settings)
+    assert {run.key for run in plan.runs} <= table
+    assert [(row["base"], row["seed"]) for row in plan.rows] == [
+        (base, seed) for base in playground.BASES for seed in settings.seeds
+    ]
+
+
+def test_the_single_model_is_that_of_the_largest_training_set(settings):
+    (sources,) = {r["sources"] for r in plan_experiment(settings).rows if r["base"][0] == "i"}
+    assert sources == "mood"  # 4,500 examples, sentiment has 800
+
+
+def test_models_by_key_and_by_folder(made, tmp_path):
+    plan, store = plan_experiment(made), Store(made.store_folder())
+    mood = next(run for run in plan.runs if run.label.startswith("mood"))
+    by_key = plan_experiment(dataclasses.replace(made, models=["sentiment", mood.key]))
+    assert {run.key for run in by_key.runs} >= {run.key for run in plan.runs if run.kind == "fuse"}
+    folder = shutil.copytree(store.model(mood), tmp_path / "mine")
+    settings = dataclasses.replace(made, models=["sentiment", str(folder)])
+    own = plan_experiment(settings)
+    assert [run.kind for run in own.runs if run.label == str(folder)] == ["import"]
+    assert execute(own, store, settings)["accuracy"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [("weighted", {}), ("ties", {"density": 0.3, "scale": 1.0}), ("dare", {"seed": 3.0})],
+)
+def test_other_methods_are_those_of_fuse(made, tmp_path, method, numbers):
+    numbers = numbers | ({"density": 0.5} if method == "dare" else {})
+    settings = dataclasses.replace(
+        made, method=method, weights=[0.75, 0.25], method_settings=numbers, seeds=[0]
+    )
+    store, plan = Store(made.store_folder()), plan_experiment(settings)
+    assert execute(plan, store, settings)["accuracy"].notna().all()
+    fused = next(run for run in plan.runs if run.kind == "fuse")
+    models = {run.label.split()[0]: store.model(run) for run in fused.parents}
+    order = [run.label.split()[0] for run in fused.parents if run.kind == "source"]
+    more = {} if method == "weighted" else {"pretrained": models["miniature"]}
+    weights = [{"sentiment": 0.75, "mood": 0.25}[name] for name in order]
+    numbers = {k: int(v) if k == "seed" else v for k, v in numbers.items()}
+    direct = tmp_path / "direct"
+    fuse([models[n] for n in order], direct, method=method, weights=weights, **more, **numbers)
+    assert weights_hash(direct) == weights_hash(store.model(fused))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"models": ["irony", "mood"]}, "irony was trained on the target irony"),
+        ({"target": "iron"}, "did you mean 'irony'"),
+        ({"models": ["mood"]}, "at least two models"),
+        ({"models": ["mood", "mood"]}, "each once"),
+        ({"models": ["mood", "0123456789abcdef"]}, "has no finished run 0123456789abcdef"),
+        ({"models": ["mood", "/nowhere"]}, "no such folder"),
+        ({"weights": [1.0, 2.0]}, "none for the mean"),
+        ({"method": "weighted", "weights": [1.0]}, "as many as models"),
+        ({"method": "fisher"}, "one of mean, weighted"),
+        ({"method_settings": {"density": "much"}}, "expected a number"),
+    ],
+)
+def test_bad_choices_are_refused(settings, changes, expected):
+    assert expected in refusal(settings, **changes)
+
+
+def test_a_model_trained_on_the_target_is_refused_by_its_key_too(made):
+    store = Store(made.store_folder())
+    mood = next(run for run in plan_experiment(made).runs if run.label.startswith("mood"))
+    assert store.find(mood.key).key == mood.key
+    assert "trained on the target" in refusal(made, models=["sentiment", mood.key], target="mood")
+
+
+# What came out.
+
+
+def test_accuracies_and_differences_over_seeds(made):
+    found = results(plan_experiment(made), Store(made.store_folder()))
+    runs = found.pivot(index="seed", columns="base", values="accuracy")
+    table = playground.accuracies(found)
+    assert list(table.index) == playground.BASES
+    assert table["accuracy"].to_numpy() == pytest.approx(
+        100 * runs[playground.BASES].mean().to_numpy()
+    )
+    gap = 100 * (runs["fused"] - runs["pretrained"])
+    row = playground.differences(found).loc["fused - pretrained"]
+    half = 12.7062 * gap.std(ddof=1) / np.sqrt(2)  # t(.975) with one degree of freedom
+    assert [row["estimate"], row["low"]] == pytest.approx([gap.mean(), gap.mean() - half], rel=1e-4)
+    assert "undecided" in playground.verdict(found, "irony") or not half
+    one = found[found["seed"] == 0]
+    assert "one seed: that decides nothing" in playground.verdict(one, "irony")
+    assert playground.verdict(found.assign(accuracy=np.nan), "irony") == "Nothing is finished yet."
+
+
+def test_what_is_copied_repeats_the_plan(made, tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text(playground.parameter_file(made))
+    words = ["run", "fuse_playground", "--plan", "--params", str(file)]
+    words += ["--set", f"store={made.store}"]
+    done = subprocess.run([sys.executable, "-m", "fusinglib", *words], capture_output=True)
+    lines = done.stdout.decode().splitlines()[2:]
+    assert lines and all(line.split()[1] == line.split()[2] for line in lines)  # all finished
+    call = playground.call(made)
+    assert call.startswith("fusinglib.widgets.playground(models=['sentiment', 'mood']")
+
+
+def test_histories_are_those_of_the_store_and_drawn(made):
+    plan, store = plan_experiment(made), Store(made.store_folder())
+    table = playground.histories(plan, store)
+    assert len(table) == 3 * 2 * 2  # base models, seeds, evaluations
+    run = plan.rows[0]["run"]
+    last = json.loads((store.path(run) / "history.json").read_text())[-1]
+    assert table.iloc[1]["loss"] == last["loss"]
+    drawn = curves.learning_curves(table, 2)
+    assert drawn.count("<polyline") == 3 + 2 * 3 and drawn.count("role='img'") == 2
+    assert f"{100 * last['ranked']:.3g}" in drawn
+    assert "nothing yet" in curves.learning_curves(table[:0], 2)
+
+
+# Candidates.
+
+
+def test_candidates_are_tasks_then_the_store_then_what_is_named(made, mini, tmp_path):
+    wide = {**mini, **CHOSEN, "source_seeds": [1]}
+    other = FusePlayground.from_parameters(wide)
+    execute(plan_experiment(other), Store(other.store_folder()), other)
+    found = choice.candidates(made)
+    by_name = {one.name: one for one in found}
+    assert len(by_name) == 13 + 2
+    assert by_name["mood"].date and by_name["topic"].facts == "120 examples, not made yet"
+    assert {one.label for one in found[13:]} == {
+        "mood from miniature T5, seed 1", "sentiment from miniature T5, seed 1",
+    }  # fmt: skip
+    store = Store(made.store_folder())
+    folder = store.model(next(r for r in plan_experiment(made).runs if r.kind == "source"))
+    named = choice.named(str(folder), store)
+    assert named.megabytes > 1 and named.train == 0
+    with pytest.raises(InputError, match="check the path"):
+        choice.named("/nowhere", store)
+
+
+# The controls.
+
+
+def test_a_choice_says_at_once_what_stands_against_it(shown):
+    assert not shown.message.value and not shown.fuse.disabled
+    shown.ticks["irony"].value = True
+    assert "irony was trained on irony, the target" in shown.message.value
+    assert shown.fuse.disabled and shown.compare.disabled
+    shown.target.value = "topic"
+    assert not shown.message.value and not shown.fuse.disabled
+    for tick in shown.ticks.values():
+        tick.value = False
+    assert "at least two" in shown.message.value
+
+
+def test_weights_are_shown_as_shares(shown):
+    assert shown.shares["mood"].value == "share 50%" and shown.weights["mood"].disabled
+    shown.method.value = "weighted"
+    shown.weights["mood"].value = 3.0
+    assert shown.shares["mood"].value == "share 75%" and not shown.weights["mood"].disabled
+    assert shown.shares["topic"].value == ""
+    assert shown.chosen().weights == [1.0, 3.0]  # in the order of the ticks
+    shown.method.value = "ties"
+    assert not shown.density.disabled
+    assert shown.chosen().method_settings == {"scale": 1.0, "density": 0.2}
+
+
+def test_fuse_compare_save(shown, settings, tmp_path):
+    until(lambda: "not made yet" in shown.report.value)
+    shown.fuse.click()
+    until(lambda: "<b>done</b>" in shown.status.value)
+    until(lambda: "mean of 2 models" in shown.report.value)
+    until(lambda: shown.map.value.startswith("<img"))
+    assert 'alt="The weight space' in shown.map.value
+    shown.compare.click()
+    shown.compare.click()  # a second click changes nothing
+    until(lambda: "the fused model ends" in shown.outcome.value and not shown.session.busy)
+    until(lambda: "<b>done</b>: 10 of 10 runs" in shown.status.value)
+    found = results(plan_experiment(settings), Store(settings.store_folder()))
+    assert found["accuracy"].notna().all()
+    for number in playground.accuracies(found)["accuracy"]:
+        assert f"{number:.1f}" in shown.outcome.value
+    shown.folder.value = str(tmp_path / "mine")
+    until(lambda: not shown.save.disabled)
+    shown.save.click()
+    assert "saved" in shown.saved.value
+    assert weights_hash(tmp_path / "mine") == weights_hash(
+        Store(settings.store_folder()).model(shown.session.fused())
+    )
+    shown.save.click()
+    assert "Not saved" in shown.saved.value and "something already" in shown.saved.value
+    until(lambda: shown.facts["mood"].value.startswith("4,500 examples, dev"))
+
+
+def test_a_model_can_be_added_by_its_folder(shown, made, tmp_path):
+    store = Store(made.store_folder())
+    source = next(run for run in plan_experiment(made).runs if run.kind == "source")
+    folder = shutil.copytree(store.model(source), tmp_path / "mine")
+    shown.more.value = str(tmp_path / "none")
+    shown.add.click()
+    assert "Not added" in shown.message.value
+    shown.more.value = str(folder)
+    shown.add.click()
+    assert shown.ticks[str(folder)].value and str(folder) in shown.chosen().models
+
+
+def test_stopping_at_once_keeps_the_store_whole(shown, settings):
+    shown.compare.click()
+    shown.stop.click()
+    until(lambda: not shown.session.busy)
+    until(lambda: "stopped" in shown.status.value)
+    until(lambda: not shown.compare.disabled)
+    store = Store(settings.store_folder())
+    assert not list((store.root / ".pending").iterdir())
+    shown.compare.click()
+    until(lambda: "<b>done</b>: 10 of 10 runs" in shown.status.value)
+
+
+def test_a_model_that_vanished_is_named(made):
+    shown = Playground(made)
+    until(lambda: "mean of 2 models" in shown.report.value)
+    store = Store(made.store_folder())
+    source = next(run for run in plan_experiment(made).runs if run.kind == "source")
+    shutil.rmtree(store.model(source))
+    shown.wake.set()
+    until(lambda: "no such" in shown.report.value or "not a folder" in shown.report.value)
+
+
+def test_two_playgrounds_share_a_store(settings):
+    one, two = Playground(settings), Playground(settings)
+    one.compare.click()
+    two.compare.click()
+    until(lambda: not one.session.busy and not two.session.busy)
+    for shown in (one, two):
+        until(lambda shown=shown: "<b>done</b>: 10 of 10 runs" in shown.status.value, 5)
+    assert one.outcome.value == two.outcome.value
+
+
+@pytest.mark.slow
+def test_a_stop_ends_long_runs_and_the_pool_starts_anew(settings):
+    long = dataclasses.replace(
+        settings, executor="processes", workers=2, source_max_steps=100_000, source_patience=10**6
+    )
+    session = Session(long)
+    assert session.start(long) and not session.start(long)
+    until(lambda: "step" in session.state.text)
+    session.stop()
+    until(lambda: not session.busy, 20)
+    assert session.state.phase == "stopped"
+    short = dataclasses.replace(settings, executor="processes", workers=2)
+    assert session.start(short)
+    until(lambda: session.state.phase == "done")
+    session.pool.stop()
+
+
+def test_a_kept_pool_serves_twice():
+    pool = KeptPool(1)
+    with pool() as workers:
+        first = workers.submit(time.time).result()
+    with pool() as again:
+        assert again is workers and again.submit(time.time).result() > first
+    pool.stop()
+    with pool() as anew:
+        assert anew is not workers
+    pool.stop()
+
+
+def test_the_call_of_the_notebook(mini):
+    shown = widgets.playground(models=["topic", "mood"], target="irony", store=mini["store"])
+    assert shown.ticks["topic"].value and not shown.ticks["sentiment"].value
+    with pytest.raises(InputError, match="did you mean 'target'"):
+        widgets.playground(targt="irony")
