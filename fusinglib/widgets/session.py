@@ -39,12 +39,14 @@ class Session:
     """One playground: what was asked for last, and the thread that does it.
 
     All that is made lies in the store: a session that is gone loses nothing that was finished.
+    `rounds` counts how often something was made, or tried.
     """
 
     def __init__(self, settings: FusePlayground):
         self.settings, self.store = settings, Store(settings.store_folder())
         self.lock, self.state = threading.Lock(), State()
         self.plan: Plan | None = None
+        self.rounds = 0
         self.execution: Execution | None = None
         self.thread: threading.Thread | None = None
         serial = settings.executor == "serial"
@@ -101,7 +103,7 @@ class Session:
         except Exception as error:
             phase, text = "failed", str(error)
         with self.lock:
-            self.execution = None
+            self.execution, self.rounds = None, self.rounds + 1
             self.state = dataclasses.replace(self.state, phase=phase, text=text)
 
     def update(self, done: int, text: str, last: bool = False) -> None:

@@ -40,8 +40,7 @@ class Playground(ipw.VBox):
         self.settings, self.session = settings, Session(settings)
         self.candidates = choice.candidates(settings)
         self.targets = choice.targets_of(settings)
-        self.added: list[str] = []
-        self.wake = threading.Event()
+        self.wake, self.rounds = threading.Event(), 0
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
         for name, part in {
@@ -225,14 +224,14 @@ class Playground(ipw.VBox):
         while True:
             self.wake.wait()
             self.wake.clear()
-            plan = self.session.plan
             self._show_choice()
             while self.session.busy:
                 self._show_progress()
                 time.sleep(EVERY)
             self._show_progress()
             self._enable()
-            if self.session.plan is not plan:  # there are models now
+            if self.session.rounds != self.rounds:  # there are models now
+                self.rounds = self.session.rounds
                 self._show_choice()
                 self._show_facts()
 
