@@ -57,7 +57,7 @@ class Playground(ipw.VBox):
 
     def _make_controls(self) -> None:
         settings = self.settings
-        self.rows = ipw.GridBox(layout=ipw.Layout(grid_template_columns="16em 19em 19em 6em"))
+        self.rows = ipw.GridBox(layout=ipw.Layout(grid_template_columns="16em 26em 17em 6em"))
         self.facts: dict[str, ipw.HTML] = {}
         self.ticks: dict[str, ipw.Checkbox] = {}
         self.weights: dict[str, ipw.BoundedFloatText] = {}
