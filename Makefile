@@ -28,7 +28,7 @@ test-slow: venv
 	.venv/bin/python -m pytest $(parallel) -m slow $(ARGS)
 
 lab: venv
-	.venv/bin/python -m jupyterlab notebooks
+	.venv/bin/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/index.ipynb
 
 mergekit = benchmarks/.venv-mergekit
 

@@ -61,7 +61,8 @@ def lab(tmp_path, mini):
     words += [f"--LabApp.workspaces_dir={tmp_path / 'workspaces'}"]
     words += [f"--LabApp.app_settings_dir={overrides}", "--LabApp.news_url="]
     with open(tmp_path / "lab.log", "w") as log:
-        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=tmp_path)
+        env = {**os.environ, "FUSINGLIB_STORE": mini["store"]}
+        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=tmp_path, env=env)
     address = f"http://127.0.0.1:{port}"
     try:
         _answer(f"{address}/api?token=t")
@@ -200,3 +201,10 @@ def test_every_control_has_a_label(page, lab):
     found = Axe().run(page, context=".fusinglib-playground").response["violations"]
     rules = {one["id"] for one in found}
     assert not rules & {"label", "button-name", "image-alt", "select-name", "aria-input-field-name"}
+
+
+def test_the_index_shows_what_is_there(page, lab):
+    run_all(page, lab, "index")
+    page.locator(".jp-RenderedHTMLCommon td", has_text=re.compile("^343$")).first.wait_for()
+    no_traceback(page)
+    page.get_by_role("link", name="fuse_playground.ipynb").wait_for()

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from fusinglib.__main__ import main
+from fusinglib.evaluation import planner
 from fusinglib.places import PROJECT
 from fusinglib.progress import Line, duration
 from fusinglib.study import notebooks, parameters
@@ -372,8 +373,8 @@ def test_hygiene(path):
     ):
         assert isinstance(node, ast.AnnAssign), line
         ast.literal_eval(node.value)
-    fields = parameters.EXPERIMENTS[path.stem].__dataclass_fields__
-    assert set(parameters.defaults(path.stem)) <= {*fields, "common"}
+    if path.stem != "index":
+        assert set(parameters.defaults(path.stem)) <= parameters.names(path.stem)
     for cell in code:
         if cell is not tagged[0]:
             assert len(cell.source.splitlines()) <= 15, cell.id
@@ -387,3 +388,16 @@ def test_notebooks_are_clean_for_ruff():
             [sys.executable, "-m", "ruff", *words, PROJECT / "notebooks"], capture_output=True
         )
         assert done.returncode == 0, done.stdout.decode()
+
+
+def test_the_index_leads_to_every_notebook_with_a_picture(mini, tmp_path, monkeypatch):
+    notebook = nbformat.read(PROJECT / "notebooks/index.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in notebook.cells)
+    links = set(re.findall(r"\]\((\w+)\.ipynb\)", text))
+    assert links == {path.stem for path in NOTEBOOKS} - {"index"} == set(parameters.EXPERIMENTS)
+    pictures = re.findall(r"!\[.+\]\(\.\./(.+\.png)\)", text)
+    assert len(pictures) == len(links) and all((PROJECT / one).is_file() for one in pictures)
+    monkeypatch.setenv("FUSINGLIB_STORE", mini["store"])
+    found = planner.states("params/mini")
+    assert list(found.index) == list(parameters.EXPERIMENTS)
+    assert (found["finished"] == 0).all() and found.loc["family_table", "runs"] == 343

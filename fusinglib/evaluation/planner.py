@@ -10,9 +10,11 @@ import pandas as pd
 from fusinglib.errors import InputError, one_of
 from fusinglib.evaluation import reference, statistics
 from fusinglib.evaluation.tables import distinct_targets, run_arrays
+from fusinglib.places import PROJECT
+from fusinglib.study import parameters
 from fusinglib.study.execution import overview, workers
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import SeedPlanner
+from fusinglib.study.settings import EXPERIMENTS, SeedPlanner
 from fusinglib.study.store import Store
 
 PUBLISHED_TARGETS = 14
@@ -165,3 +167,23 @@ def costs(settings: SeedPlanner, store: Store) -> pd.DataFrame:
             hours = left * settings.guess_seconds / 3600 / workers(settings)
         rows[count] = {"runs": kinds["runs"].sum(), "left": left, "hours left": hours}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
+
+
+def states(folder: str) -> pd.DataFrame:
+    """How far the store is with every notebook that the folder has a parameter file for.
+
+    `folder` is taken from the project's root. Returns: a row per notebook, with its runs, how many
+    are finished, and the minutes that the rest takes (NaN where that is unknown).
+    """
+    rows = {}
+    for name in EXPERIMENTS:
+        file = PROJECT / folder / f"{name}.yaml"
+        if file.is_file():
+            settings = parameters.settings(name, parameters.choose(name, str(file), []))
+            kinds = overview(plan_experiment(settings), Store(settings.store_folder()), settings)
+            minutes = kinds["minutes"].sum(skipna=False)
+            rows[name] = [kinds["runs"].sum(), kinds["finished"].sum(), minutes]
+    if not rows:
+        raise InputError(f"{PROJECT / folder} has no parameter files: name a folder of params/")
+    columns = ["runs", "finished", "minutes left"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("notebook")
