@@ -12,11 +12,11 @@ import pytest
 
 from fusinglib import fuse, widgets
 from fusinglib.errors import InputError
-from fusinglib.evaluation import playground
+from fusinglib.evaluation import pairs, playground
 from fusinglib.fusion.engine import weights_hash
 from fusinglib.study.execution import KeptPool, execute, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import FamilyTable, FusePlayground
+from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap
 from fusinglib.study.store import Store
 from fusinglib.widgets import choice, curves
 from fusinglib.widgets.session import Session
@@ -339,3 +339,32 @@ def test_the_call_of_the_notebook(mini):
     assert shown.ticks["topic"].value and not shown.ticks["sentiment"].value
     with pytest.raises(InputError, match="did you mean 'target'"):
         widgets.playground(targt="irony")
+
+
+# The heatmap.
+
+
+def test_the_explorer_shows_what_stands_behind_a_cell(mini):
+    settings = PairwiseHeatmap.from_parameters(mini)
+    plan, store = plan_experiment(settings), Store(mini["store"])
+    found = execute(plan, store, settings)
+    shown = widgets.explorer(settings, found)
+    cells = pairs.table(found)
+    assert len(shown.buttons) == len(cells) == 3 and shown.send.disabled
+    button = shown.buttons["sentiment mood"]
+    gain = cells.query("one == 'sentiment' and two == 'mood'")["gain"].item()
+    assert button.description.startswith(f"{gain:+.1f} ")
+    assert button.tooltip.startswith("sentiment and mood: ")
+    button.click()
+    table = pairs.detail(found, "sentiment mood")
+    fused = found.query("sources == 'sentiment mood'").set_index(["target", "seed"])["accuracy"]
+    for (target, seed), accuracy in fused.items():
+        assert table.loc[(target, seed), "fused"] == pytest.approx(100 * accuracy)
+    assert table.loc[("mean", ""), "fused"] - table.loc[("mean", ""), "pretrained"] == (
+        pytest.approx(gain)
+    )
+    assert "irony" in shown.detail.value and not shown.send.disabled
+    shown.send.click()
+    (below,) = shown.below.children
+    assert below.ticks["sentiment"].value and below.ticks["mood"].value
+    assert not below.ticks["topic"].value and below.target.value == "irony"

@@ -71,6 +71,24 @@ def arrays(results, names):
     return [*trained, array("", [0])]
 
 
+def detail(results, names):
+    """What stands behind a cell: test accuracies in percent, a row for every target that neither
+    model has seen and every seed (with several source seeds their mean), and last their means.
+
+    Arguments: ``names``, the two source tasks, as in the column ``sources``. Returns: a DataFrame
+    indexed by target and seed, with the columns pretrained, fused, and the two tasks.
+    """
+    fused, one, two, pretrained = (100 * array.mean(axis=0) for array in arrays(results, names))
+    targets = list(dict.fromkeys(results.query("sources == @names")["target"]))
+    seeds = sorted(results["seed"].unique())
+    index = pd.MultiIndex.from_product([targets, seeds], names=["target", "seed"])
+    columns = dict(zip(("pretrained", *names.split(), "fused"), (pretrained, one, two, fused),
+                       strict=True))  # fmt: skip
+    table = pd.DataFrame({name: array.T.ravel() for name, array in columns.items()}, index=index)
+    table.loc[("mean", ""), :] = table.mean(skipna=False)
+    return table
+
+
 def class_of(gaps):
     """The class of a pair from its distances to the better one, the mean and the worse one."""
     if any(np.isnan(gap) for gap in gaps):

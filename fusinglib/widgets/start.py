@@ -1,7 +1,10 @@
-"""The playground in one call."""
+"""The playground, and the heatmap to click on, in one call each."""
+
+import pandas as pd
 
 from fusinglib.study import parameters
-from fusinglib.study.settings import FusePlayground
+from fusinglib.study.settings import FusePlayground, PairwiseHeatmap
+from fusinglib.widgets.explorer import PairExplorer
 from fusinglib.widgets.view import Playground
 
 
@@ -14,3 +17,8 @@ def playground(settings: FusePlayground | None = None, **chosen) -> Playground:
     """
     parameters.check("fuse_playground", chosen)
     return Playground(settings or parameters.settings("fuse_playground", chosen))
+
+
+def explorer(settings: PairwiseHeatmap, results: pd.DataFrame) -> PairExplorer:
+    """The pairwise heatmap as buttons, from the settings and results of its notebook."""
+    return PairExplorer(settings, results)

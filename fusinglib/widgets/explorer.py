@@ -1,0 +1,73 @@
+"""The pairwise heatmap to click on: what stands behind a cell, and from there to the playground."""
+
+import dataclasses
+import html
+
+import ipywidgets as ipw
+import pandas as pd
+
+from fusinglib.evaluation import pairs, tables
+from fusinglib.evaluation.figures import PAIRS
+from fusinglib.study.settings import FusePlayground, PairwiseHeatmap, Study
+from fusinglib.widgets.view import Playground
+
+
+class PairExplorer(ipw.VBox):
+    """Figure 2 as buttons: a click shows the pair's targets and seeds, and a second one sends the
+    pair to a playground below, where both models are ticked."""
+
+    def __init__(self, settings: PairwiseHeatmap, results: pd.DataFrame):
+        self.settings, self.results = settings, results
+        self.cells = pairs.table(results).assign(names=lambda t: t["one"] + " " + t["two"])
+        self.detail = ipw.HTML("Choose a cell to see its targets and seeds.")
+        self.send = ipw.Button(description="Send to the playground", disabled=True)
+        self.send.layout.width = "auto"
+        self.below = ipw.VBox()
+        self.buttons: dict[str, ipw.Button] = {}
+        self.names = ""
+        super().__init__([self._grid(), self.detail, self.send, self.below])
+        self.add_class("fusinglib-explorer")
+        self.send.on_click(lambda _: self._to_playground())
+
+    def _grid(self) -> ipw.Widget:
+        tasks = list(dict.fromkeys([*self.cells["one"], *self.cells["two"]]))
+        found = {frozenset((cell.one, cell.two)): cell for cell in self.cells.itertuples()}
+        children = []
+        for number, row in enumerate(tasks):
+            children.append(ipw.HTML(f"<b>{html.escape(row)}</b>"))
+            for column in tasks[: number + 1]:
+                cell = found.get(frozenset((row, column)))
+                children.append(self._button(cell) if cell else ipw.HTML(""))
+            children += [ipw.HTML("") for _ in tasks[number + 1 :]]
+        children += [ipw.HTML(""), *(ipw.HTML(f"<b>{html.escape(name)}</b>") for name in tasks)]
+        columns = f"8em repeat({len(tasks)}, 8em)"
+        return ipw.GridBox(children, layout=ipw.Layout(grid_template_columns=columns))
+
+    def _button(self, cell) -> ipw.Button:
+        colour, ink = PAIRS[cell.rank]
+        sign = pairs.CLASSES.get(cell.rank, "–")
+        button = ipw.Button(
+            description=f"{cell.gain:+.1f} {sign}{'' if cell.certain else ' ?'}",
+            tooltip=f"{cell.one} and {cell.two}: {cell.rank or 'runs are missing'}",
+            style={"button_color": colour, "text_color": ink},
+        )
+        button.on_click(lambda _, names=cell.names: self._choose(names))
+        self.buttons[cell.names] = button
+        return button
+
+    def _choose(self, names: str) -> None:
+        cell = self.cells.set_index("names").loc[names]
+        words = f"{cell['one']} and {cell['two']}, {cell['gain']:+.1f} points over pretrained: "
+        words += cell["rank"] or "runs are missing"
+        table = tables.show(pairs.detail(self.results, names)).to_html(border=0)
+        self.detail.value = f"<b>{html.escape(words)}</b>{table}"
+        self.names, self.send.disabled = names, False
+
+    def _to_playground(self) -> None:
+        """Below, a playground with the two models ticked and the first target chosen."""
+        shared = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Study)}
+        target = self.results.query("sources == @self.names")["target"].iloc[0]
+        how = {"method": "mean", "weights": [], "method_settings": {}}
+        models = self.names.split()
+        chosen = FusePlayground(**shared, models=models, target=target, **how)
+        self.below.children = [Playground(chosen)]
