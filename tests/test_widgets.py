@@ -350,7 +350,7 @@ def test_the_explorer_shows_what_stands_behind_a_cell(mini):
     found = execute(plan, store, settings)
     shown = widgets.explorer(settings, found)
     cells = pairs.table(found)
-    assert len(shown.buttons) == len(cells) == 3 and shown.send.disabled
+    assert len(shown.buttons) == len(cells) == 3 and shown.to_playground.disabled
     button = shown.buttons["sentiment mood"]
     gain = cells.query("one == 'sentiment' and two == 'mood'")["gain"].item()
     assert button.description.startswith(f"{gain:+.1f} ")
@@ -363,8 +363,8 @@ def test_the_explorer_shows_what_stands_behind_a_cell(mini):
     assert table.loc[("mean", ""), "fused"] - table.loc[("mean", ""), "pretrained"] == (
         pytest.approx(gain)
     )
-    assert "irony" in shown.detail.value and not shown.send.disabled
-    shown.send.click()
+    assert "irony" in shown.detail.value and not shown.to_playground.disabled
+    shown.to_playground.click()
     (below,) = shown.below.children
     assert below.ticks["sentiment"].value and below.ticks["mood"].value
     assert not below.ticks["topic"].value and below.target.value == "irony"

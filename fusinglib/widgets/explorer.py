@@ -20,14 +20,14 @@ class PairExplorer(ipw.VBox):
         self.settings, self.results = settings, results
         self.cells = pairs.table(results).assign(names=lambda t: t["one"] + " " + t["two"])
         self.detail = ipw.HTML("Choose a cell to see its targets and seeds.")
-        self.send = ipw.Button(description="Send to the playground", disabled=True)
-        self.send.layout.width = "auto"
+        self.to_playground = ipw.Button(description="Send to the playground", disabled=True)
+        self.to_playground.layout.width = "auto"
         self.below = ipw.VBox()
         self.buttons: dict[str, ipw.Button] = {}
         self.names = ""
-        super().__init__([self._grid(), self.detail, self.send, self.below])
+        super().__init__([self._grid(), self.detail, self.to_playground, self.below])
         self.add_class("fusinglib-explorer")
-        self.send.on_click(lambda _: self._to_playground())
+        self.to_playground.on_click(lambda _: self._open_playground())
 
     def _grid(self) -> ipw.Widget:
         tasks = list(dict.fromkeys([*self.cells["one"], *self.cells["two"]]))
@@ -61,9 +61,9 @@ class PairExplorer(ipw.VBox):
         words += cell["rank"] or "runs are missing"
         table = tables.show(pairs.detail(self.results, names)).to_html(border=0)
         self.detail.value = f"<b>{html.escape(words)}</b>{table}"
-        self.names, self.send.disabled = names, False
+        self.names, self.to_playground.disabled = names, False
 
-    def _to_playground(self) -> None:
+    def _open_playground(self) -> None:
         """Below, a playground with the two models ticked and the first target chosen."""
         shared = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Study)}
         target = self.results.query("sources == @self.names")["target"].iloc[0]
