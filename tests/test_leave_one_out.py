@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from fusinglib import fuse, leave_one_out
 from fusinglib.errors import InputError
-from fusinglib.fusion import streaming
+from fusinglib.fusion import methods, streaming
 from fusinglib.fusion.engine import fuse_subsets
 
 T5 = {"d_model": 8, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "vocab_size": 30}
@@ -104,3 +105,17 @@ def test_parents_and_hashes_are_those_of_the_subset(tmp_path, five):
     card = (tmp_path / "all" / "without-2" / "README.md").read_text()
     assert reports[0].hashes[0] in card and reports[0].hashes[1] not in card
     json.dumps([report.done() for report in reports])
+
+
+def test_shared_sums_change_no_bit():
+    rng = np.random.default_rng(0)
+    tensors = list(rng.normal(size=(6, 50)).astype(np.float32))
+    lists = [[[j for j in range(6) if j != i] for i in range(6)], [[2], [2, 3], [2, 3], [0, 5]]]
+    for _ in range(200):
+        chosen = [sorted(rng.choice(6, rng.integers(1, 7), replace=False)) for _ in range(5)]
+        lists.append([[int(i) for i in one] for one in chosen])
+    for subsets in lists:
+        found = list(methods.means(tensors, subsets))
+        for subset, result in zip(subsets, found, strict=True):
+            expected = methods.mean([tensors[i] for i in subset])
+            assert result.tobytes() == expected.tobytes(), subsets

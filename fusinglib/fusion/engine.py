@@ -6,7 +6,7 @@ Models are compared by their headers first; then all are read side by side, piec
 import inspect
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fusinglib.errors import InputError
 from fusinglib.fusion import compatibility, measures
 from fusinglib.fusion.checkpoints import Checkpoint
 from fusinglib.fusion.compatibility import Report
-from fusinglib.fusion.methods import METHODS, Method
+from fusinglib.fusion.methods import METHODS, Method, means
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import Folder, beside, check_free
 from fusinglib.fusion.streaming import PIECE, Block, Piece, pieces, stream
@@ -324,8 +324,10 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
 
         def do(piece: Piece, block: Block) -> int:
             rows = _rows(piece, block)
-            for folder, (_, subset, _) in zip(folders, wanted, strict=True):
-                folder.write(piece, _fused(piece, rows, subset, job, recipe))
+            results = _results(piece, rows, [subset for _, subset, _ in wanted], job, recipe)
+            with np.errstate(all="ignore"):  # what is not finite is refused by name
+                for folder, result in zip(folders, results, strict=True):
+                    folder.write(piece, result)
             size = (piece.stop - piece.start) * SIZES[body[piece.name].dtype]
             return size * (len(rows) + len(wanted))
 
@@ -351,16 +353,28 @@ def _rows(piece: Piece, block: Block) -> list[np.ndarray]:
     return block.numbers(piece) if piece.tensors[0].is_float else block.raw(piece)
 
 
-def _fused(piece: Piece, rows: list, subset: Sequence[int], job: Job, recipe: Recipe) -> np.ndarray:
-    """The bytes of the fused piece; what is not finite is refused by the name of its origin."""
-    dtype = piece.tensors[0].dtype
-    if dtype not in FLOATS:
-        return _equal(piece, rows, subset, job)
-    chosen = [rows[i] for i in subset]
-    known = recipe.known(piece)
-    with np.errstate(all="ignore"):
+def _results(
+    piece: Piece, rows: list, subsets: list[Sequence[int]], job: Job, recipe: Recipe
+) -> Iterator[np.ndarray]:
+    """The bytes of the fused piece, for each subset of the models; several are means."""
+    if piece.tensors[0].dtype not in FLOATS:
+        yield from (_equal(piece, rows, subset, job) for subset in subsets)
+    elif recipe.method == METHODS["mean"]:
+        for subset, result in zip(subsets, means(rows, subsets), strict=True):
+            yield _checked(piece, rows, subset, job, recipe, result)
+    else:
+        (subset,) = subsets
+        known = recipe.settings | recipe.known(piece)
         base = rows[-1] if job.base else None
-        result = recipe.method.combine(chosen, recipe.weights, base, **recipe.settings | known)
+        result = recipe.method.combine([rows[i] for i in subset], recipe.weights, base, **known)
+        yield _checked(piece, rows, subset, job, recipe, result)
+
+
+def _checked(
+    piece: Piece, rows: list, subset: Sequence[int], job: Job, recipe: Recipe, result
+) -> np.ndarray:
+    """The bytes of a result; what is not finite is refused by the name of its origin."""
+    dtype = piece.tensors[0].dtype
     if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (
         rows[0].shape,
         rows[0].dtype,

@@ -12,7 +12,8 @@ with this signature can be given instead of a name. Keyword arguments are a meth
 what it needs to know of whole tensors, which `Method` says.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,23 @@ def mean(tensors: Tensors, weights=None, base=None) -> np.ndarray:
         total += tensor
     total /= len(tensors)
     return total
+
+
+def means(tensors: Tensors, subsets: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
+    """The `mean` of each subset of the tensors, bit for bit: what a subset and the next one begin
+    with alike is summed once. All leave-one-out means, in order, take half the additions."""
+    shared, begun = None, 0  # the sum of the first `begun` of this subset
+    for subset, following in zip(subsets, [*subsets[1:], ()], strict=True):
+        alike = len(os.path.commonprefix([list(subset), list(following)]))
+        total = shared.copy() if begun else tensors[subset[0]].copy()
+        start, shared = max(begun, 1), total.copy() if alike == max(begun, 1) else None
+        for position, number in enumerate(subset[start:], start + 1):
+            total += tensors[number]
+            if position == alike:
+                shared = total.copy()
+        begun = 0 if shared is None else alike
+        total /= len(subset)
+        yield total
 
 
 def weighted(tensors: Tensors, weights: np.ndarray, base=None) -> np.ndarray:
