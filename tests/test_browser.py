@@ -34,8 +34,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
          "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 
 
+@pytest.fixture(params=["Light"])
+def theme(request) -> str:
+    return request.param
+
+
 @pytest.fixture
-def lab(tmp_path, mini):
+def lab(tmp_path, mini, theme):
     """The address of a JupyterLab over tiny copies of the notebooks, with settings of its own."""
     folder = shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
     common = {k: v for k, v in mini.items() if k not in ("families", "sources", "targets")}
@@ -51,6 +56,7 @@ def lab(tmp_path, mini):
     overrides.mkdir()
     windowing = {"@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}}
     windowing |= {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
+    windowing |= {"@jupyterlab/apputils-extension:themes": {"theme": f"JupyterLab {theme}"}}
     (overrides / "overrides.json").write_text(json.dumps(windowing))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -193,11 +199,16 @@ def test_the_kernel_answers_while_runs_go_on(page, lab):
     no_traceback(page)
 
 
-def test_every_control_has_a_label(page, lab):
+@pytest.mark.parametrize("theme", ["Light", "Dark"], indirect=True)
+def test_every_control_has_a_label(page, lab, theme):
     from axe_playwright_python.sync_playwright import Axe
 
     run_all(page, lab, "fuse_playground")
     page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    assert page.locator("body").get_attribute("data-jp-theme-name") == f"JupyterLab {theme}"
+    page.get_by_role("button", name="Finetune and compare").click()
+    status(page, "done")
+    picture(page, theme)
     found = Axe().run(page, context=".fusinglib-playground").response["violations"]
     rules = {one["id"] for one in found}
     assert not rules & {"label", "button-name", "image-alt", "select-name", "aria-input-field-name"}
@@ -208,3 +219,21 @@ def test_the_index_shows_what_is_there(page, lab):
     page.locator(".jp-RenderedHTMLCommon td", has_text=re.compile("^343$")).first.wait_for()
     no_traceback(page)
     page.get_by_role("link", name="fuse_playground.ipynb").wait_for()
+
+
+def test_a_kernel_restarted_in_the_middle_loses_nothing_that_was_finished(page, lab, mini):
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    before = len(Store(mini["store"]).describe())
+    page.get_by_label("Batches at most").fill("90000")
+    page.get_by_label("Batches at most").press("Tab")
+    page.get_by_role("button", name="Finetune and compare").click()
+    status(page, "working")
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_role("menuitem", name="Restart Kernel and Run All Cells", exact=False).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.locator(".fusinglib-status", has_text="ready").wait_for()
+    page.get_by_role("button", name="Finetune and compare").click()
+    status(page, r"done: 14 of 14 runs")
+    no_traceback(page)
+    assert len(Store(mini["store"]).describe()) == before  # as run by the notebook's own cells

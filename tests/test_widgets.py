@@ -285,6 +285,17 @@ def test_stopping_at_once_keeps_the_store_whole(shown, settings):
     until(lambda: "<b>done</b>: 10 of 10 runs" in shown.status.value)
 
 
+def test_a_choice_changed_meanwhile_does_not_change_what_is_made(shown, settings):
+    shown.compare.click()
+    until(lambda: shown.session.busy)
+    shown.ticks["topic"].value = True
+    shown.target.value = "emotion"
+    until(lambda: not shown.session.busy)
+    until(lambda: "On irony, the fused model ends" in shown.outcome.value)
+    assert shown.session.plan.rows[0]["target"] == "irony"
+    assert shown.chosen().models == ["sentiment", "topic", "mood"]
+
+
 def test_a_model_that_vanished_is_named(made):
     shown = Playground(made)
     until(lambda: "mean of 2 models" in shown.report.value)
