@@ -59,7 +59,7 @@ class PairExplorer(ipw.VBox):
         cell = self.cells.set_index("names").loc[names]
         words = f"{cell['one']} and {cell['two']}, {cell['gain']:+.1f} points over pretrained: "
         words += cell["rank"] or "runs are missing"
-        table = tables.show(pairs.detail(self.results, names)).to_html(border=0)
+        table = tables.show(pairs.detail(self.results, names)).to_html(border=0, col_space="6em")
         self.detail.value = f"<b>{html.escape(words)}</b>{table}"
         self.names, self.to_playground.disabled = names, False
 

@@ -288,7 +288,7 @@ def _image(figure, label: str) -> str:
 def _outcome(results) -> str:
     """Accuracies, differences and the verdict, as HTML."""
     shown = [playground.accuracies(results), playground.differences(results)]
-    parts = [tables.show(table).to_html(border=0) for table in shown]
+    parts = [tables.show(table).to_html(border=0, col_space="6em") for table in shown]
     return f"{''.join(parts)}<p><b>{playground.verdict(results, results['target'].iloc[0])}</b></p>"
 
 
