@@ -43,9 +43,15 @@ class Candidate:
 
 
 def candidates(settings: FusePlayground) -> list[Candidate]:
-    """The models at hand: the source model of every task whose data are there, then all others of
-    the store that have the same pretrained model, then what the settings name besides."""
+    """The models at hand: the source models of tasks, then all others of the store that have the
+    same pretrained model, then what the settings name besides.
+
+    Tasks are all of the miniature world, or those of real data that the settings name, since all
+    27 take minutes to load.
+    """
     known, _ = tasks.table(settings.tasks, settings.world_seed)
+    if settings.tasks != tasks.MINIWORLD:
+        known = [name for name in settings.models if name in known]
     store, (pretrained, _) = Store(settings.store_folder()), base_model(settings)
     found = [of_task(name, settings, store, pretrained) for name in known]
     found = [one for one in found if one]

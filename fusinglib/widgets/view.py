@@ -224,16 +224,22 @@ class Playground(ipw.VBox):
         while True:
             self.wake.wait()
             self.wake.clear()
-            self._show_choice()
-            while self.session.busy:
-                self._show_progress()
-                time.sleep(EVERY)
+            try:
+                self._show()
+            except Exception as error:  # nobody else would say it, and the thread must live on
+                self.status.value = f"<b>failed</b>: {html.escape(str(error))}"
+
+    def _show(self) -> None:
+        self._show_choice()
+        while self.session.busy:
             self._show_progress()
-            self._enable()
-            if self.session.rounds != self.rounds:  # there are models now
-                self.rounds = self.session.rounds
-                self._show_choice()
-                self._show_facts()
+            time.sleep(EVERY)
+        self._show_progress()
+        self._enable()
+        if self.session.rounds != self.rounds:  # there are models now
+            self.rounds = self.session.rounds
+            self._show_choice()
+            self._show_facts()
 
     def _show_facts(self) -> None:
         for one in choice.candidates(self.settings):
