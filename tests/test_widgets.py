@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusinglib import fuse, widgets
+from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.evaluation import pairs, playground
 from fusinglib.fusion.engine import weights_hash
@@ -261,6 +262,13 @@ def test_fuse_compare_save(shown, settings, tmp_path):
     until(lambda: shown.facts["mood"].value.startswith("4,500 examples, dev"))
 
 
+def test_what_is_finished_is_shown_again(made):
+    shown = Playground(made)
+    until(lambda: "On irony, the fused model ends" in shown.outcome.value)
+    assert "Fused: sentiment mood" in shown.outcome.value and "<polyline" in shown.curves.value
+    until(lambda: not shown.save.disabled)
+
+
 def test_a_model_can_be_added_by_its_folder(shown, made, tmp_path):
     store = Store(made.store_folder())
     source = next(run for run in plan_experiment(made).runs if run.kind == "source")
@@ -343,6 +351,23 @@ def test_a_kept_pool_serves_twice():
     with pool() as anew:
         assert anew is not workers
     pool.stop()
+
+
+@pytest.mark.slow
+def test_the_notebook_in_batch_leaves_a_static_result(made, mini, tmp_path, capsys):
+    file = tmp_path / "params.yaml"
+    file.write_text(playground.parameter_file(made))
+    before = len(Store(mini["store"]).describe())
+    words = ["--params", str(file), "--set", f"store={mini['store']}", "--output", str(tmp_path)]
+    assert main(["run", "fuse_playground", *words]) == 0
+    assert "On irony, the fused model ends" in capsys.readouterr().out
+    assert len(Store(mini["store"]).describe()) == before  # nothing is made twice
+    for picture in ("map", "curves"):
+        png = (tmp_path / f"fuse_playground-{picture}.png").read_bytes()
+        assert png.startswith(b"\x89PNG")
+    executed = json.loads((tmp_path / "fuse_playground.ipynb").read_text())
+    cells = {cell["id"]: cell for cell in executed["cells"]}
+    assert cells["widgets"]["outputs"] == [] and cells["record"]["outputs"]
 
 
 def test_the_call_of_the_notebook(mini):

@@ -112,6 +112,13 @@ class Session:
             total = len(self.execution.plan.runs) if self.execution else self.state.total
             self.state = State(self.state.phase, done, total, text)
 
+    def recall(self, settings: FusePlayground) -> None:
+        """Take up what the store has of these settings already, if that is all of it."""
+        plan = plan_experiment(settings)
+        with self.lock:
+            if not self.busy and all(self.store.has(row["run"]) for row in plan.rows):
+                self.plan = plan
+
     # What came out.
 
     def histories(self) -> pd.DataFrame:

@@ -258,6 +258,7 @@ class Playground(ipw.VBox):
         self.report.value = html.escape(text) if text else report._repr_html_()
         self.map.value = _image(figure, "The weight space: the models and their mean")
         self.repeat.value = _copyable(settings)
+        self.session.recall(settings)
 
     def _show_progress(self) -> None:
         with self.session.lock:
@@ -295,6 +296,8 @@ def _outcome(results) -> str:
     """Accuracies, differences and the verdict, as HTML."""
     shown = [playground.accuracies(results), playground.differences(results)]
     parts = [tables.show(table).to_html(border=0, col_space="6em") for table in shown]
+    (models,) = set(results.query("base == 'fused'")["sources"])
+    parts.append(f"<p>Fused: {html.escape(models)}</p>")
     return f"{''.join(parts)}<p><b>{playground.verdict(results, results['target'].iloc[0])}</b></p>"
 
 
