@@ -235,6 +235,23 @@ def test_weights_are_shown_as_shares(shown):
     assert shown.chosen().method_settings == {"scale": 1.0, "density": 0.2}
 
 
+def test_families_are_ticked_without_the_target(shown):
+    shown.target.value = "sentiment"
+    shown._tick("all", [])
+    assert sum(tick.value for tick in shown.ticks.values()) == 12 and not shown.message.value
+    shown._tick("nli", ["entailment", "captions"])
+    assert {name for name, tick in shown.ticks.items() if tick.value} == {"entailment", "captions"}
+
+
+def test_the_controls_begin_with_the_settings(settings):
+    numbers = {"density": 0.4, "scale": 0.9, "seed": 7.0}
+    given = dataclasses.replace(settings, method="dare", method_settings=numbers, seeds=[4, 2])
+    shown = Playground(given)
+    assert shown.chosen() == dataclasses.replace(given, weights=[1.0, 1.0])
+    shown.seeds.value = 3
+    assert shown.chosen().seeds == [4, 2, 5]
+
+
 def test_fuse_compare_save(shown, settings, tmp_path):
     until(lambda: "not made yet" in shown.report.value)
     shown.fuse.click()

@@ -19,12 +19,12 @@ from fusinglib.widgets.session import Session
 EVERY = 0.3
 """Seconds between two looks at what is being made."""
 
-SETTINGS = {
-    "task_arithmetic": {"scale": 1.0},
-    "ties": {"scale": 1.0, "density": 0.2},
-    "dare": {"scale": 1.0, "density": 0.5},
+SETTINGS = {"task_arithmetic": ["scale"]} | dict.fromkeys(("ties", "dare"), ["scale", "density"])
+    "task_arithmetic": ["scale"],
+    "ties": ["scale", "density"],
+    "dare": ["scale", "density"],
 }
-"""The settings of each method that has some, with the values to begin with."""
+"""The settings of each method that has some."""
 
 WIDE = ipw.Layout(width="auto")
 
@@ -43,12 +43,9 @@ class Playground(ipw.VBox):
         self.wake, self.rounds = threading.Event(), 0
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
-        for name, part in {
-            "playground": self,
-            "status": self.status,
-            "outcome": self.outcome,
-        }.items():
-            part.add_class(f"fusinglib-{name}")  # what tests and style sheets hold on to
+        self.add_class("fusinglib-playground")  # what tests and style sheets hold on to
+        self.status.add_class("fusinglib-status")
+        self.outcome.add_class("fusinglib-outcome")
         self._observe()
         self._changed()
         threading.Thread(target=self._follow, daemon=True).start()
@@ -70,15 +67,17 @@ class Playground(ipw.VBox):
         self.add = ipw.Button(description="Add", tooltip="Add the model that is named")
         names = [name for name in METHODS if name != "fisher"]
         self.method = _labelled(ipw.Dropdown, "Method", options=names, value=settings.method)
-        self.scale = _labelled(ipw.FloatText, "scale", value=1.0)
-        self.density = _labelled(ipw.BoundedFloatText, "density", value=0.2, min=0.01, max=1.0)
+        numbers = {"scale": 1.0, "density": 0.2, **settings.method_settings}
+        self.scale = _labelled(ipw.FloatText, "scale", value=numbers["scale"])
+        share = {"value": numbers["density"], "min": 0.01, "max": 1.0}
+        self.density = _labelled(ipw.BoundedFloatText, "density", **share)
         target = {"options": list(self.targets), "value": settings.target}
         self.target = _labelled(ipw.Dropdown, "Target task", **target)
         count = {"value": len(settings.seeds), "min": 1, "max": 50}
         self.seeds = _labelled(ipw.BoundedIntText, "Seeds", **count)
         steps = {"value": settings.target_max_steps, "min": 1, "max": 100_000}
         self.steps = _labelled(ipw.BoundedIntText, "Batches at most", **steps)
-        self.fuse = ipw.Button(description="Fuse", button_style="")
+        self.fuse = ipw.Button(description="Fuse")
         self.compare = ipw.Button(description="Finetune and compare", layout=WIDE)
         self.stop = ipw.Button(description="Stop", disabled=True)
         self.folder = _labelled(ipw.Text, "Save model to", placeholder="a new folder")
@@ -100,10 +99,10 @@ class Playground(ipw.VBox):
 
     def _choosing(self) -> ipw.Widget:
         buttons = []
-        groups = {"all": list(self.ticks), "none": []} | choice.families_of(self.settings)
-        for name, members in groups.items():
+        families = choice.families_of(self.settings)
+        for name in ("all", "none", *families):
             button = ipw.Button(description=name, tooltip=f"tick {name}", layout=WIDE)
-            button.on_click(lambda _, members=members: self._tick(members))
+            button.on_click(lambda _, name=name: self._tick(name, families.get(name, [])))
             buttons.append(button)
         heading = ipw.HTML("<b>Finetuned models</b>")
         adding = ipw.HBox([self.more, self.add])
@@ -141,18 +140,23 @@ class Playground(ipw.VBox):
             raise InputError(objections[0])
         weights = [] if self.method.value == "mean" else [self.weights[n].value for n in names]
         numbers = {"scale": self.scale.value, "density": self.density.value}
-        settings = {name: numbers[name] for name in SETTINGS.get(self.method.value, {})}
+        settings = {name: numbers[name] for name in SETTINGS.get(self.method.value, [])}
         if self.method.value == "dare":
-            settings["seed"] = 0.0
+            settings["seed"] = self.settings.method_settings.get("seed", 0.0)
+        seeds = self.settings.seeds
+        seeds = [*seeds, *range(max(seeds) + 1, max(seeds) + 51)][: self.seeds.value]
         return self.session.choose(
             models=names, target=self.target.value, method=self.method.value, weights=weights,
-            method_settings=settings, seeds=list(range(self.seeds.value)),
+            method_settings=settings, seeds=seeds,
             target_max_steps=self.steps.value,
         )  # fmt: skip
 
-    def _tick(self, members: list[str]) -> None:
-        for name, tick in self.ticks.items():
-            tick.value = name in members
+    def _tick(self, group: str, members: list[str]) -> None:
+        """Tick a family, or all, but for models that were trained on the target; untick others."""
+        target = self.targets[self.target.value].identity
+        for one in self.candidates:
+            wanted = group == "all" or one.name in members
+            self.ticks[one.name].value = wanted and one.trained_on != target
 
     def _changed(self) -> None:
         """Say what stands against the choice, show shares, and have the thread look at it."""
@@ -163,7 +167,7 @@ class Playground(ipw.VBox):
             self.weights[name].disabled = equal
             value = 1 / len(names) if equal and names else self.weights[name].value / (total or 1)
             share.value = f"share {value:.0%}" if name in names else ""
-        wanted = SETTINGS.get(self.method.value, {})
+        wanted = SETTINGS.get(self.method.value, [])
         self.scale.disabled, self.density.disabled = (
             name not in wanted for name in ("scale", "density")
         )
