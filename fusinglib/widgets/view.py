@@ -20,10 +20,6 @@ EVERY = 0.3
 """Seconds between two looks at what is being made."""
 
 SETTINGS = {"task_arithmetic": ["scale"]} | dict.fromkeys(("ties", "dare"), ["scale", "density"])
-    "task_arithmetic": ["scale"],
-    "ties": ["scale", "density"],
-    "dare": ["scale", "density"],
-}
 """The settings of each method that has some."""
 
 WIDE = ipw.Layout(width="auto")
