@@ -34,6 +34,12 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
          "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 
 
+@pytest.fixture
+def mini(mini) -> dict:
+    """Runs that go on until somebody stops them, where they are given many batches."""
+    return {**mini, "target_patience": 10**6}
+
+
 @pytest.fixture(params=["Light"])
 def theme(request) -> str:
     return request.param
