@@ -189,7 +189,7 @@ def test_a_run_that_always_kills_its_worker_fails_alone(study):
     finally:
         done.set()
         killer.join()
-    assert "died 3 times" in store.failure_file(source).read_text()
+    assert "died 3 times" in store.failure_file(source.key).read_text()
     assert len(list((store.root / "failed").iterdir())) == 1
     lost = frame[frame.accuracy.isna()]
     assert 0 < len(lost) < len(frame)
