@@ -331,7 +331,7 @@ def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(executor, params, mini, 
     children = psutil.Process(process.pid).children(recursive=True)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    text = read(terminal, until=rb"\nstopped; finished runs are kept")
+    text = read(terminal, until=rb"\nstopped; finished runs are kept\r?\n")
     os.close(terminal)
     assert process.wait(timeout=20) == 130
     assert time.monotonic() - started < 10

@@ -266,14 +266,12 @@ class Playground(ipw.VBox):
         bar = f"<progress value='{state.done}' max='{state.total or 1}'></progress> "
         count = f"{state.done} of {state.total} runs, " if state.total else ""
         shown = bar if state.phase == "working" else ""
-        self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
-        if self.session.plan is None:
-            return
-        found = self.session.results()
-        if found["accuracy"].notna().any() or state.phase == "working":
+        found = self.session.results() if self.session.plan else None
+        if found is not None and (found["accuracy"].notna().any() or state.phase == "working"):
             steps = self.steps.value
             self.curves.value = curves.learning_curves(self.session.histories(), steps)
             self.outcome.value = _outcome(found)
+        self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
 
 
 def _labelled(kind: type, label: str, **settings) -> ipw.Widget:
