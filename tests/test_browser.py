@@ -141,7 +141,7 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
     no_traceback(page)
 
     page.get_by_role("button", name="none", exact=True).click()
-    page.get_by_text("tick at least two models").wait_for()
+    page.get_by_text("tick at least two models").first.wait_for()
     for task in ("mood", "irony", "emoji"):
         page.get_by_label(task, exact=True).check()
     page.get_by_role("button", name="Fuse", exact=True).click()
@@ -165,7 +165,7 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
     page.get_by_label("Save model to").fill(str(folder))
     page.get_by_label("Save model to").press("Tab")
     page.get_by_role("button", name="Save model", exact=True).click()
-    page.get_by_text("saved:").wait_for()
+    page.get_by_text("saved:").first.wait_for()
     assert transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).config.model_type == "t5"
 
     chosen = {"models": ["mood", "emoji", "irony"], "target": "emotion", "method": "mean"}
