@@ -148,81 +148,52 @@ def _lost(sample: Sample, base: str) -> float:
 class Claim:
     """A claim of the paper, and the statistic that has to exceed the threshold if it holds.
 
-    `said` is what the paper says where none of its tables gives the statistic; `we_take` how its
-    words became a number. `seeds` says whether seeds are drawn anew in the bootstrap: a spread over
-    seeds would come out too small if they were.
+    `said` is what the paper says where none of its tables gives the statistic. `seeds` says whether
+    seeds are drawn anew in the bootstrap: a spread over them would come out too small if so.
     """
 
     number: int
     text: str
-    place: str
     statistic: Callable[..., float]
     threshold: float = 0.0
     said: str = ""
-    we_take: str = ""
     per_family: bool = False
     seeds: bool = True
 
 
 CLAIMS = {
-    "family_table": [
-        Claim(
-            1, "fusing all beats pretraining", "section 4, Table 1", gain,
-            we_take="the mean of the source families", per_family=True,
-        ),
-        Claim(
-            2, "fusing is more stable", "sections 1 and 4, Table 3", stability, said="+1.9",
-            seeds=False,
-        ),
-        Claim(
-            3, "well-chosen intertraining beats fusing all", "section 4, Table 1", intertraining,
-            we_take="the mean of the source families",
-        ),
-        Claim(
-            4, "intertraining depends on the family, fusing does not", "section 4, Table 1",
-            own_family, we_take="the own family's advantage, intertrained over fused",
-        ),
+    "family_table": [  # section 4 and Table 1; for stability section 1 and Table 3
+        Claim(1, "fusing all beats pretraining", gain, per_family=True),
+        Claim(2, "fusing is more stable", stability, said="+1.9", seeds=False),
+        Claim(3, "well-chosen intertraining beats fusing all", intertraining),
+        Claim(4, "intertraining depends on the family, fusing does not", own_family),
     ],
-    "pairwise_heatmap": [
+    "pairwise_heatmap": [  # section 4 and Figure 2; words taken as more than a third, 9 of 10, half
         Claim(
-            5, "many single models are worse than pretrained", "section 4", losing_singles,
-            threshold=100 / 3, said="many", we_take="more than a third",
+            5, "many single models are worse than pretrained", losing_singles,
+            threshold=100 / 3, said="many",
         ),
         Claim(
-            6, "all but one pair beat their worse model", "section 4, Figure 2", pairs_above(min),
-            threshold=90, said="all but one", we_take="more than nine in ten",
+            6, "all but one pair beat their worse model", pairs_above(min),
+            threshold=90, said="all but one",
         ),
         Claim(
-            7, "most pairs beat the mean of the two", "section 4, Figure 2", pairs_above(middle),
-            threshold=50, said="most", we_take="more than half",
+            7, "most pairs beat the mean of the two", pairs_above(middle),
+            threshold=50, said="most",
         ),
         Claim(
-            8, "pairs often beat the better one", "section 4, Figure 2", pairs_above(max),
-            threshold=50, said="often", we_take="more than half",
+            8, "pairs often beat the better one", pairs_above(max), threshold=50, said="often"
         ),
-        Claim(
-            9, "good models make good pairs", "section 4", good_pairs, said="yes",
-            we_take="a rank correlation above zero",
-        ),
+        Claim(9, "good models make good pairs", good_pairs, said="yes"),
     ],
-    "weight_decay": [
-        Claim(
-            10, "decay nullifies intertraining but not fusing", "section 4.1, Table 2",
-            interaction, we_take="how much more intertraining loses",
-        ),
-        Claim(
-            11, "decay lowers results", "section 4.1, Table 2", decay_loss,
-            we_take="the mean loss of the base models",
-        ),
+    "weight_decay": [  # section 4.1 and Table 2
+        Claim(10, "decay nullifies intertraining but not fusing", interaction),
+        Claim(11, "decay lowers results", decay_loss),
     ],
-    "source_size": [
+    "source_size": [  # section 4.2 and Figure 3
+        Claim(12, "more source data, better fused models", more_data, said="yes"),
         Claim(
-            12, "more source data, better fused models", "section 4.2, Figure 3", more_data,
-            said="yes", we_take="the largest size over the smallest",
-        ),
-        Claim(
-            13, "fusing gains from less data and flattens sooner", "section 4.2, Figure 3",
-            flatter, said="yes", we_take="how much more intertraining rises",
+            13, "fusing gains from less data and flattens sooner", flatter, said="yes"
         ),
     ],
 }  # fmt: skip

@@ -1,14 +1,10 @@
-"""The paper's numbers as data: Tables 1, 2 and 3, and where they contradict the text.
+"""The paper's numbers as data (Choshen, Venezian, Slonim, Katz 2022, arXiv:2204.03044): Tables 1, 2
+and 3, and where they contradict the text.
 
 Numbers are percentages. Rows and columns bear fusinglib's names, in the order of Table 1.
 """
 
 import pandas as pd
-
-CITATION = (
-    "Leshem Choshen, Elad Venezian, Noam Slonim, Yoav Katz (2022). "
-    "Fusing finetuned models for better pretraining. arXiv:2204.03044"
-)
 
 #: How many tasks each of the paper's families has (section 3.1 and Appendix A).
 FAMILY_SIZES = {"general": 14, "nli": 6, "twitter": 11}

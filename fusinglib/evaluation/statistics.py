@@ -188,30 +188,14 @@ def rise(losses):
     return float(np.max(losses - np.minimum.accumulate(losses)))
 
 
-def spread_of_mean(accuracy, together=True):
-    """Standard deviation, over seeds, of the mean accuracy over targets.
-
-    ``together``: runs of one seed belong together (their mean is taken first); else targets are
-    taken as independent, and the variances of the targets are added. NaN for one seed.
-
-    Arguments: an array of shape (seeds, targets). Returns: in the unit of the input.
-    """
-    accuracy = np.asarray(accuracy, dtype=float)
-    if len(accuracy) < 2:
-        return float("nan")
-    if together:
-        return float(accuracy.mean(axis=1).std(ddof=1))
-    return float(np.sqrt(accuracy.var(axis=0, ddof=1).sum()) / accuracy.shape[1])
-
-
 def detectable_difference(spread, seeds, power=0.80):
     """The least difference that ``seeds`` runs against as many detect with the given power.
 
     Of a two-sided two-sample t-test at 5 %, in the usual approximation by central t quantiles:
     ``(t(.975, 2k - 2) + t(power, 2k - 2)) * spread * sqrt(2 / k)`` for k seeds. NaN for one seed.
 
-    Arguments: ``spread``, the standard deviation of what one run measures, e.g. of
-    `spread_of_mean`. Returns: in its unit.
+    Arguments: ``spread``, the standard deviation of what one run measures, e.g. the mean
+    of its targets. Returns: in its unit.
     """
     if seeds < 2:
         return float("nan")
