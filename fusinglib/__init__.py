@@ -3,3 +3,11 @@
 from fusinglib.errors import InputError as InputError
 from fusinglib.fusion.engine import fuse as fuse
 from fusinglib.fusion.engine import leave_one_out as leave_one_out
+
+
+def __getattr__(name: str):
+    if name == "add_task":  # only then, since fusing should not wait for what tasks need
+        from fusinglib.training.tasks import add_task
+
+        return add_task
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

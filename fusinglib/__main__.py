@@ -1,4 +1,4 @@
-"""The command line: `python -m fusinglib run | fuse | store`."""
+"""The command line: `python -m fusinglib run | tasks | fuse | store`."""
 
 import argparse
 import os
@@ -111,11 +111,19 @@ def _execute(name, chosen, settings, options) -> int:
 def _print_plan(settings) -> None:
     from fusinglib.evaluation import tables
     from fusinglib.study.execution import overview
-    from fusinglib.study.experiments import plan_experiment
+    from fusinglib.study.experiments import base_model, plan_experiment
     from fusinglib.study.store import Store
 
-    store = Store(settings.store_folder())
-    print(tables.show(overview(plan_experiment(settings), store, settings)))
+    store, plan = Store(settings.store_folder()), plan_experiment(settings)
+    folder = base_model(settings)[1]
+    if folder:
+        from fusinglib.study.calibration import estimate
+
+        print(tables.show(estimate(plan, store, settings, folder)))
+    else:  # the miniature world takes minutes
+        print(tables.show(overview(plan, store, settings)))
+    for note in plan.notes:
+        print(note)
 
 
 def _command(name: str, options: argparse.Namespace) -> str:
@@ -127,6 +135,32 @@ def _command(name: str, options: argparse.Namespace) -> str:
     for text in options.set:
         words += ["--set", text]
     return shlex.join(words) + "\n"
+
+
+def tasks(options: argparse.Namespace) -> int:
+    """List tasks with what their data are like, or show some of their texts."""
+    from fusinglib.evaluation.tables import show
+    from fusinglib.study import experiments, parameters
+    from fusinglib.training import description
+    from fusinglib.training.tasks import find
+
+    chosen = parameters.choose("family_table", options.params, options.set)
+    settings = parameters.settings("family_table", chosen)
+    known, how = settings.known_tasks()[0], settings.data()
+    named = [find(name, known) for name in options.names or known]
+    if options.show:
+        for task in named:
+            print(f"{task.name}: {task.hub_id} ({task.config})")
+            print(description.show(task, how, options.show))
+        return 0
+    length, unit = experiments.text_length(settings)
+    table = description.describe(named, how, length)
+    print(show(table.drop(columns="notes")))
+    print(f"length: of an input, in {unit}; examples after the rule {how.split_rule!r}")
+    for name, notes in table["notes"].items():
+        if notes:
+            print(f"{name}: {notes}")
+    return 0
 
 
 def fuse(options: argparse.Namespace) -> int:
@@ -204,6 +238,13 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="NAME=VALUE", action="append", default=[], help="one more parameter"
     )
     command.add_argument("--plan", action="store_true", help="print the plan and stop")
+
+    command = commands.add_parser("tasks", help="list tasks: sizes, labels, lengths, texts")
+    command.set_defaults(command=tasks)
+    command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    command.add_argument("--params", metavar="FILE", default="params/paper/family_table.yaml")
+    command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
+    command.add_argument("--show", metavar="N", type=int, help="N texts of each split instead")
 
     command = commands.add_parser("fuse", help="fuse finetuned models into one")
     command.set_defaults(command=fuse)

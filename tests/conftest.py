@@ -151,7 +151,18 @@ def encoders(tmp_path_factory, encoder_tokenizer) -> dict[str, Path]:
         "distilbert": transformers.DistilBertConfig(
             **size, dim=32, n_layers=2, n_heads=2, hidden_dim=48, max_position_embeddings=80
         ),
-    }
+        "deberta": transformers.DebertaV2Config(
+            **size, **small, relative_attention=True, position_biased_input=False,
+            pos_att_type=["p2c", "c2p"], max_relative_positions=20, type_vocab_size=0,
+        ),
+        "electra": transformers.ElectraConfig(**size, **small, embedding_size=16),
+        "albert": transformers.AlbertConfig(**size, **small, embedding_size=16),
+        "mpnet": transformers.MPNetConfig(**size, **small),
+        "xlm-roberta": transformers.XLMRobertaConfig(**size, **small, type_vocab_size=1),
+        "modernbert": transformers.ModernBertConfig(
+            **size, **small, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
+        ),
+    }  # fmt: skip
     folders = {}
     for number, (name, config) in enumerate(configs.items()):
         folders[name] = tmp_path_factory.mktemp("models") / name

@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 
 import datasets
+import pandas as pd
 import pytest
 
 from fusinglib.errors import InputError
 from fusinglib.training import data
 from fusinglib.training.data import Split, label_texts, text_input
-from fusinglib.training.tasks import TASKS, Task
+from fusinglib.training.tasks import TASKS, Task, own_task
 
 SIZES = {  # shared README of the offline copy: train, validation, test
     "emoji": (45000, 5000, 50000),
@@ -197,7 +198,7 @@ def refusal(task, settings) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("label", [2, -2, None, "yes", 0.5])
+@pytest.mark.parametrize("label", [2, -2, None, "perhaps", 0.5])
 def test_label_out_of_range_is_refused(local, all_rows, label):
     bad = [{"text": "a", "label": label}] * 20
     task = local({"train": bad, "validation": bad})
@@ -257,6 +258,107 @@ def test_unreachable_hub_is_one_clear_error(monkeypatch, tmp_path, how):
     assert "set HF_HOME" in message
 
 
+def test_labels_may_be_words_or_names_of_their_own(local, all_rows):
+    made = [{"text": f"row {i}", "label": "yes" if i % 2 else "no"} for i in range(20)]
+    loaded = data.load(local({"train": made, "validation": made}), all_rows)
+    assert loaded.dev.labels == [0, 1] * 10
+    stars = [{"text": f"row {i}", "label": 1 + i % 2} for i in range(20)]
+    task = local({"train": stars, "validation": stars}, "stars", names=("1", "2"))
+    assert data.load(task, all_rows).dev.labels == [0, 1] * 10
+
+
+def test_other_names_or_another_order_of_labels_is_refused(tmp_path, monkeypatch, all_rows):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    made = {"text": [f"row {i}" for i in range(20)], "label": [i % 2 for i in range(20)]}
+    for names in (["yes", "no"], ["no", "yes", "perhaps"]):
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+        )
+        folder = tmp_path / "-".join(names)
+        datasets.Dataset.from_dict(made, features).to_parquet(folder / "train.parquet")
+        task = Task("made", str(folder), "default", ("text",), ("no", "yes"), splits="cut")
+        message = refusal(task, all_rows)
+        assert f"are {', '.join(names)}, in this order, but expected were no, yes" in message
+
+
+def test_other_row_counts_and_texts_seen_twice_are_noted(local, all_rows):
+    made = {"train": rows(40), "validation": rows(4, "dev"), "test": rows(6)}
+    counts = (("train", 41), ("test", 6), ("extra", 7))
+    loaded = data.load(local(made, splits="own", rows=counts), all_rows)
+    assert loaded.notes == (
+        "train has 40 rows, published are 41",
+        "extra has 0 rows, published are 7",
+        "6 of 6 test texts are in train too",
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_own_files(kind, tmp_path, monkeypatch, all_rows):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = tmp_path / f"reviews.{kind}"
+    frame = pd.DataFrame({"review": [f"row {i}" for i in range(40)], "stars": ["low", "high"] * 20})
+    if kind == "jsonl":
+        frame.to_json(file, orient="records", lines=True)
+    else:
+        getattr(frame, f"to_{kind}")(file, index=False)
+    task = own_task(
+        "reviews", files=str(file), columns=["review"], labels=["bad", "good"],
+        names=["low", "high"], label_column="stars",
+    )  # fmt: skip
+    loaded = data.load(task, all_rows)
+    assert loaded.sizes == {"train": 32, "dev": 4, "test": 4}
+    every = [*loaded.train.texts, *loaded.dev.texts, *loaded.test.texts]
+    assert sorted(every) == sorted((f"row {i}",) for i in range(40))
+    for split in (loaded.train, loaded.dev, loaded.test):
+        assert split.labels == [number % 2 for number in numbers(split)]
+    with pytest.raises(InputError, match="no file .*missing.csv"):
+        data.load(replace(task, files=(("train", str(tmp_path / "missing.csv")),)), all_rows)
+    other = tmp_path / "reviews.txt"
+    other.write_text("text")
+    with pytest.raises(InputError, match="expected .csv or .json"):
+        data.load(replace(task, files=(("train", str(other)),)), all_rows)
+
+
+def test_a_column_of_numbers_in_a_file_is_refused(tmp_path, monkeypatch, all_rows):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = tmp_path / "numbers.csv"
+    file.write_text("text,label\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    task = own_task("numbers", files=str(file), columns=["text"], labels=["no", "yes"])
+    assert "row 0 of train is no text in all of its columns text: (0,)" in refusal(task, all_rows)
+
+
+def test_marks_of_wic_and_wsc():
+    mark = data.MARKS["characters"].mark
+    assert mark(("place", "a place later", "no place"), 2, 7, 3, 8) == (
+        "place", "a * place * later", "no * place *"
+    )  # fmt: skip
+    text = "Mark told Pete many lies about himself, which Pete had. He should be."
+    mark = data.MARKS["words"].mark
+    expected = "* Mark * told Pete many lies about himself, which Pete had. # He # should be."
+    assert mark((text,), 0, "Mark", 10, "He") == (expected,)
+    assert mark((text,), 10, "He", 0, "Mark") == (
+        "# Mark # told Pete many lies about himself, which Pete had. * He * should be.",
+    )
+    punctuated = "The town fetched them. They ran."
+    assert mark((punctuated,), 0, "the town", 3, "them") == (
+        "* The town * fetched # them #. They ran.",
+    )
+    assert mark((punctuated,), 0, "a city", 3, "them") == (  # a copy that writes it otherwise
+        "* The town * fetched # them #. They ran.",
+    )
+
+
+def test_an_encoder_reads_the_names_of_columns_that_tell_texts_apart():
+    copa = TASKS["copa"]
+    text = ("It rained.", "effect", "The grass grew.", "The sun set.")
+    assert data.pair_input(copa, text) == (
+        "It rained.",
+        "question: effect choice1: The grass grew. choice2: The sun set.",
+    )
+    assert data.pair_input(TASKS["mnli"], ("A b.", "C d?")) == ("A b.", "C d?")
+    assert data.pair_input(TASKS["sst2"], ("A b.",)) == ("A b.",)
+
+
 def test_t5_format():
     assert text_input(TASKS["sst2"], ("a fine film",), "t5") == "sst2 sentence: a fine film"
     assert (
@@ -285,13 +387,47 @@ def test_real_tweets_have_their_sizes_and_a_revision(hub, all_rows, name):
     assert loaded.revision == revision
 
 
-@pytest.mark.parametrize("name", ["rte", "wnli", "cb", "copa", "wsc", "cola"])
-def test_real_small_tasks_are_carved(hub, all_rows, name):
+CARVED = {  # rows of train at hand and validation; fewer than published are (capped)
+    "cola": (8551, 1043),
+    "sst2": (67349, 872),
+    "mrpc": (3668, 408),
+    "qqp": (12255, 7600),  # capped
+    "qnli": (10293, 5463),  # capped
+    "rte": (2490, 277),
+    "wnli": (635, 71),
+    "boolq": (2045, 3270),  # capped
+    "cb": (250, 56),
+    "copa": (400, 100),
+    "multirc": (27243, 4848),
+    "wic": (5428, 638),
+    "wsc": (554, 104),
+}
+
+
+@pytest.mark.parametrize("name", CARVED)
+def test_real_tasks_are_carved_to_the_row(hub, all_rows, name):
     loaded, other = (data.load(TASKS[name], replace(all_rows, split_seed=s)) for s in (0, 1))
-    total = {"rte": 2490, "wnli": 635, "cb": 250, "copa": 400, "wsc": 554, "cola": 8551}[name]
-    assert len(loaded.test) == min(1000, total // 10)
-    assert len(loaded.train) == total - len(loaded.test)
+    total, validation = CARVED[name]
+    test = min(1000, total // 10)
+    assert loaded.sizes == {"train": total - test, "dev": validation, "test": test}
     assert loaded.dev == other.dev and loaded.test != other.test
+    capped = dict(TASKS[name].rows)["train"] != total
+    assert any(note.startswith("train has") for note in loaded.notes) == capped
+    assert capped == (name in ("qqp", "qnli", "boolq"))
+
+
+def test_real_esnli_has_its_own_splits(hub, all_rows):
+    loaded = data.load(TASKS["esnli"], all_rows)
+    assert loaded.sizes == {"train": 13039, "dev": 9842, "test": 9824}  # train is capped
+
+
+def test_real_spans_are_marked(hub, all_rows):
+    for name, signs in (("wic", "**"), ("wsc", "*#")):
+        loaded = data.load(TASKS[name], all_rows)
+        for split in (loaded.train, loaded.dev, loaded.test):
+            for text in split.texts:
+                for sign in set(signs):
+                    assert " ".join(text).count(sign) >= 2 * signs.count(sign)
 
 
 def test_real_anli_and_mnli(hub, how):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from fusinglib.errors import InputError
 from fusinglib.training import data, models
 from fusinglib.training.data import Split
 from fusinglib.training.finetuning import EarlyStopping, _adamw, _batches, _learning_rate, finetune
@@ -121,20 +122,65 @@ def test_schedule_reaches_the_weights(t5, mini_tasks, training, how):
     torch.testing.assert_close((full - first) / 2, half - first, rtol=1e-3, atol=1e-7)
 
 
-def test_every_epoch_covers_every_row_once():
-    batches = _batches(50, 16, seed=3)
+LENGTHS = np.arange(50)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_epoch_covers_every_row_once(grouped, training):
+    settings = replace(training, batch_size=16, group_by_length=grouped)
+    batches = _batches(LENGTHS, settings, seed=3)
     epochs = [[next(batches) for _ in range(4)] for _ in range(2)]
-    assert [len(batch) for batch in epochs[0]] == [16, 16, 16, 2]
+    sizes = [len(batch) for batch in epochs[0]]
+    assert sorted(sizes) == [2, 16, 16, 16] and (grouped or sizes[-1] == 2)
     orders = [np.concatenate(epoch).tolist() for epoch in epochs]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert orders[0] != orders[1]
-    again = _batches(50, 16, seed=3)
+    again = _batches(LENGTHS, settings, seed=3)
     assert all((next(again) == batch).all() for epoch in epochs for batch in epoch)
-    assert (next(_batches(50, 16, seed=4)) != epochs[0][0]).any()
+    assert next(_batches(LENGTHS, settings, seed=4)).tolist() != epochs[0][0].tolist()
 
 
-def test_batch_larger_than_the_data_is_all_of_them():
-    assert sorted(next(_batches(5, 16, seed=0))) == [0, 1, 2, 3, 4]
+def test_batch_larger_than_the_data_is_all_of_them(training):
+    settings = replace(training, batch_size=16)
+    assert sorted(next(_batches(LENGTHS[:5], settings, seed=0))) == [0, 1, 2, 3, 4]
+
+
+def test_texts_of_like_length_share_a_batch(training):
+    settings = replace(training, batch_size=10, group_by_length=True)
+    batches = _batches(np.random.default_rng(0).permutation(LENGTHS), settings, seed=0)
+    lengths = np.random.default_rng(0).permutation(LENGTHS)
+    spreads = [np.ptp(lengths[next(batches)]) for _ in range(5)]
+    assert spreads == [9] * 5
+
+
+@pytest.mark.parametrize(("kind", "task"), [("t5", "emoji"), ("encoder", "mood")])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(
+    kind, task, request, mini_tasks, training, how
+):
+    """Labels of T5 differ in length, so parts weigh by their tokens."""
+    folder = request.getfixturevalue(kind)
+    still = replace(training, dropout=0.0, max_steps=3, eval_every=3)
+    whole, parts, last = (
+        run(folder, mini_tasks, replace(still, micro_batch=size), how, task=task)
+        for size in (0, 5, 16)
+    )
+    assert equal(whole[2], last[2])  # 16 at a time is the whole batch: the same bits
+    for name, tensor in whole[2].items():
+        torch.testing.assert_close(parts[2][name], tensor, rtol=1e-3, atol=2e-4)
+    losses = [one[0].history[0]["loss"] for one in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_want_of_memory_is_an_error_that_says_what_to_do(
+    t5, mini_tasks, training, how, monkeypatch
+):
+    def no_room(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(models.TextToText, "loss", no_room)
+    expected = r"a batch of 16 texts of \d+ tokens: set micro_batch to 8 or less"
+    with pytest.raises(InputError, match=expected):
+        run(t5, mini_tasks, training, how)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -177,7 +223,7 @@ def test_same_run_has_the_same_bits_alone_and_after_others(
 def test_seed_sets_order_and_dropout(t5, mini_tasks, training, how):
     still = replace(training, dropout=0.0, max_steps=1, eval_every=1)
     whole = replace(still, batch_size=10**6)  # one batch of all rows: the order is no matter
-    few = lambda loaded: {"train": loaded.train.take(range(24))}  # noqa: E731
+    few = lambda loaded: {"train": loaded.train.take(range(24)), "fingerprint": "24"}  # noqa: E731
     first, second = (run(t5, mini_tasks, whole, how, seed=s, change=few)[2] for s in (0, 1))
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=2.1e-3)

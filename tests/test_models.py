@@ -1,6 +1,7 @@
 """Models: T5 heads tied and untied through every round trip, encoders' bodies and heads, and
 what is refused."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from fusinglib.errors import InputError
 from fusinglib.training import data, models
+from fusinglib.training import tokens as tokens_of
+from fusinglib.training.data import Split, TaskData
 from fusinglib.training.models import Classifier, TextToText, Tokens
 from fusinglib.training.tasks import TASKS
 
@@ -114,7 +117,13 @@ def head(model: Classifier) -> dict[str, torch.Tensor]:
     return {n: p for n, p in model.network.named_parameters() if id(p) not in inside}
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+ENCODERS = [
+    "bert", "roberta", "distilbert", "deberta", "electra", "albert", "mpnet", "xlm-roberta",
+    "modernbert",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_encoder_gets_a_fresh_head_by_the_seed(kind, encoders, mini_tasks, training, how):
     folder, task = encoders[kind], mini_tasks["mood"]
     one, again, other = (load(folder, task, training, how, seed=seed) for seed in (1, 1, 2))
@@ -177,7 +186,7 @@ def dropouts(network) -> set[float]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["t5", "bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ["t5", *ENCODERS])
 def test_dropout_reaches_every_module(kind, t5, encoders, mini_tasks, training, how):
     folder = t5 if kind == "t5" else encoders[kind]
     task = mini_tasks["mood"]
@@ -186,7 +195,7 @@ def test_dropout_reaches_every_module(kind, t5, encoders, mini_tasks, training, 
         assert dropouts(network) == {probability}
 
 
-@pytest.mark.parametrize("kind", ["t5", "bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ["t5", *ENCODERS])
 def test_dropout_changes_what_the_network_says(kind, t5, encoders, mini_tasks, training, how):
     folder = t5 if kind == "t5" else encoders[kind]
     loaded = data.load(mini_tasks["mood"], how)
@@ -237,7 +246,7 @@ def test_folder_without_config_or_weights_is_refused(encoder, tmp_path):
     folder = copy(encoder, tmp_path / "b", "*.safetensors")
     assert "no safetensors weights in it" in refusal(models.locate, str(folder), "")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    assert "pickled weights are not opened" in refusal(models.locate, str(folder), "")
+    assert "opened only with allow_pickle" in refusal(models.locate, str(folder), "")
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "/no/such/folder", "not a name"])
@@ -341,7 +350,7 @@ def test_encoder_reads_a_pair(kind, told, encoders, mini_tasks, training, how):
 
 def test_padding_is_masked():
     encoded = {"input_ids": [[5, 6, 7], [8]], "token_type_ids": [[0, 1, 1], [1]]}
-    tokens = Tokens(encoded, pad_id=9)
+    tokens = Tokens.of(encoded, pad_id=9)
     batch = tokens.pad([1, 0])
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
         "input_ids": [[8, 9, 9], [5, 6, 7]],
@@ -372,3 +381,53 @@ def test_changed_data_of_the_same_task_are_tokenized_anew(t5, mini_tasks, traini
     assert model.tokens(loaded) is before
     changed = replace(loaded, dev=loaded.dev.take([0]), fingerprint="changed")
     assert len(model.tokens(changed)["dev"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [("bert", 80), ("roberta", 79), ("distilbert", 80), ("deberta", 500)]
+)
+def test_inputs_are_cut_to_what_the_model_has_positions_for(
+    kind, most, encoders, mini_tasks, training, how
+):
+    task = mini_tasks["mood"]
+    model = load(encoders[kind], task, training, replace(how, max_length=500))
+    assert model.max_length == most
+    long = Split([("word " * 300,), ("word",)], [0, 1])
+    loaded = TaskData(task, long, long, long, f"long for {kind}", None)
+    tokens = model.tokens(loaded)["train"]
+    assert tokens.lengths.tolist() == [min(most, 302), 3]
+    assert tokens.truncated == (most < 302)
+    model.network(**model.inputs(tokens, [0]))  # the longest one has its positions
+
+
+def test_tokens_are_made_once_for_all_processes(
+    t5, tmp_path, mini_tasks, training, how, monkeypatch
+):
+    loaded = data.load(mini_tasks["mood"], how)
+    monkeypatch.setattr(tokens_of, "_MADE", {})
+    made = load(t5, loaded.task, training, how).tokens(loaded)
+    for _ in range(2):
+        monkeypatch.setattr(tokens_of, "_MADE", {})
+        model = load(t5, loaded.task, training, how)
+        model.cache = tmp_path / "tokens"
+        found = model.tokens(loaded)
+        for split, one in made.items():
+            rows = list(range(len(one)))
+            assert same(one.pad(rows), found[split].pad(rows))
+        monkeypatch.setattr(models.TextToText, "_encode", None)  # the second time none is needed
+    (folder,) = [path for path in model.cache.iterdir() if path.is_dir()]
+    assert json.loads((folder / "tokens.json").read_text())["truncated"]["train"] == 0
+
+
+def test_pickled_weights_are_opened_only_on_request(t5, tmp_path):
+    folder = tmp_path / "pickled"
+    network = transformers.AutoModelForSeq2SeqLM.from_pretrained(t5)
+    shutil.copytree(t5, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(network.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="only with allow_pickle: true"):
+        models.locate(str(folder), "")
+    assert models.locate(str(folder), "", allow_pickle=True) == folder
+    models.bring(folder, tmp_path / "brought")
+    assert torch.equal(t5_logits(tmp_path / "brought"), t5_logits(t5))
+    assert len(models.fingerprint(folder)) == 16

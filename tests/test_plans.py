@@ -74,7 +74,7 @@ def test_target_is_never_among_its_sources(mini):
     for row in plan.rows:
         base = row["run"].parents[0]
         target = TASKS[row["target"]]
-        assert row["run"].settings["task"] == dataclasses.asdict(target)
+        assert row["run"].settings["task"] == target.settings()
         sources = {"fused": base.parents, "intertrained": (base,), "pretrained": ()}[row["base"]]
         found = [run.settings["task"] for run in sources]
         assert target.identity not in {(task["hub_id"], task["config"]) for task in found}
@@ -119,8 +119,8 @@ def test_largest_rule(mini):
 
 
 def test_largest_of_equals_does_not_depend_on_the_order():
-    data, names = made_up(), ["rte", "wnli", "cola"]
-    found = {intertrained("largest", "x", order, data) for order in (names, names[::-1])}
+    names = ["rte", "wnli", "cola"]
+    found = {intertrained("largest", "x", order, lambda name: 9) for order in (names, names[::-1])}
     assert found == {"wnli"}
 
 
@@ -196,6 +196,8 @@ EVERY_FINETUNING = [
     {"metric": "exact"},
     {"precision": "bf16"},
     {"threads": 2},
+    {"micro_batch": 4},
+    {"group_by_length": True},
     {"split_rule": "later"},
     {"split_seed": 1},
     {"max_dev": 7},
@@ -294,7 +296,7 @@ def test_family_with_the_target_alone_is_refused(mini):
         ({"targets": ["x"]}, "unknown family 'x': one of general, nli, twitter"),
         ({"families": {"nli": ["mnlli"]}}, "unknown task 'mnlli': did you mean 'mnli'?"),
         ({"families": {"nli": []}}, "family 'nli' is empty: name at least one task"),
-        ({"families": {"nli": ["rte", "rte"]}}, "family 'nli' names the task 'rte' twice"),
+        ({"families": {"nli": ["rte", "rte"]}}, "family 'nli' names 'rte' twice"),
     ],
 )
 def test_unknown_and_malformed_families_are_refused(mini, change, message):
@@ -341,6 +343,56 @@ def test_plan_of_a_run_of_the_store(mini, t5):
     plan = experiments.plan_experiment(FamilyTable(**{**mini, "model": "0123456789abcdef"}))
     assert plan.runs[0].kind == "import"
     assert plan.runs[0].place == str(made)
+
+
+@pytest.fixture
+def own_models(encoder, tmp_path) -> list[str]:
+    """Four finetuned models; one has a card of the Trainer's, one a card with a data set alone."""
+    folders = []
+    for number in range(4):
+        folder = tmp_path / f"model{number}"
+        shutil.copytree(encoder, folder)
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " " * number)
+        folders.append(str(folder))
+    of_trainer = "model-index:\n- results:\n  - dataset: {type: glue, config: rte, args: rte}\n"
+    (tmp_path / "model1/README.md").write_text(f"---\n{of_trainer}---\n# rte")
+    (tmp_path / "model2/README.md").write_text("---\ndatasets: [tweet_eval]\n---\n")
+    return folders
+
+
+def test_own_models_are_sources_as_they_are(mini, encoder, own_models, monkeypatch):
+    one = Split([("a",)] * 9, [0] * 9)
+    monkeypatch.setattr(
+        experiments.data, "load", lambda task, how: TaskData(task, one, one, one, task.name, None)
+    )
+    changes = {
+        "model": str(encoder), "tasks": "paper",
+        "families": {"mine": own_models, "some": ["rte", "cola", "irony"]},
+        "sources": ["mine"], "targets": ["some"], "trained_on": {own_models[0]: ["cola", "rte"]},
+    }  # fmt: skip
+    plan = experiments.plan_experiment(FamilyTable(**{**mini, **changes}))
+    assert Counter(run.kind for run in plan.runs)["source"] == 0
+    assert {Path(run.place) for run in plan.models} == {Path(folder) for folder in own_models}
+    sources = {row["target"]: row["sources"].split() for row in plan.rows if row["base"] == "fused"}
+    assert (
+        sources
+        == {
+            "rte": own_models[
+                2:
+            ],  # the first was trained on it, as is said; the second by its card
+            "cola": own_models[1:],
+            "irony": [own_models[number] for number in (0, 1, 3)],  # any part of TweetEval
+        }
+    )
+    picked = {row["target"]: row["sources"] for row in plan.rows if row["base"] == "intertrained"}
+    assert picked["irony"] == own_models[0]  # it saw most examples, as far as is known
+    assert plan.notes[:4] == (
+        f"{own_models[0]}: trained on cola rte (parameter 'trained_on')",
+        f"{own_models[1]}: trained on glue rte (its model card)",
+        f"{own_models[2]}: trained on tweet_eval (its model card)",
+        f"{own_models[3]}: what it was trained on is unknown, so no target leaves it out: name its "
+        "tasks in 'trained_on'",
+    )
 
 
 def varied(kind, mini, **changes):

@@ -46,7 +46,7 @@ def test_label_scores_are_those_of_each_label_alone(folder, request, mini_tasks,
     network = models.load(path, mini_tasks["mood"], training, how, seed=0, device="cpu").network
     network.eval()
     inputs = [[20, 21, 22, 1], [25, 1], list(range(20, 60)), [70, 71, 72, 73, 74, 1]]
-    batch = Tokens({"input_ids": inputs}, pad_id=network.config.pad_token_id).pad([0, 1, 2, 3])
+    batch = Tokens.of({"input_ids": inputs}, pad_id=network.config.pad_token_id).pad([0, 1, 2, 3])
     with torch.inference_mode():
         scores, _ = label_scores(network, **batch, labels=LABELS)
     expected = [[naive_scores(network, ids, label) for label in LABELS] for ids in inputs]
@@ -135,7 +135,7 @@ def test_emoji_labels_of_many_lengths_are_scored(t5, training, how):
     """20 labels in one decoder sequence, longer than the relative positions reach."""
     network = models.transformers.AutoModelForSeq2SeqLM.from_pretrained(t5)
     labels = [[*range(20 + k, 20 + k + 1 + k % 6), 1] for k in range(20)]
-    batch = Tokens({"input_ids": [[20, 21, 1]]}, pad_id=0).pad([0])
+    batch = Tokens.of({"input_ids": [[20, 21, 1]]}, pad_id=0).pad([0])
     with torch.inference_mode():
         scores, _ = label_scores(network.eval(), **batch, labels=labels)
     expected = [naive_scores(network, [20, 21, 1], label) for label in labels]

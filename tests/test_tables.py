@@ -180,6 +180,10 @@ def test_caveats_tell_what_is_lacking():
         "One seed",
         "One source seed",
     ]
+    cut = study(source_seeds=(0, 1)).assign(truncated=0.25)
+    assert tables.caveats(cut, FAMILIES) == [
+        "25.0 % of the texts were longer than the model may read, and are cut."
+    ]
 
 
 def difference(results, comparison, source, target):

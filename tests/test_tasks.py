@@ -1,9 +1,12 @@
 """The table of tasks: families, identities, label words, leave-target-out."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import fusinglib
+from fusinglib.__main__ import main as fusinglib_main
 from fusinglib.errors import InputError
 from fusinglib.training import data, miniworld, tasks
 from fusinglib.training.tasks import FAMILIES, MINI_FAMILIES, TASKS, find, leave_out
@@ -99,7 +102,81 @@ def test_other_models_get_the_papers_tasks():
     assert tasks.table("paper", 0) == (TASKS, FAMILIES)
 
 
+def test_settings_of_a_task_are_what_they_were_for_the_first_stores():
+    """What came later (names, row counts, files) decides nothing; marks do, where there are any."""
+    assert set(TASKS["emoji"].settings()) == {
+        "name", "hub_id", "config", "columns", "labels", "label_column", "splits", "revision"
+    }  # fmt: skip
+    assert TASKS["wic"].settings()["marks"] == "characters"
+
+
+def test_published_rows_are_those_of_the_whole_data():
+    counts = {name: dict(task.rows) for name, task in TASKS.items()}
+    assert all(counts.values())
+    assert sum(counts["anli"][f"train_r{n}"] for n in (1, 2, 3)) == 162_865
+    assert counts["mnli"]["validation_mismatched"] == 9832
+
+
+OWN = {"columns": ["text"], "labels": ["bad", "good"]}
+
+
+def test_own_tasks_join_the_table(tmp_path):
+    known, families = tasks.table("paper", 0, {"reviews": {**OWN, "files": "reviews.csv"}})
+    assert known["reviews"].files == (("train", str(Path("reviews.csv").resolve())),)
+    assert known.keys() - TASKS.keys() == {"reviews"} and families is FAMILIES
+    rules = {
+        ("train",): "cut", ("train", "validation"): "carve", ("train", "validation", "test"): "own"
+    }  # fmt: skip
+    for splits, rule in rules.items():
+        files = {split: f"{split}.csv" for split in splits}
+        assert tasks.own_task("reviews", **OWN, files=files).splits == rule
+    assert tasks.own_task("reviews", **OWN, hub_id="me/reviews").splits == "own"
+
+
+def test_added_tasks_are_known_everywhere(monkeypatch):
+    monkeypatch.setattr(tasks, "ADDED", {})
+    fusinglib.add_task("reviews", **OWN, files="reviews.csv")
+    for built_in in ("paper", "miniworld"):
+        assert "reviews" in tasks.table(built_in, 0)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["good"]}, "two labels or more"),
+        ({"labels": ["good", "good"]}, "each once"),
+        ({"labels": "good"}, "labels is 'good': expected a list of texts"),
+        ({"columns": []}, "no column"),
+        ({"names": ["1"]}, "expected 2 names"),
+        ({"files": None}, "say where its rows are"),
+        ({"hub_id": "me/reviews"}, "say where its rows are"),
+    ],
+)
+def test_what_makes_no_task_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        tasks.own_task("reviews", **{**OWN, "files": "reviews.csv", **change})
+
+
 def test_unknown_task_is_refused_with_the_nearest():
     assert find("mnli", TASKS) is TASKS["mnli"]
     with pytest.raises(InputError, match="unknown task 'mnlli': did you mean 'mnli'?"):
         find("mnlli", TASKS)
+
+
+def test_tasks_are_listed_with_what_their_data_are_like(capsys, tmp_path):
+    """Own, built-in, and one whose data are not at hand; texts as every model reads them."""
+    file = tmp_path / "reviews.csv"
+    file.write_text("text,label\n" + "".join(f"words of row {i},{i % 4 // 3}\n" for i in range(40)))
+    own = {"reviews": {**OWN, "files": str(file)}, "gone": {**OWN, "files": "gone.csv"}}
+    how = ["--params", "params/mini/family_table.yaml", "--set", f"own_tasks={own}"]
+    assert fusinglib_main(["tasks", "reviews", "gone", "mood", *how]) == 0
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
+    assert lines["reviews"] == ["32", "4", "4", *lines["reviews"][3:5], "8", "8"]
+    assert lines["mood"][:3] == ["4500", "200", "1000"]
+    assert "task 'gone': there is no file" in said and "length: of an input, in tokens" in said
+    assert fusinglib_main(["tasks", "reviews", "--show", "1", *how]) == 0
+    said = capsys.readouterr().out
+    assert "  t5: reviews text: words of row" in said and "<reviews\n    -> 0" in said
+    assert fusinglib_main(["tasks", "revews", *how]) == 2
+    assert "did you mean 'reviews'?" in capsys.readouterr().err

@@ -337,6 +337,7 @@ def caveats(results, families):
     runs = expected_runs(results, distinct_targets(families))
     seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed")}
     lacking = int(runs.isna().sum())
+    cut = 100 * results["truncated"].mean() if "truncated" in results else 0
     sentences = [
         (lacking, f"{lacking} of {len(runs)} runs are missing; their cells show –."),
         (seeds["seed"] == 1, "One seed: no standard deviations, and no collapses to be seen."),
@@ -344,6 +345,7 @@ def caveats(results, families):
             seeds["source_seed"] == 1,
             "One source seed: the intervals do not cover the randomness of the source models.",
         ),
+        (cut > 0, f"{cut:.1f} % of the texts were longer than the model may read, and are cut."),
     ]
     return [sentence for holds, sentence in sentences if holds]
 

@@ -8,6 +8,7 @@ and the embedding of the whole vocabulary.
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,13 +109,13 @@ FILES = ["*.safetensors", f"*{INDEX}", "*.json", "*.txt", "*.model", "*.jinja"]
 """What is taken of a Hub model: no pickles, no code."""
 
 
-def snapshot(model: str, revision: str = "") -> Path:
-    """The folder of a Hub id's snapshot, downloaded if need be."""
+def snapshot(model: str, revision: str = "", more: Sequence[str] = ()) -> Path:
+    """The folder of a Hub id's snapshot, downloaded if need be, with `more` kinds of files."""
     import huggingface_hub
 
     try:
         folder = huggingface_hub.snapshot_download(
-            model, revision=revision or None, allow_patterns=FILES
+            model, revision=revision or None, allow_patterns=[*FILES, *more]
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(

@@ -2,6 +2,6 @@
 
 Begin with `plans`: an experiment as a graph of runs, each named by its key. `settings` checks the
 values, `parameters` reads them from notebooks and files, `experiments` makes plans of them,
-`execution` carries plans out, `steps` is what a worker does for one run, `store` keeps what came
-out, and `notebooks` executes notebooks in batch.
+`calibration` says what they cost, `execution` carries plans out, `steps` is what a worker does for
+one run, `store` keeps what came out, and `notebooks` executes notebooks in batch.
 """

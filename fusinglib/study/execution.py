@@ -69,6 +69,7 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
         run = row["run"]
         facts = {name: value for name, value in row.items() if name != "run"}
         outcome = store.result(run) if store.has(run) else {"accuracy": math.nan}
+        outcome.pop("notes", None)  # of the data, for all runs on a task alike
         rows.append({**facts, "key": run.key, **outcome})
     return pd.DataFrame(rows)
 

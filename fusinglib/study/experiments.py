@@ -1,14 +1,23 @@
 """From settings to a plan: the data loaded, everything checked before anything is trained."""
 
+import contextlib
 import dataclasses
 import glob
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, nearest
 from fusinglib.study import plans
-from fusinglib.study.plans import Plan, Run
-from fusinglib.study.settings import Families, FusePlayground, LossPath, PairwiseHeatmap, Study
+from fusinglib.study.plans import Model, Plan, Run
+from fusinglib.study.settings import (
+    Families,
+    FusePlayground,
+    LossPath,
+    PairwiseHeatmap,
+    Study,
+    parse_yaml,
+)
 from fusinglib.study.store import Store
 from fusinglib.training import data, miniworld, tasks
 from fusinglib.training.tasks import MINIWORLD, Task
@@ -20,21 +29,108 @@ def plan_experiment(settings: Families) -> Plan:
     Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
     unknown names, data that are not at hand, labels that the model cannot write.
     """
-    known, families = tasks.table(settings.tasks, settings.world_seed)
+    known, families = settings.known_tasks()
     if isinstance(settings, FusePlayground):
         return _plan_playground(settings, known)
     chosen = plans.choose_families(settings, known, families)
     pretrained, folder = base_model(settings)
-    loaded = {
-        name: data.load(known[name], settings.data()) for name in plans.unique(chosen.values())
-    }
+    names = plans.unique(chosen.values())
+    loaded = {name: data.load(known[name], settings.data()) for name in names if name in known}
+    models, notes = _models([name for name in names if name not in known], settings, known)
+    notes += [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
+    common = (settings, pretrained, loaded, chosen)
     if isinstance(settings, PairwiseHeatmap):
-        return plans.pairwise_heatmap(settings, pretrained, loaded, chosen)
-    if isinstance(settings, LossPath):
-        return plans.loss_path(settings, pretrained, loaded, chosen, with_head)
-    random = random_model(settings, pretrained) if settings.random_row else None
-    return plans.family_table(settings, pretrained, loaded, chosen, random)
+        plan = plans.pairwise_heatmap(*common, models)
+    elif isinstance(settings, LossPath):
+        plan = plans.loss_path(*common, with_head, models)
+    else:
+        random = random_model(settings, pretrained) if settings.random_row else None
+        plan = plans.family_table(*common, random, models)
+        notes += _largest(plan, loaded) if settings.intertraining == "largest" else []
+    return dataclasses.replace(plan, notes=tuple(notes))
+
+
+def _largest(plan: Plan, loaded: dict[str, data.TaskData]) -> list[str]:
+    """Which source models the rule of the largest training set took, and from how many rows."""
+    picks: dict[str, dict] = {}
+    for row in plan.rows:
+        if row["base"] == "intertrained":
+            picks.setdefault(row["source_family"], {})[row["sources"]] = None
+    sizes = {name: f" ({len(one.train):,} training rows)" for name, one in loaded.items()}
+    return [
+        f"{family}: intertrained is {', then '.join(name + sizes.get(name, '') for name in names)}"
+        for family, names in picks.items()
+    ]
+
+
+def _models(
+    names: list[str], settings: Families, known: dict[str, Task]
+) -> tuple[dict[str, Model], list[str]]:
+    """The finetuned models among the sources, and what is known of their training, in words."""
+    for name in settings.trained_on:
+        if name not in names:
+            raise InputError(
+                f"parameter 'trained_on' names {name!r}, which is no model of a source family: "
+                f"{nearest(name, names) if names else 'there are none'}"
+            )
+    found, notes, store = {}, [], Store(settings.store_folder())
+    for name in names:
+        run = _finished_model(name, store, settings.allow_pickle)
+        tasks_of, said = _trained_on(name, run, settings, known)
+        examples = 0
+        for task in known.values():
+            if task.identity in tasks_of:
+                with contextlib.suppress(InputError):  # not at hand
+                    examples += len(data.load(task, settings.data()).train)
+        found[name] = Model(run, tasks_of, examples)
+        notes.append(f"{name}: {said}")
+    return found, notes
+
+
+def _trained_on(
+    name: str, run: Run, settings: Families, known: dict[str, Task]
+) -> tuple[tuple[tuple[str, str], ...], str]:
+    """The identities of what a model was trained on, and who says so."""
+    if name in settings.trained_on:
+        given = settings.trained_on[name]
+        found = [tasks.find(task, known).identity for task in given]
+        return tuple(found), f"trained on {' '.join(given)} (parameter 'trained_on')"
+    if trained := _tasks_behind(run):
+        return tuple(trained), f"trained on {' '.join(trained.values())} (its run)"
+    found = models_card(Path(run.place)) if run.place else ()
+    if not found:
+        return (), (
+            "what it was trained on is unknown, so no target leaves it out: name its tasks in "
+            "'trained_on'"
+        )
+    said = ", ".join(" ".join(filter(None, identity)) for identity in found)
+    return found, f"trained on {said} (its model card)"
+
+
+def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
+    """The tasks that a run and all that it was made from were trained on: identities to names."""
+    task = run.settings.get("task")
+    found = {(task["hub_id"], task["config"]): task["name"]} if task else {}
+    for parent in run.parents:
+        found |= _tasks_behind(parent)
+    return found
+
+
+def models_card(folder: Path) -> tuple[tuple[str, str], ...]:
+    """The data sets that the model card in `folder` names: (Hub id, config), "" for no config.
+
+    They stand in the metadata of README.md: `model-index`, as the Trainer writes it, or `datasets`.
+    """
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if not text.startswith("---\n"):
+        return ()
+    said = parse_yaml(text.split("---\n")[1], str(card)) or {}
+    results = [one for index in said.get("model-index") or [] for one in index.get("results") or []]
+    named = [one["dataset"] for one in results if "type" in one.get("dataset", {})]
+    found = [(one["type"], str(one.get("config") or one.get("args") or "")) for one in named]
+    return tuple(dict.fromkeys(found or [(name, "") for name in said.get("datasets") or []]))
 
 
 def _plan_playground(settings: FusePlayground, known: dict[str, Task]) -> Plan:
@@ -42,12 +138,13 @@ def _plan_playground(settings: FusePlayground, known: dict[str, Task]) -> Plan:
     pretrained, folder = base_model(settings)
     target, store = tasks.find(settings.target, known), Store(settings.store_folder())
     models = {
-        name: None if name in known else _finished_model(name, store) for name in settings.models
+        name: None if name in known else _finished_model(name, store, settings.allow_pickle)
+        for name in settings.models
     }
     sizes = {name: store.result(run).get("n_train", 0) for name, run in models.items()
              if run and store.has(run)}  # fmt: skip
     for name, run in models.items():
-        trained_on = run.settings.get("task") if run else dataclasses.asdict(known[name])
+        trained_on = run.settings.get("task") if run else known[name].settings()
         if trained_on and (trained_on["hub_id"], trained_on["config"]) == target.identity:
             raise InputError(
                 f"parameter 'models': {name} was trained on the target {target.name}, which is "
@@ -61,14 +158,15 @@ def _plan_playground(settings: FusePlayground, known: dict[str, Task]) -> Plan:
     return plans.fuse_playground(settings, pretrained, loaded, models, sizes)
 
 
-def _finished_model(name: str, store: Store) -> Run:
+def _finished_model(name: str, store: Store, allow_pickle: bool) -> Run:
     """The run of a finetuned model that is there already: by its key in the store, or brought in
     from a folder or the Hub."""
     if re.fullmatch("[0-9a-f]{16}", name):
         return store.find(name)
     from fusinglib.training import models
 
-    folder = models.locate(*(name.split("@") if "@" in name else (name, "")))
+    place, _, revision = name.partition("@")
+    folder = models.locate(place, revision, allow_pickle)
     identity = {"fingerprint": models.fingerprint(folder)}
     return Run("import", identity, label=name, place=str(folder))
 
@@ -99,9 +197,24 @@ def base_model(settings: Study) -> tuple[Run, Path | None]:
     from fusinglib.training import models
 
     made = list(settings.store_folder().glob(f"*/{glob.escape(settings.model)}/model"))
-    folder = models.locate(str(made[0]) if made else settings.model, settings.model_revision)
+    folder = models.locate(
+        str(made[0]) if made else settings.model, settings.model_revision, settings.allow_pickle
+    )
     identity = {"fingerprint": models.fingerprint(folder)}
     return Run("import", identity, label=settings.model, place=str(folder)), folder
+
+
+def text_length(settings: Study) -> tuple[Callable[[str], int], str]:
+    """How long a text is for the model that the settings name, and in what: its tokens, or words
+    where the model is not at hand."""
+    try:
+        folder = base_model(settings)[1]
+    except InputError:
+        return lambda text: len(text.split()), "words"
+    from fusinglib.training import models
+
+    tokenizer = models.tokenizer(folder) if folder else miniworld.tokenizer()
+    return lambda text: len(tokenizer(text)["input_ids"]), "tokens"
 
 
 def random_model(settings: Study, pretrained: Run) -> Run:

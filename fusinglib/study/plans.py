@@ -4,12 +4,15 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, product
+from types import MappingProxyType
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
+from fusinglib.places import PROJECT
 from fusinglib.study.settings import (
     Families,
     FamilyTable,
@@ -33,9 +36,9 @@ VERSIONS = {"pretrain": 2, "import": 1, "random": 1, "source": 1, "fuse": 1, "ta
 class Run:
     """One run: its kind, its resolved settings, and the runs it starts from.
 
-    The `key` is the hash of these and of the kind's version; `label` (for people) and `place`
-    (where an imported model is found today) are not part of it. The parents of a mean are in
-    the order of their keys, which is the order of summation.
+    The `key` is the hash of these and of the kind's version; `label` (for people), `place` (where
+    an imported model is found today) and `task` (how the rows of its task are found) are not part
+    of it. The parents of a mean are in the order of their keys, which is the order of summation.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class Run:
     parents: tuple["Run", ...] = ()
     label: str = ""
     place: str = ""
+    task: Task | None = None
 
     @functools.cached_property
     def identity(self) -> dict:
@@ -62,17 +66,46 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A finetuned model that is a source as it is, and what it was trained on.
+
+    `trained_on` are identities (Hub id, config), the config "" where that is unknown; `examples`
+    the training examples of those tasks whose data are at hand, 0 without any.
+    """
+
+    run: Run
+    trained_on: tuple[tuple[str, str], ...] = ()
+    examples: int = 0
+
+    def knows(self, target: Task) -> bool:
+        """Whether the target may be among what the model was trained on; short names of data sets
+        (glue) are those of any owner (nyu-mll/glue)."""
+        hub_id, config = target.identity
+        return any(
+            name.split("/")[-1] == hub_id.split("/")[-1] and of in ("", config)
+            for name, of in self.trained_on
+        )
+
+
+@dataclass(frozen=True)
 class Plan:
     """The runs of an experiment, parents before children, and the table's rows.
 
     Each row says which target run stands for which (base, source family, target, seeds).
-    `families` are the target families; `sizes` the examples per split of every task.
+    `families` are the target families; `sizes` the examples per split of every task; `notes` what a
+    reader has to know of the data and of models that were not made here.
     """
 
     runs: list[Run]
     rows: list[dict]
     families: dict[str, list[str]]
     sizes: dict[str, dict[str, int]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> list[Run]:
+        """The runs whose models are fused."""
+        return unique(run.parents for run in self.runs if run.kind == "fuse")
 
 
 @dataclass
@@ -85,6 +118,7 @@ class Builder:
 
     settings: Study
     data: Mapping[str, TaskData]
+    models: Mapping[str, Model] = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
@@ -99,11 +133,11 @@ class Builder:
         sizes = {name: loaded.sizes for name, loaded in self.data.items()}
         return Plan(list(self.runs.values()), self.rows, chosen, sizes)
 
-    def add(self, kind: str, settings: dict, *parents: Run, label: str) -> Run:
+    def add(self, kind: str, settings: dict, *parents: Run, label: str, task=None) -> Run:
         """The run of this kind, settings and parents; they come before it."""
         for parent in parents:
             self.runs.setdefault(parent.key, parent)
-        run = Run(kind, settings, parents, label)
+        run = Run(kind, settings, parents, label, task=task)
         return self.runs.setdefault(run.key, run)
 
     def on_task(self, name: str, training: Training, seed: int) -> dict:
@@ -112,10 +146,10 @@ class Builder:
         if "weight_decay" in self.facts:
             training = dataclasses.replace(training, weight_decay=self.facts["weight_decay"])
         return {
-            "task": dataclasses.asdict(loaded.task),
+            "task": loaded.task.settings(),
             "data": dataclasses.asdict(self.settings.data()),
             "fingerprint": loaded.fingerprint,
-            "training": dataclasses.asdict(training),
+            "training": training.settings(),
             "seed": seed,
         }
 
@@ -128,7 +162,7 @@ class Builder:
         if kind == "source" and 0 < size < len(loaded.train):
             settings["examples"] = size
             label += f", {size} examples"
-        return self.add(kind, settings, base, label=label)
+        return self.add(kind, settings, base, label=label, task=loaded.task)
 
     def fuse(self, models: list[Run], label: str) -> Run:
         """The mean of `models`."""
@@ -163,8 +197,21 @@ class Builder:
 
     def sources(self, target: str, members: list[str]) -> list[str]:
         """The members of a family that may be sources for the target (leave-target-out)."""
-        left = leave_out(self.data[target].task, [self.data[name].task for name in members])
-        return [task.name for task in left]
+        task = self.data[target].task
+        tasks = [self.data[name].task for name in members if name not in self.models]
+        left = {one.name for one in leave_out(task, tasks)}
+        left |= {name for name, model in self.models.items() if not model.knows(task)}
+        return [name for name in members if name in left]
+
+    def source(self, name: str, pretrained: Run, seed: int) -> Run:
+        """The source model of a task, or the model of that name as it is."""
+        if name in self.models:
+            return self.models[name].run
+        return self.finetune("source", pretrained, name, seed)
+
+    def examples(self, name: str) -> int:
+        """How many training examples a source model saw, as far as is known."""
+        return self.models[name].examples if name in self.models else len(self.data[name].train)
 
     def family_table(
         self, pretrained: Run, families: Mapping[str, list[str]], random: Run | None
@@ -187,10 +234,10 @@ class Builder:
                 f"source family {family!r} has no task left for the target {target!r}, which is "
                 f"never its own source; add tasks to the family or leave the target out"
             )
-        models = {name: self.finetune("source", pretrained, name, source_seed) for name in sources}
+        models = {name: self.source(name, pretrained, source_seed) for name in sources}
         left_out = "" if len(sources) == len(members) else f" without {target}"
         fused = self.fuse(list(models.values()), label=f"mean of {family}{left_out}")
-        picked = intertrained(self.settings.intertraining, family, sources, self.data)
+        picked = intertrained(self.settings.intertraining, family, sources, self.examples)
         common = {"source_family": family, "source_seed": source_seed}
         self.targets(fused, target, base="fused", **common, sources=" ".join(sorted(models)))
         self.targets(models[picked], target, base="intertrained", **common, sources=picked)
@@ -202,6 +249,7 @@ def family_table(
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
     random: Run | None = None,
+    models: Mapping[str, Model] = MappingProxyType({}),
 ) -> Plan:
     """The plan of Tables 1 and 3 (study: Experiments 1), or of the experiments that vary it.
 
@@ -211,9 +259,9 @@ def family_table(
     Table 2, for sources and targets alike; the source size of Figure 3) gives a table for each
     value, and the rows a column more.
     """
-    plan = Builder(settings, data)
+    plan = Builder(settings, data, models)
     sources = unique(families[family] for family in settings.sources)
-    most = max(len(data[name].train) for name in sources)
+    most = max(plan.examples(name) for name in sources)
     for facts in settings.variations():
         if facts.get("source_size", 0) > most:
             raise InputError(
@@ -229,22 +277,23 @@ def pairwise_heatmap(
     pretrained: Run,
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
+    models: Mapping[str, Model] = MappingProxyType({}),
 ) -> Plan:
     """The plan of Figure 2 (study: Experiments 2).
 
     Pretrained, every single source model and every mean of two of them, each finetuned with every
     seed on all targets that it was not trained on.
     """
-    plan = Builder(settings, data)
+    plan = Builder(settings, data, models)
     sources = unique(families[family] for family in settings.sources)
     targets = unique(families[family] for family in settings.targets)
     if len(sources) < 2:
         raise InputError(f"there is no pair of {' '.join(sources)}: name at least two source tasks")
     plan.without_sources("pretrained", pretrained, targets)
     for source_seed in settings.source_seeds:
-        models = {name: plan.finetune("source", pretrained, name, source_seed) for name in sources}
-        pairs = {pair: [models[name] for name in pair] for pair in combinations(sources, 2)}
-        bases = [("intertrained", (name,), model) for name, model in models.items()]
+        made = {name: plan.source(name, pretrained, source_seed) for name in sources}
+        pairs = {pair: [made[name] for name in pair] for pair in combinations(sources, 2)}
+        bases = [("intertrained", (name,), model) for name, model in made.items()]
         bases += [
             ("fused", pair, plan.fuse(two, label=f"mean of {' and '.join(pair)}"))
             for pair, two in pairs.items()
@@ -295,6 +344,7 @@ def loss_path(
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
     with_head: bool,
+    models: Mapping[str, Model] = MappingProxyType({}),
 ) -> Plan:
     """The plan of Appendix D (study: Experiments 5): straight lines between pretrained, every
     source model and their mean.
@@ -302,7 +352,7 @@ def loss_path(
     A line is scored on the dev sets of the tasks that its ends were trained on, and on the test
     sets of the targets that no model has seen. Only models `with_head` need the seeds.
     """
-    plan = Builder(settings, data)
+    plan = Builder(settings, data, models)
     sources = unique(families[family] for family in settings.sources)
     targets = unique(families[family] for family in settings.targets)
     unseen = [name for name in targets if len(plan.sources(name, sources)) == len(sources)]
@@ -318,11 +368,14 @@ def loss_path(
         training = dataclasses.replace(training, learning_rate=rate, dropout=0.0)
     seeds = settings.seeds if with_head else settings.seeds[:1]
     for source_seed in settings.source_seeds:
-        models = [plan.finetune("source", pretrained, name, source_seed) for name in sources]
-        fused = plan.fuse(models, label=f"mean of {' and '.join(settings.sources)}")
+        made = [plan.source(name, pretrained, source_seed) for name in sources]
+        fused = plan.fuse(made, label=f"mean of {' and '.join(settings.sources)}")
         ends = [(PRETRAINED, pretrained, [])]
-        ends += [(name, model, [name]) for name, model in zip(sources, models, strict=True)]
-        ends += [(MEAN, fused, sources)]
+        ends += [
+            (name, model, [] if name in models else [name])
+            for name, model in zip(sources, made, strict=True)
+        ]
+        ends += [(MEAN, fused, [name for name in sources if name not in models])]
         for (start, first, seen), (end, last, seen_too) in combinations(ends, 2):
             splits = dict.fromkeys([*seen, *seen_too], "dev") | dict.fromkeys(unseen, "test")
             for (name, split), seed in product(splits.items(), seeds):
@@ -331,7 +384,8 @@ def loss_path(
                 label = f"{name} between {start} and {end}"
                 row = {"start": start, "end": end, "task": name, "split": split}
                 row |= {"head": with_head, "source_seed": source_seed, "seed": seed}
-                plan.rows.append(row | {"run": plan.add("line", what, first, last, label=label)})
+                run = plan.add("line", what, first, last, label=label, task=data[name].task)
+                plan.rows.append(row | {"run": run})
     return plan.plan(families)
 
 
@@ -343,10 +397,10 @@ PAPER_PICKS = {
 """The paper's own intertraining tasks, the second for the first as target (section 3.3)."""
 
 
-def intertrained(rule: str, family: str, names: list[str], data: Mapping[str, TaskData]) -> str:
-    """The source task whose model is intertrained: of the largest training set, or the paper's."""
+def intertrained(rule: str, family: str, names: list[str], examples: Callable[[str], int]) -> str:
+    """The source whose model is intertrained: of the most training examples, or the paper's."""
     if rule == "largest":
-        return max(names, key=lambda name: (len(data[name].train), name))
+        return max(names, key=lambda name: (examples(name), name))
     for name in PAPER_PICKS.get(family, ()):
         if name in names:
             return name
@@ -361,7 +415,8 @@ def choose_families(
 ) -> dict[str, list[str]]:
     """The families that the settings name, their own ones before the built-in ones.
 
-    Raises `InputError` for an unknown family or task, an empty family, or a task twice in one.
+    Raises `InputError` for an unknown family or task, an empty family, a name twice in one, or a
+    model among targets.
     """
     known = {**families, **settings.families}
     chosen = {}
@@ -370,13 +425,23 @@ def choose_families(
             raise InputError(f"unknown family {family!r}: {nearest(family, known)}")
         names = known[family]
         for name in names:
-            find(name, tasks)
+            if name in tasks or not is_model(name):
+                find(name, tasks)
+            elif family in settings.targets:
+                raise InputError(
+                    f"target family {family!r} names the model {name}: name tasks only"
+                )
             if names.count(name) > 1:
-                raise InputError(f"family {family!r} names the task {name!r} twice; name it once")
+                raise InputError(f"family {family!r} names {name!r} twice; name it once")
         if not names:
             raise InputError(f"family {family!r} is empty: name at least one task")
         chosen[family] = names
     return chosen
+
+
+def is_model(name: str) -> bool:
+    """Whether the name of a source is not one of a task, but a folder, a Hub id or a run's key."""
+    return "/" in name or bool(re.fullmatch("[0-9a-f]{16}", name)) or (PROJECT / name).is_dir()
 
 
 def unique(lists) -> list:

@@ -1,6 +1,7 @@
 """Validated settings of a study, taken from a notebook's parameters."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import yaml
 from fusinglib.errors import InputError, nearest, one_of
 from fusinglib.fusion.methods import METHODS
 from fusinglib.places import PROJECT, store_folder
+from fusinglib.training.data import TEXT_FORMATS
 from fusinglib.training.settings import Data, Finetuning, Training
+from fusinglib.training.tasks import Task, own_task, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,9 @@ class Study(Finetuning, Data):
 
     model: str
     model_revision: str
+    allow_pickle: bool
     tasks: str
+    own_tasks: dict[str, dict]
     world_seed: int
     pretraining_seed: int
     pretraining_steps: int
@@ -56,6 +61,7 @@ class Study(Finetuning, Data):
             inside = least <= value and (most is None or value <= most)
             _require(inside, name, value, expected)
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
+        self.known_tasks()
         for name in ("seeds", "source_seeds"):
             values = getattr(self, name)
             _require(bool(values), name, values, "at least one seed")
@@ -77,6 +83,10 @@ class Study(Finetuning, Data):
             where = f", and {common} does not set it" if common else ""
             raise InputError(f"parameter {missing[0]!r} is missing: {cls.__name__} needs it{where}")
         return cls(**{name: parameters[name] for name in names})
+
+    def known_tasks(self) -> tuple[dict[str, Task], dict[str, list[str]]]:
+        """All tasks and families by name, own ones among them."""
+        return table(self.tasks, self.world_seed, self.own_tasks)
 
     def data(self) -> Data:
         """The settings that decide a task's splits and texts."""
@@ -106,10 +116,13 @@ class Study(Finetuning, Data):
 class Families(Study):
     """Which models are fused, and what they are tried on.
 
-    `families` adds or replaces families by name; `sources` and `targets` name families.
+    `families` adds or replaces families by name; `sources` and `targets` name families. A source
+    family may name finetuned models (folders, Hub ids, keys of the store) beside tasks, and
+    `trained_on` the tasks of each, which their model cards are asked for otherwise.
     """
 
     families: dict[str, list[str]]
+    trained_on: dict[str, list[str]]
     sources: list[str]
     targets: list[str]
 
@@ -263,7 +276,7 @@ class FusePlayground(Study):
 CHOICES = {
     "tasks": ("miniworld", "paper"),
     "split_rule": ("paper", "later"),
-    "text_format": ("t5", "later"),
+    "text_format": TEXT_FORMATS,
     "schedule": ("constant", "linear"),
     "metric": ("ranked", "exact"),
     "precision": ("fp32", "bf16"),
@@ -291,6 +304,7 @@ RANGES = {
     "eval_every": (1, None),
     "min_gain": (0, 1),
     "threads": (1, None),
+    "micro_batch": (0, None),
     "workers": (0, None),
 }
 """The least and the most (None: no bound) that a setting of a number may be."""
@@ -362,6 +376,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     if kind in DICTS:
         _require(isinstance(value, dict), name, value, DICTS[kind])
         of = kind.__args__[1]
+        if of is dict:
+            return _fields(name, value)
         return {_typed(name, k, str): _typed(name, v, of) for k, v in value.items()}
     if kind is float and type(value) is int:
         return float(value)
@@ -374,7 +390,37 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
-DICTS = {dict[str, list[str]]: "names with lists of tasks", dict[str, float]: "names with numbers"}
+def _fields(name: str, tasks: dict) -> dict:
+    """Tasks with the fields that make one (see `fusinglib.training.tasks.own_task`)."""
+    known = list(inspect.signature(own_task).parameters)[1:]
+    required = ("columns", "labels")
+    for task, fields in tasks.items():
+        _require(isinstance(fields, dict), name, fields, f"fields of the task {task!r}")
+        for field in fields:
+            if field not in known:
+                raise InputError(
+                    f"parameter {name!r}: task {task!r} has no {field!r}: {nearest(field, known)}"
+                )
+        for field in required:
+            _require(field in fields, name, fields, f"{field} of the task {task!r}")
+    return {task: _from_project(fields) for task, fields in tasks.items()}
+
+
+def _from_project(fields: dict) -> dict:
+    """Relative files of a task as files below the project's root."""
+    files = fields.get("files")
+    if isinstance(files, str):
+        return {**fields, "files": str(PROJECT / files)}
+    if isinstance(files, dict):
+        return {**fields, "files": {split: str(PROJECT / file) for split, file in files.items()}}
+    return fields
+
+
+DICTS = {
+    dict[str, list[str]]: "names with lists of tasks",
+    dict[str, float]: "names with numbers",
+    dict[str, dict]: "names of tasks, each with its fields",
+}
 """The mappings that a setting may be, for messages."""
 
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

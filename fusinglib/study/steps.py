@@ -20,6 +20,7 @@ from fusinglib.training.finetuning import finetune, fit_head
 from fusinglib.training.scoring import accuracies, cross_entropy, predict
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tasks import Task
+from fusinglib.training.tokens import truncated
 
 ONE_AT_A_TIME = threading.Lock()
 """Threads of one process (two playgrounds, run serially) take turns."""
@@ -132,7 +133,8 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
     task, how, training, loaded = _task(run)
     seed = run.settings["seed"]
     parent = store.model(run.parents[0])
-    model = models.load(parent, task, training, how, seed=seed, device=available(device))
+    model = models.load(parent, task, training, how, seed=seed, device=available(device),
+                        cache=store.tokens)  # fmt: skip
 
     def say(history: list[dict]) -> None:
         write_json(folder / HISTORY, history)
@@ -141,7 +143,8 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         report(f"{run.label}: {step}, dev {last[training.metric]:.3f}")
 
     outcome, _ = finetune(model, loaded, training, seed, say)
-    predicted = predict(model, model.tokens(loaded)["test"])
+    tokens = model.tokens(loaded)
+    predicted = predict(model, tokens["test"], training.micro_batch)
     scores = accuracies(predicted, loaded.test.labels)
     del predicted["scores"]
     safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
@@ -149,7 +152,8 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         model.save(folder / "model")
     sizes = {f"n_{name}": size for name, size in loaded.sizes.items()}
     return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
-            "revision": loaded.revision}  # fmt: skip
+            "truncated": truncated(tokens),
+            "revision": loaded.revision, "notes": "; ".join(loaded.notes)}  # fmt: skip
 
 
 def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
@@ -159,7 +163,8 @@ def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
 
     def opened(parent: Run) -> models.BaseModel:
         folder = store.model(parent)
-        return models.load(folder, task, training, how, seed=seed, device=available(device))
+        return models.load(folder, task, training, how, seed=seed, device=available(device),
+                           cache=store.tokens)  # fmt: skip
 
     end, points = opened(run.parents[1]), []
     for position in run.settings["positions"]:
@@ -168,7 +173,7 @@ def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
         models.move(model, end, position)
         if isinstance(model, models.Classifier):
             fit_head(model, loaded, training, seed)
-        predicted = predict(model, model.tokens(loaded)[split])
+        predicted = predict(model, model.tokens(loaded)[split], training.micro_batch)
         labels = getattr(loaded, split).labels
         scores = accuracies(predicted, labels)
         loss = cross_entropy(predicted, labels)
@@ -179,15 +184,13 @@ def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
 
 def _task(run: Run) -> tuple[Task, Data, Training, data.TaskData]:
     """The task of a run, how it is read and trained, and its data."""
-    task = Task(**{**run.settings["task"], "columns": tuple(run.settings["task"]["columns"]),
-                   "labels": tuple(run.settings["task"]["labels"])})  # fmt: skip
     how, training = Data(**run.settings["data"]), Training(**run.settings["training"])
-    loaded = data.load(task, how)
+    loaded = data.load(run.task, how)
     if loaded.fingerprint != run.settings["fingerprint"]:
-        raise InputError(f"task {task.name!r}: its data changed since the run was planned")
+        raise InputError(f"task {run.task.name!r}: its data changed since the run was planned")
     if "examples" in run.settings:
         loaded = data.smaller(loaded, run.settings["examples"], how.split_seed)
-    return task, how, training, loaded
+    return run.task, how, training, loaded
 
 
 STEPS = {

@@ -16,6 +16,9 @@ from fusinglib.study.plans import Run
 
 PENDING = ".pending"
 
+TOKENS = "tokens"
+"""The folder of tokenized texts, which can be made again at any time."""
+
 HISTORY = "history.json"
 """A row per evaluation of a finetuning, written after each of them."""
 
@@ -34,6 +37,7 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = Path(root)
+        self.tokens = self.root / TOKENS
         with self.writing():
             (self.root / PENDING).mkdir(parents=True, exist_ok=True)
 

@@ -6,9 +6,10 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.training import miniworld
@@ -35,7 +36,11 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's three splits, the fingerprint of their content, and the Hub's revision, if told."""
+    """A task's three splits, the fingerprint of their content, and the Hub's revision, if told.
+
+    `notes` say in words where the data at hand are not as published: row counts, missing splits,
+    test texts that stand in the training split as well.
+    """
 
     task: Task
     train: Split
@@ -43,6 +48,7 @@ class TaskData:
     test: Split
     fingerprint: str
     revision: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -54,8 +60,8 @@ class TaskData:
 def load(task: Task, settings: Data) -> TaskData:
     """The splits of `task`, decided by its rows and `settings` alone.
 
-    Raises `InputError` where the task cannot be loaded, a column or label does not fit, or a
-    split comes out empty.
+    Raises `InputError` where the task cannot be loaded, a column, a label or the order of the
+    labels does not fit, or a split comes out empty.
     """
     if task.splits not in SPLIT_RULES:
         known = nearest(task.splits, SPLIT_RULES)
@@ -73,28 +79,87 @@ def load(task: Task, settings: Data) -> TaskData:
     for name, split in splits.items():
         if not len(split):
             raise InputError(f"task {task.name!r}: its {name} split is empty; choose other data")
-    return TaskData(task, **splits, fingerprint=_fingerprint(splits), revision=revision)
+    notes = (*_other_counts(task, raw), *_twice(splits))
+    return TaskData(
+        task, **splits, fingerprint=_fingerprint(splits), revision=revision, notes=notes
+    )
 
 
-def _raw(task: Task) -> tuple[dict[str, Split], str | None]:
-    """Every split that the copy has, under the copy's own names."""
+class Rows(Mapping):
+    """Every split that a copy of the data has, under the copy's own names; read when asked for.
+
+    `counts` has the rows of each, labelled or not, and `read` gives one as lists by column.
+    """
+
+    def __init__(self, task: Task, counts: dict[str, int], read: Callable[[str], dict]):
+        self.task, self.counts, self.read = task, counts, read
+
+    def __getitem__(self, name: str) -> Split:
+        if name not in self.counts:
+            raise KeyError(name)
+        return _split(self.task, name, self.read(name))
+
+    def __iter__(self):
+        return iter(self.counts)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+def _other_counts(task: Task, raw: Rows) -> list[str]:
+    """Where the copy has other row counts than the published data."""
+    return [
+        f"{name} has {raw.counts.get(name, 0):,} rows, published are {count:,}"
+        for name, count in task.rows
+        if raw.counts.get(name, 0) != count
+    ]
+
+
+def _twice(splits: dict[str, Split]) -> list[str]:
+    """How many test texts the training split has as well."""
+    train = set(splits["train"].texts)
+    twice = sum(text in train for text in splits["test"].texts)
+    return [f"{twice:,} of {len(splits['test']):,} test texts are in train too"] if twice else []
+
+
+def _raw(task: Task) -> tuple[Rows, str | None]:
+    """The rows of a task as they are found, and the revision of the copy."""
     if task.hub_id == MINIWORLD:
         made = miniworld.examples(task.config, int(task.revision))
-        return {name: _split(task, name, rows) for name, rows in made.items()}, task.revision
-    copies = _hub(task)
-    raw = {}
-    for name, rows in copies.items():
+        counts = {name: len(rows) for name, rows in made.items()}
         wanted = [*task.columns, task.label_column]
-        missing = [column for column in wanted if column not in rows.column_names]
-        if missing:
-            raise InputError(
-                f"task {task.name!r}: {task.hub_id} ({task.config}) has no column "
-                f"{missing[0]!r}; it has {', '.join(rows.column_names)}"
-            )
-        raw[name] = _split(task, name, rows.select_columns(wanted))
+
+        def read(name: str) -> dict[str, list]:
+            return {column: [row[column] for row in made[name]] for column in wanted}
+
+        return Rows(task, counts, read), task.revision
+    copies = _hub(task)
+    wanted = [*task.columns, *MARKS[task.marks].columns, task.label_column]
+    for rows in copies.values():
+        _check_columns(task, wanted, rows)
     files = next(iter(copies.values())).cache_files
     folder = Path(files[0]["filename"]).parent.name if files else ""
-    return raw, folder if re.fullmatch("[0-9a-f]{40}", folder) else None
+    revision = folder if re.fullmatch("[0-9a-f]{40}", folder) else None
+    counts = {name: rows.num_rows for name, rows in copies.items()}
+    return Rows(task, counts, lambda name: copies[name].select_columns(wanted).to_dict()), revision
+
+
+def _check_columns(task: Task, wanted: list[str], rows) -> None:
+    """Refuse a copy without a column, or with other names or another order of labels."""
+    place = " ".join(file for _, file in task.files) or f"{task.hub_id} ({task.config})"
+    for column in wanted:
+        if column not in rows.column_names:
+            raise InputError(
+                f"task {task.name!r}: {place} has no column {column!r}; it has "
+                f"{', '.join(rows.column_names)}"
+            )
+    expected = task.names or task.labels
+    names = getattr(rows.features[task.label_column], "names", expected)
+    if tuple(names) != expected:
+        raise InputError(
+            f"task {task.name!r}: the labels of {place} are {', '.join(names)}, in this order, but "
+            f"expected were {', '.join(expected)}: name another revision, or mend the task's labels"
+        )
 
 
 def _hub(task: Task):
@@ -103,6 +168,8 @@ def _hub(task: Task):
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     try:
+        if task.files:
+            return datasets.load_dataset(_builder(task), data_files=dict(task.files))
         return datasets.load_dataset(task.hub_id, task.config, revision=task.revision)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
@@ -111,37 +178,102 @@ def _hub(task: Task):
             f"Go online once, or set HF_HOME to a folder that has it. ({_first_line(error)})"
         ) from error
     except datasets.exceptions.DatasetGenerationError as error:
+        place = " ".join(file for _, file in task.files) or f"{task.hub_id} ({task.config})"
         raise InputError(
-            f"task {task.name!r}: the files of {task.hub_id} ({task.config}) cannot be read, or do "
+            f"task {task.name!r}: the files of {place} cannot be read, or do "
             f"not fit together ({_first_line(error.__cause__ or error)})"
         ) from error
+
+
+BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+"""The kinds of files that a task's rows may be in."""
+
+
+def _builder(task: Task) -> str:
+    """The reader for a task's files, all of one kind."""
+    for _, file in task.files:
+        if not Path(file).is_file():
+            raise InputError(f"task {task.name!r}: there is no file {file}")
+    kinds = {BUILDERS.get(Path(file).suffix.lower()) for _, file in task.files}
+    if len(kinds) > 1 or None in kinds:
+        names = " ".join(file for _, file in task.files)
+        raise InputError(f"task {task.name!r}: {names}: expected {' or '.join(BUILDERS)} alone")
+    return kinds.pop()
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _split(task: Task, name: str, rows) -> Split:
-    """The rows as texts and labels; unlabelled splits (all labels -1) come out empty."""
+def _split(task: Task, name: str, rows: Mapping[str, list]) -> Split:
+    """The rows, lists by column, as texts and labels; unlabelled ones (label -1) are left out."""
+    mark, columns = MARKS[task.marks]
+    read = [rows[column] for column in (*task.columns, *columns)]
+    ids = {word: number for number, word in enumerate(task.names or task.labels)}
     texts, labels = [], []
-    for number, row in enumerate(rows):
-        label = row[task.label_column]
+    for number, (label, *values) in enumerate(zip(rows[task.label_column], *read, strict=True)):
         if label == -1:
             continue
+        label = ids.get(str(label), label)
         if type(label) is not int or not 0 <= label < len(task.labels):
             raise InputError(
                 f"task {task.name!r}: row {number} of {name} has the label {label!r}; expected "
-                f"0 to {len(task.labels) - 1} ({', '.join(task.labels)})"
+                f"0 to {len(task.labels) - 1} ({', '.join(task.names or task.labels)})"
             )
-        text = tuple(row[column] for column in task.columns)
+        text = tuple(values[: len(task.columns)])
         if not all(isinstance(part, str) for part in text):
             raise InputError(
                 f"task {task.name!r}: row {number} of {name} is no text in all of its columns "
                 f"{', '.join(task.columns)}: {text!r}"
             )
-        texts.append(text)
+        texts.append(mark(text, *values[len(task.columns) :]) if columns else text)
         labels.append(label)
     return Split(texts, labels)
+
+
+class Mark(NamedTuple):
+    """How a task's texts say what a row speaks of: a function of the texts and of `columns`."""
+
+    mark: Callable[..., tuple[str, ...]]
+    columns: tuple[str, ...] = ()
+
+
+def _characters(texts, start1: int, end1: int, start2: int, end2: int) -> tuple[str, ...]:
+    """WiC: the word stands between stars in both sentences, from `start` to `end`."""
+    word, one, two = texts
+    return word, _between(one, start1, end1, "*"), _between(two, start2, end2, "*")
+
+
+def _words(texts, index1: int, words1: str, index2: int, words2: str) -> tuple[str, ...]:
+    """WSC: the noun stands between stars, the pronoun between hashes, as T5 marks them (Raffel et
+    al. 2020, appendix D); `index` counts the words of the text before it."""
+    (text,) = texts
+    spans = [(_place(text, index1, words1), "*"), (_place(text, index2, words2), "#")]
+    for (start, end), sign in sorted(spans, reverse=True):
+        text = _between(text, start, end, sign)
+    return (text,)
+
+
+def _place(text: str, index: int, words: str) -> tuple[int, int]:
+    """Where `words` stand from the word of that index on; some copies write them otherwise, then
+    as many words as these are taken."""
+    found = list(re.finditer(r"\S+", text))[index : index + len(words.split())]
+    start = found[0].start()
+    at = text.casefold().find(words.casefold(), start)
+    inside = at - start <= 1 and len(text.casefold()) == len(text)  # an opening quote before it
+    return (at, at + len(words)) if at >= 0 and inside else (start, found[-1].end())
+
+
+def _between(text: str, start: int, end: int, sign: str) -> str:
+    return f"{text[:start]}{sign} {text[start:end]} {sign}{text[end:]}"
+
+
+MARKS = {
+    "": Mark(lambda texts: texts),
+    "columns": Mark(lambda texts: texts),  # an encoder reads the names of columns, see pair_input
+    "characters": Mark(_characters, ("start1", "end1", "start2", "end2")),
+    "words": Mark(_words, ("span1_index", "span1_text", "span2_index", "span2_text")),
+}
 
 
 def _own(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
@@ -188,7 +320,16 @@ def _later(train: Split) -> dict[str, Split]:
     return {"train": train.take(range(low, high)), "dev": train.take(range(low))}
 
 
-SPLIT_RULES = {"carve": _carve, "own": _own, "mnli": _mnli, "rounds": _rounds}
+def _cut(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
+    """Dev and test of min(1,000, 10 %) of the training examples each, cut by the split seed."""
+    train = raw["train"]
+    order = _order(len(train), settings.split_seed, "carve")
+    cut = min(1000, len(train) // 10)
+    parts = {"test": order[:cut], "dev": order[cut : 2 * cut], "train": order[2 * cut :]}
+    return {name: train.take(sorted(part)) for name, part in parts.items()}
+
+
+SPLIT_RULES = {"carve": _carve, "own": _own, "mnli": _mnli, "rounds": _rounds, "cut": _cut}
 
 
 def _order(size: int, seed: int, purpose: str) -> list[int]:
@@ -224,6 +365,10 @@ def _fingerprint(splits: dict[str, Split]) -> str:
     return digest.hexdigest()[:16]
 
 
+TEXT_FORMATS = ("t5", "later")
+"""How a text-to-text model may read a task."""
+
+
 def text_input(task: Task, text: tuple[str, ...], text_format: str) -> str:
     """The input of a text-to-text model.
 
@@ -234,6 +379,15 @@ def text_input(task: Task, text: tuple[str, ...], text_format: str) -> str:
         return " <SEP> ".join(text) + f" <{task.name}"
     parts = [f"{column}: {part}" for column, part in zip(task.columns, text, strict=True)]
     return " ".join([task.name, *parts])
+
+
+def pair_input(task: Task, text: tuple[str, ...]) -> tuple[str, ...]:
+    """The input of an encoder: the first text, and the others, if any, as one second text. Where
+    the task says that columns tell texts apart, their names stand before the others."""
+    first, *others = text
+    if task.marks:
+        others = [f"{c}: {part}" for c, part in zip(task.columns[1:], others, strict=True)]
+    return (first, " ".join(others)) if others else (first,)
 
 
 def label_texts(task: Task, text_format: str) -> list[str]:

@@ -8,8 +8,9 @@ import torch
 
 from fusinglib.training.data import TaskData
 from fusinglib.training.models import BaseModel
-from fusinglib.training.scoring import accuracies, predict
+from fusinglib.training.scoring import accuracies, enough_memory, predict
 from fusinglib.training.settings import Training
+from fusinglib.training.tokens import Tokens
 
 SLACK = 1e-9
 """Float rounding allowed when two accuracies are compared with the least gain."""
@@ -62,23 +63,22 @@ def finetune(
     tokens = model.tokens(data)
     labels = torch.tensor(data.train.labels, device=model.device)
     optimizer = _adamw(model.network, settings)
-    batches = _batches(len(data.train), settings.batch_size, seed)
+    batches = _batches(tokens["train"].lengths, settings, seed)
     stopping = EarlyStopping(settings.min_gain, settings.patience)
     history, losses, best = [], [], None
 
     model.network.train()
     for step in range(1, settings.max_steps + 1):
         rows = next(batches)
-        loss = model.loss(model.inputs(tokens["train"], rows), labels[rows])
-        loss.backward()
+        loss = _backward(model, tokens["train"], rows, labels[rows], settings.micro_batch)
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, settings)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.detach())
+        losses.append(loss)
 
         if step % settings.eval_every == 0 or step == settings.max_steps:
-            dev = accuracies(predict(model, tokens["dev"]), data.dev.labels)
+            dev = accuracies(predict(model, tokens["dev"], settings.micro_batch), data.dev.labels)
             model.network.train()
             history.append({"step": step, "loss": float(torch.stack(losses).mean()), **dev})
             losses = []
@@ -99,12 +99,39 @@ def finetune(
     return outcome, history
 
 
-def _batches(size: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+def _backward(
+    model: BaseModel, tokens: Tokens, rows: np.ndarray, labels: torch.Tensor, micro_batch: int
+) -> torch.Tensor:
+    """The mean loss of a batch, detached, its gradients added up part by part."""
+    part, total = micro_batch or len(rows), 0.0
+    for first in range(0, len(rows), part):
+        some, theirs = rows[first : first + part], labels[first : first + part]
+        with enough_memory(tokens, some):
+            loss = model.loss(model.inputs(tokens, some), theirs)
+            if part < len(rows):
+                loss = loss * (model.terms(theirs) / model.terms(labels))
+            loss.backward()
+        total = total + loss.detach()
+    return total
+
+
+POOL = 50
+"""How many batches' texts are sorted by length at a time, as the Transformers Trainer does."""
+
+
+def _batches(lengths: np.ndarray, settings: Training, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of row numbers: every epoch a new shuffle, its last batch may be short."""
-    order = np.random.default_rng(seed)
+    order, size = np.random.default_rng(seed), settings.batch_size
     while True:
-        shuffled = order.permutation(size)
-        yield from (shuffled[i : i + batch_size] for i in range(0, size, batch_size))
+        shuffled = order.permutation(len(lengths))
+        if not settings.group_by_length:
+            yield from (shuffled[i : i + size] for i in range(0, len(shuffled), size))
+            continue
+        for first in range(0, len(shuffled), POOL * size):
+            pool = shuffled[first : first + POOL * size]
+            pool = pool[np.argsort(-lengths[pool], kind="stable")]
+            batches = [pool[i : i + size] for i in range(0, len(pool), size)]
+            yield from (batches[i] for i in order.permutation(len(batches)))
 
 
 def _adamw(network: torch.nn.Module, settings: Training) -> torch.optim.AdamW:

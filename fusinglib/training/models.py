@@ -5,52 +5,21 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
-from fusinglib.training.data import SPLITS, Split, TaskData, label_texts, text_input
+from fusinglib.places import PROJECT
+from fusinglib.training import tokens
+from fusinglib.training.data import SPLITS, Split, TaskData, label_texts, pair_input, text_input
 from fusinglib.training.scoring import label_scores
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tasks import Task
+from fusinglib.training.tokens import Tokens
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-
-class Tokens:
-    """Token ids of many texts, and their segments if given, in flat arrays.
-
-    `encoded` is what a tokenizer returns; `pad(rows)` makes a batch of some of the texts.
-    """
-
-    def __init__(self, encoded: Mapping[str, Sequence[Sequence[int]]], pad_id: int):
-        ids = encoded["input_ids"]
-        self.lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.flat = {
-            name: np.fromiter(itertools.chain.from_iterable(encoded[name]), dtype=np.int32)
-            for name in ("input_ids", "token_type_ids")
-            if name in encoded
-        }
-        self.pad_id = pad_id
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def pad(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and what else there is, int64 (rows, longest of them)."""
-        shape = (len(rows), self.lengths[rows].max())
-        batch = {name: np.zeros(shape, dtype=np.int64) for name in (*self.flat, "attention_mask")}
-        batch["input_ids"] += self.pad_id
-        for line, row in enumerate(rows):
-            start, length = self.starts[row], self.lengths[row]
-            for name, flat in self.flat.items():
-                batch[name][line, :length] = flat[start : start + length]
-            batch["attention_mask"][line, :length] = 1
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 class BaseModel:
@@ -59,8 +28,11 @@ class BaseModel:
     Subclasses say how texts become tokens (`_encode`), and give `loss`, `predict` and `body`, the
     part of the network that fusing averages. `folder` holds a config, a tokenizer and safetensors
     weights. A model is on `device`, in fp32; precision "bf16" computes under autocast. `segments`:
-    whether it is told which of two texts a token belongs to, as BERT is.
+    whether it is told which of two texts a token belongs to, as BERT is. What is tokenized is kept
+    in `cache`, a folder, if there is one.
     """
+
+    cache: Path | None = None
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
         self.task, self.data, self.device = task, data, torch.device(device)
@@ -69,28 +41,52 @@ class BaseModel:
         self.tokenizer, self.tokenizer_hash = _tokenizer(folder)
         self.segments = getattr(self.config, "type_vocab_size", 0) > 1
 
+    @property
+    def max_length(self) -> int:
+        """How many tokens an input may have: the setting, or what the model has positions for."""
+        table = getattr(getattr(self.body, "embeddings", None), "position_embeddings", None)
+        if table is None:
+            return self.data.max_length
+        before = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts on
+        return min(self.data.max_length, table.num_embeddings - before)
+
     def tokens(self, task_data: TaskData) -> dict[str, Tokens]:
-        """The token ids of every split, truncated to `max_length`; made once per process."""
-        content = (task_data.task, task_data.fingerprint, self.data)
-        key = (*content, self.tokenizer_hash, type(self), self.segments)
-        if key not in _TOKENS:
-            pad = self.tokenizer.pad_token_id
-            if pad is None:
-                raise InputError(f"{self.tokenizer.name_or_path}: its tokenizer has no padding")
-            _TOKENS[key] = {
-                name: Tokens(self._encode(getattr(task_data, name)), pad) for name in SPLITS
-            }
-        return _TOKENS[key]
+        """The token ids of every split, cut to `max_length`; made once, for all processes that
+        share a cache."""
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            raise InputError(
+                f"{self.tokenizer.name_or_path}: its tokenizer has no padding token: set one "
+                f"(tokenizer.pad_token) and save the model again"
+            )
+        what = {
+            "task": task_data.task.settings(),
+            "fingerprint": task_data.fingerprint,
+            "text_format": self.data.text_format,
+            "max_length": self.max_length,
+            "tokenizer": self.tokenizer_hash,
+            "kind": type(self).__name__,
+            "segments": self.segments,
+        }
+        return tokens.made(
+            what,
+            lambda: {name: self._encode(getattr(task_data, name)) for name in SPLITS},
+            pad,
+            self.cache,
+        )
 
     def _tokenized(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
         return self.tokenizer(
-            *texts, truncation=True, max_length=self.data.max_length,
+            *texts, truncation=True, max_length=self.max_length,
             return_token_type_ids=self.segments, return_attention_mask=False,
         )  # fmt: skip
 
     def inputs(self, tokens: Tokens, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """A padded batch on the model's device."""
-        return {name: tensor.to(self.device) for name, tensor in tokens.pad(rows).items()}
+        batch = tokens.pad(rows)
+        if self.device.type == "cuda":  # the copy goes on beside the network
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def computing(self):
         """The context in which the network runs: autocast to bf16 where the precision asks."""
@@ -125,6 +121,10 @@ class TextToText(BaseModel):
         with self.computing():
             return self.network(**inputs, labels=self.label_ids[labels], use_cache=False).loss
 
+    def terms(self, labels: torch.Tensor) -> int:
+        """How many label tokens the loss is the mean over."""
+        return int((self.label_ids[labels] != -100).sum())
+
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label's text, float32 (batch, K), and the label that
         greedy decoding writes, int64 (batch,), -1: none."""
@@ -152,15 +152,17 @@ class Classifier(BaseModel):
         self.body = self.network.to(self.device).base_model
 
     def _encode(self, split: Split) -> Mapping[str, list[list[int]]]:
-        first = [text[0] for text in split.texts]
-        rest = [" ".join(text[1:]) for text in split.texts]
-        pairs = (first, rest) if len(self.task.columns) > 1 else (first,)
-        return self._tokenized(*pairs)
+        inputs = [pair_input(self.task, text) for text in split.texts]
+        return self._tokenized(*map(list, zip(*inputs, strict=True)))
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
         with self.computing():
             return torch.nn.functional.cross_entropy(self.network(**inputs).logits, labels)
+
+    def terms(self, labels: torch.Tensor) -> int:
+        """How many texts the loss is the mean over."""
+        return len(labels)
 
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label, float32 (batch, K), and the best label, int64
@@ -171,11 +173,14 @@ class Classifier(BaseModel):
 
 
 def load(
-    folder: Path, task: Task, training: Training, data: Data, *, seed: int, device: str
-) -> BaseModel:
+    folder: Path, task: Task, training: Training, data: Data, *, seed: int, device: str,
+    cache: Path | None = None,
+) -> BaseModel:  # fmt: skip
     """The base model in `folder`, ready to be finetuned on `task`."""
     kind = TextToText if is_text_to_text(folder) else Classifier
-    return kind(Path(folder), task, training, data, device, seed)
+    model = kind(Path(folder), task, training, data, device, seed)
+    model.cache = cache
+    return model
 
 
 def is_text_to_text(folder: Path) -> bool:
@@ -233,34 +238,41 @@ def check_labels(folder: Path, tasks: Sequence[Task], text_format: str) -> None:
         label_tokens(tokenizer, task, text_format)
 
 
-def locate(model: str, revision: str) -> Path:
+def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
     """The folder of a local model or of a Hub id's snapshot (downloaded if need be).
 
-    Raises `InputError` where there is none, or where it has no safetensors weights.
+    Raises `InputError` where there is none, or where it has no safetensors weights, unless pickled
+    ones are allowed, which transformers opens with weights only.
     """
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        folder = checkpoints.snapshot(model, revision)
+    folder = PROJECT / Path(model).expanduser()  # a relative path is one from the project's root
+    if not model or not folder.is_dir():
+        folder = checkpoints.snapshot(model, revision, ["*.bin"] * allow_pickle)
     if not (folder / "config.json").is_file():
         raise InputError(f"model {model!r}: no config.json in it; expected a saved model folder")
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"model {model!r}: no safetensors weights in it; pickled weights are not opened: "
-            f"save it with save_pretrained, or name a revision that has safetensors"
-        )
-    return folder
+    if list(folder.glob("*.safetensors")) or (allow_pickle and list(folder.glob("*.bin"))):
+        return folder
+    raise InputError(
+        f"model {model!r}: no safetensors weights in it; pickled weights are opened only with "
+        f"allow_pickle: true (weights only): set it, save the model with save_pretrained, or name "
+        f"a revision that has safetensors"
+    )
+
+
+def weights(folder: Path) -> list[Path]:
+    """The files of weights in `folder`: safetensors, or pickled ones where there are none."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
 def fingerprint(folder: Path) -> str:
     """A hash of the weights, config and tokenizer in `folder`, whatever its path."""
     digest = hashlib.sha256()
     tokenizer = ("tokenizer.json", "vocab.json", "*.txt", "*.model")
-    for pattern in ("*.safetensors", "config.json", *tokenizer):
-        for path in sorted(folder.glob(pattern)):
-            digest.update(path.name.encode())
-            with open(path, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+    others = [sorted(folder.glob(pattern)) for pattern in ("config.json", *tokenizer)]
+    for path in itertools.chain(weights(folder), *others):
+        digest.update(path.name.encode())
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 
@@ -334,7 +346,9 @@ def _config(folder: Path, dropout: float):
     return config
 
 
-_TOKENS: dict[tuple, dict[str, Tokens]] = {}
+def tokenizer(folder: Path):
+    """The tokenizer of the model in `folder`."""
+    return _tokenizer(folder)[0]
 
 
 def _tokenizer(folder: Path):

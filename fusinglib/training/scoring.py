@@ -1,10 +1,13 @@
 """Scoring: every label from one encoder pass, and what accuracy comes of it."""
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
+
+from fusinglib.errors import InputError
 
 
 def label_scores(
@@ -46,20 +49,36 @@ def label_scores(
     return scores, wrong == 0
 
 
-def predict(model, tokens) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def enough_memory(tokens, rows: Sequence[int]):
+    """Say what to do where the memory does not hold a batch of these texts."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory with a batch of {len(rows)} texts of {tokens.lengths[rows].max()} "
+            f"tokens: set micro_batch to {max(1, len(rows) // 2)} or less (the batch stays what it "
+            f"is), or lower max_length or workers"
+        ) from error
+
+
+def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
     """The model's `ranked` and `exact` label ids for every example, int16 (examples,), -1: none,
     and the `scores` of all K labels, float32 (examples, K).
 
-    Batches are of texts of similar length; their order is fixed by the lengths alone.
+    Batches are of texts of similar length, of `micro_batch` texts at most (0: of as many as are
+    fast); their order is fixed by the lengths alone.
     """
     order = np.argsort(tokens.lengths, kind="stable")
     scores = np.empty((len(tokens), len(model.task.labels)), dtype=np.float32)
     exact = np.empty(len(tokens), dtype=np.int16)
     model.network.eval()
     with torch.inference_mode():
-        for first in range(0, len(order), model.batch_size):
-            rows = order[first : first + model.batch_size]
-            of_batch, written = model.predict(model.inputs(tokens, rows))
+        size = min(model.batch_size, micro_batch or model.batch_size)
+        for first in range(0, len(order), size):
+            rows = order[first : first + size]
+            with enough_memory(tokens, rows):
+                of_batch, written = model.predict(model.inputs(tokens, rows))
             scores[rows], exact[rows] = of_batch.cpu().numpy(), written.cpu().numpy()
     return {"ranked": scores.argmax(1).astype(np.int16), "exact": exact, "scores": scores}
 

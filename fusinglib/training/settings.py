@@ -1,5 +1,6 @@
 """How a task is read, and how a model is finetuned."""
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -9,7 +10,8 @@ class Finetuning:
 
     `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero
     at the last batch); the dev metric is taken every `eval_every` batches, and a gain counts from
-    `min_gain` (a fraction, 0 to 1).
+    `min_gain` (a fraction, 0 to 1). Where memory is short, a batch goes through the model in parts
+    of `micro_batch` texts (0: whole). With `group_by_length`, texts of like length share a batch.
     """
 
     learning_rate: float
@@ -21,6 +23,8 @@ class Finetuning:
     metric: str
     precision: str
     threads: int
+    micro_batch: int = 0
+    group_by_length: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,12 @@ class Training(Finetuning):
     batch_size: int
     max_steps: int
     patience: int
+
+    def settings(self) -> dict:
+        """What decides a run, as JSON data; what is younger than the store's first runs is left out
+        where it changes nothing."""
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if v or k not in ("micro_batch", "group_by_length")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,10 @@
 """The tasks and families of the study: one table, a row per task."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.training import miniworld
@@ -14,9 +18,15 @@ class Task:
     """A classification task: where its rows are and how they are read.
 
     `labels` are the words for the label ids 0, 1, ... in this order; `splits` names the rule by
-    which the copy's own splits become train, dev and test (see `fusinglib.data`): "carve" where
-    the test labels are not public, "own", "mnli", or "rounds" (ANLI). `revision` pins a commit;
-    for a task of the miniature world it is the world's seed.
+    which the copy's own splits become train, dev and test (see `fusinglib.training.data`): "carve"
+    where the test labels are not public, "own", "mnli", "rounds" (ANLI), or "cut" where there are
+    training rows alone. `revision` pins a commit, or `refs/convert/parquet` for a repository that
+    still is a script; for a task of the miniature world it is the world's seed.
+
+    `names` are the copy's own names of the labels, where these are others; `marks` how the texts
+    say what a row speaks of (see `fusinglib.training.data`); `rows` how many rows the published
+    data have, split by split; `files` the CSV, JSON or Parquet files of a task that is not on the
+    Hub, split by split.
     """
 
     name: str
@@ -27,25 +37,45 @@ class Task:
     label_column: str = "label"
     splits: str = "carve"
     revision: str | None = None
+    names: tuple[str, ...] = ()
+    marks: str = ""
+    rows: tuple[tuple[str, int], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
 
     @property
     def identity(self) -> tuple[str, str]:
         """What makes two names the same task for leave-target-out: (Hub id, config)."""
         return (self.hub_id, self.config)
 
+    def settings(self) -> dict:
+        """What decides a run on this task beside the fingerprint of its data, as JSON data."""
+        values = dataclasses.asdict(self)
+        for name in ("names", "rows", "files"):
+            del values[name]
+        return values if self.marks else {k: v for k, v in values.items() if k != "marks"}
 
-def _glue(name: str, columns: str, labels: str, splits: str = "carve") -> Task:
+
+def _rows(words: str) -> tuple[tuple[str, int], ...]:
+    """ "train 100 test 10" as (("train", 100), ("test", 10))."""
+    parts = words.split()
+    return tuple(zip(parts[::2], map(int, parts[1::2]), strict=True))
+
+
+def _glue(name: str, columns: str, labels: str, rows: str, splits: str = "carve") -> Task:
+    columns, labels = tuple(columns.split()), tuple(labels.split())
+    return Task(name, "nyu-mll/glue", name, columns, labels, splits=splits, rows=_rows(rows))
+
+
+def _superglue(name: str, columns: str, labels: str, rows: str, marks: str = "") -> Task:
+    columns, labels = tuple(columns.split()), tuple(labels.split())
+    return Task(name, "aps/super_glue", name, columns, labels, marks=marks, rows=_rows(rows))
+
+
+def _tweets(name: str, rows: str, *labels: str, names: str = "") -> Task:
     return Task(
-        name, "nyu-mll/glue", name, tuple(columns.split()), tuple(labels.split()), splits=splits
-    )
-
-
-def _superglue(name: str, columns: str, labels: str) -> Task:
-    return Task(name, "aps/super_glue", name, tuple(columns.split()), tuple(labels.split()))
-
-
-def _tweets(name: str, *labels: str) -> Task:
-    return Task(name, "cardiffnlp/tweet_eval", name, ("text",), labels, splits="own")
+        name, "cardiffnlp/tweet_eval", name, ("text",), labels, splits="own",
+        names=tuple(names.split()), rows=_rows(rows),
+    )  # fmt: skip
 
 
 PAIR, ENTAILMENT = "premise hypothesis", "entailment neutral contradiction"
@@ -72,41 +102,78 @@ EMOJI = (
     "camera with flash",
     "winking face with tongue",
 )
+EMOJI_SIGNS = "❤ 😍 😂 💕 🔥 😊 😎 ✨ 💙 😘 📷 🇺🇸 ☀ 💜 😉 💯 😁 🎄 📸 😜"
 
 ROWS = (
-    _glue("cola", "sentence", "unacceptable acceptable"),
-    _glue("sst2", "sentence", "negative positive"),
-    _glue("mrpc", "sentence1 sentence2", "not_equivalent equivalent"),
-    _glue("qqp", "question1 question2", "not_duplicate duplicate"),
-    _glue("mnli", PAIR, ENTAILMENT, splits="mnli"),
-    _glue("qnli", "question sentence", "entailment not_entailment"),
-    _glue("rte", "sentence1 sentence2", "entailment not_entailment"),
-    _glue("wnli", "sentence1 sentence2", "not_entailment entailment"),
-    _superglue("boolq", "question passage", "False True"),
-    _superglue("cb", PAIR, "entailment contradiction neutral"),
-    _superglue("copa", "premise question choice1 choice2", "choice1 choice2"),
-    _superglue("multirc", "paragraph question answer", "False True"),
-    _superglue("wic", "word sentence1 sentence2", "False True"),
-    _superglue("wsc", "text span1_text span2_text", "False True"),
+    _glue("cola", "sentence", "unacceptable acceptable", "train 8551 validation 1043"),
+    _glue("sst2", "sentence", "negative positive", "train 67349 validation 872"),
+    _glue(
+        "mrpc", "sentence1 sentence2", "not_equivalent equivalent", "train 3668 validation 408"
+    ),
+    _glue(
+        "qqp", "question1 question2", "not_duplicate duplicate", "train 363846 validation 40430"
+    ),
+    _glue(
+        "mnli", PAIR, ENTAILMENT,
+        "train 392702 validation_matched 9815 validation_mismatched 9832", splits="mnli",
+    ),
+    _glue(
+        "qnli", "question sentence", "entailment not_entailment", "train 104743 validation 5463"
+    ),
+    _glue("rte", "sentence1 sentence2", "entailment not_entailment", "train 2490 validation 277"),
+    _glue("wnli", "sentence1 sentence2", "not_entailment entailment", "train 635 validation 71"),
+    _superglue("boolq", "question passage", "False True", "train 9427 validation 3270"),
+    _superglue("cb", PAIR, "entailment contradiction neutral", "train 250 validation 56"),
+    _superglue(
+        "copa", "premise question choice1 choice2", "choice1 choice2",
+        "train 400 validation 100", marks="columns",
+    ),
+    _superglue(
+        "multirc", "paragraph question answer", "False True",
+        "train 27243 validation 4848", marks="columns",
+    ),
+    _superglue(
+        "wic", "word sentence1 sentence2", "False True",
+        "train 5428 validation 638", marks="characters",
+    ),
+    _superglue("wsc", "text", "False True", "train 554 validation 104", marks="words"),
     Task(
         "esnli", "esnli/esnli", "plain_text", ("premise", "hypothesis"),
         tuple(ENTAILMENT.split()), splits="own",
+        rows=_rows("train 549367 validation 9842 test 9824"),
     ),
     Task(
         "anli", "facebook/anli", "plain_text", ("premise", "hypothesis"),
         tuple(ENTAILMENT.split()), splits="rounds",
+        rows=_rows(
+            "train_r1 16946 train_r2 45460 train_r3 100459 dev_r1 1000 dev_r2 1000 dev_r3 1200 "
+            "test_r1 1000 test_r2 1000 test_r3 1200"
+        ),
     ),
-    _tweets("emoji", *EMOJI),
-    _tweets("emotion", "anger", "joy", "optimism", "sadness"),
-    _tweets("hate", "not hateful", "hateful"),
-    _tweets("irony", "not ironic", "ironic"),
-    _tweets("offensive", "not offensive", "offensive"),
-    _tweets("sentiment", "negative", "neutral", "positive"),
-    _tweets("stance_abortion", *STANCE),
-    _tweets("stance_atheism", *STANCE),
-    _tweets("stance_climate", *STANCE),
-    _tweets("stance_feminist", *STANCE),
-    _tweets("stance_hillary", *STANCE),
+    _tweets("emoji", "train 45000 validation 5000 test 50000", *EMOJI, names=EMOJI_SIGNS),
+    _tweets(
+        "emotion", "train 3257 validation 374 test 1421", "anger", "joy", "optimism", "sadness"
+    ),
+    _tweets(
+        "hate", "train 9000 validation 1000 test 2970", "not hateful", "hateful",
+        names="non-hate hate",
+    ),
+    _tweets(
+        "irony", "train 2862 validation 955 test 784", "not ironic", "ironic",
+        names="non_irony irony",
+    ),
+    _tweets(
+        "offensive", "train 11916 validation 1324 test 860", "not offensive", "offensive",
+        names="non-offensive offensive",
+    ),
+    _tweets(
+        "sentiment", "train 45615 validation 2000 test 12284", "negative", "neutral", "positive"
+    ),
+    _tweets("stance_abortion", "train 587 validation 66 test 280", *STANCE),
+    _tweets("stance_atheism", "train 461 validation 52 test 220", *STANCE),
+    _tweets("stance_climate", "train 355 validation 40 test 169", *STANCE),
+    _tweets("stance_feminist", "train 597 validation 67 test 285", *STANCE),
+    _tweets("stance_hillary", "train 620 validation 69 test 295", *STANCE),
 )  # fmt: skip
 
 TASKS = {task.name: task for task in ROWS}
@@ -126,9 +193,78 @@ MINI_FAMILIES = {
 """The three families in miniature."""
 
 
-def table(tasks: str, world_seed: int) -> tuple[dict[str, Task], dict[str, list[str]]]:
-    """The tasks and families of the "miniworld", or of the "paper"."""
-    return (mini_tasks(world_seed), MINI_FAMILIES) if tasks == MINIWORLD else (TASKS, FAMILIES)
+def table(
+    tasks: str, world_seed: int, own: Mapping[str, Mapping] = MappingProxyType({})
+) -> tuple[dict[str, Task], dict[str, list[str]]]:
+    """The tasks and families of the "miniworld", or of the "paper", and `own` tasks by name."""
+    known, families = (
+        (mini_tasks(world_seed), MINI_FAMILIES) if tasks == MINIWORLD else (TASKS, FAMILIES)
+    )
+    return {**known, **ADDED, **{name: own_task(name, **own[name]) for name in own}}, families
+
+
+ADDED: dict[str, Task] = {}
+"""The tasks that `add_task` was called for."""
+
+
+def add_task(name: str, **fields) -> Task:
+    """Make a task of your own known in this process, as source, target and in the playground.
+
+    `fields` are those of `own_task`; a name that is taken is taken over.
+    """
+    ADDED[name] = own_task(name, **fields)
+    return ADDED[name]
+
+
+def own_task(
+    name: str,
+    *,
+    columns: Sequence[str],
+    labels: Sequence[str],
+    files: str | Mapping[str, str] | None = None,
+    hub_id: str = "",
+    config: str = "default",
+    label_column: str = "label",
+    names: Sequence[str] = (),
+    splits: str = "",
+    revision: str | None = None,
+) -> Task:
+    """A task of the user's, from files or from the Hub.
+
+    Arguments:
+        columns: of the texts; labels: a word for each label, in the order of their ids.
+        files: a CSV, JSON or Parquet file of training rows, or one for each split (train,
+            validation, test), from the current folder; or hub_id, config and revision.
+        label_column: its values are ids (0, 1, ...), the `labels`, or the `names` that stand for
+            them in the data, in the order of the labels.
+        splits: the split rule, by default "cut" for training rows alone (dev and test are cut off),
+            "carve" for a train and a validation file, else "own".
+
+    Raises `InputError` where these do not make a task.
+    """
+    made = {"columns": columns, "labels": labels, "names": names}
+    for field, values in made.items():
+        if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+            raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of texts")
+        made[field] = tuple(values)
+    if not columns or len(set(labels)) < max(2, len(labels)):
+        raise InputError(
+            f"task {name!r}: expected one column or more and two labels or more, each once, but "
+            f"got {', '.join(columns) or 'no column'} and {', '.join(labels) or 'no label'}"
+        )
+    if names and len(set(names)) != len(labels):
+        raise InputError(f"task {name!r}: expected {len(labels)} names, one for each label")
+    if bool(files) == bool(hub_id):
+        raise InputError(f"task {name!r}: say where its rows are, by files or by hub_id")
+    files = {"train": files} if isinstance(files, str) else dict(files or {})
+    if not splits:
+        splits = {("train",): "cut", ("train", "validation"): "carve"}.get(tuple(files), "own")
+    places = tuple((split, str(Path(file).expanduser().resolve())) for split, file in files.items())
+    identity = (hub_id, config) if hub_id else ("files", name)
+    return Task(
+        name, *identity, label_column=label_column, splits=splits, revision=revision, files=places,
+        **made,
+    )  # fmt: skip
 
 
 def mini_tasks(world_seed: int) -> dict[str, Task]:

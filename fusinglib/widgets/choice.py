@@ -49,7 +49,7 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
     Tasks are all of the miniature world, or those of real data that the settings name, since all
     27 take minutes to load.
     """
-    known, _ = tasks.table(settings.tasks, settings.world_seed)
+    known, _ = settings.known_tasks()
     if settings.tasks != tasks.MINIWORLD:
         known = [name for name in settings.models if name in known]
     store, (pretrained, _) = Store(settings.store_folder()), base_model(settings)
@@ -67,7 +67,7 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
 
 def of_task(name: str, settings: FusePlayground, store: Store, pretrained: Run) -> Candidate | None:
     """The source model of a task, finished or not; none where its data are not at hand."""
-    task = tasks.table(settings.tasks, settings.world_seed)[0][name]
+    task = settings.known_tasks()[0][name]
     try:
         loaded = data.load(task, settings.data())
     except InputError:
@@ -121,9 +121,9 @@ def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:
 
 def families_of(settings: FusePlayground) -> dict[str, list[str]]:
     """The families of tasks, whose models can be ticked together."""
-    return tasks.table(settings.tasks, settings.world_seed)[1]
+    return settings.known_tasks()[1]
 
 
 def targets_of(settings: FusePlayground) -> dict[str, tasks.Task]:
     """All tasks by name."""
-    return tasks.table(settings.tasks, settings.world_seed)[0]
+    return settings.known_tasks()[0]
