@@ -119,7 +119,7 @@ def _print_plan(settings) -> None:
     if folder:
         from fusinglib.study.calibration import estimate
 
-        print(tables.show(estimate(plan, store, settings, folder)))
+        print(tables.show(estimate(plan, store, settings, folder), decimals=2))
     else:  # the miniature world takes minutes
         print(tables.show(overview(plan, store, settings)))
     for note in plan.notes:

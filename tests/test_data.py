@@ -447,3 +447,9 @@ def test_smaller_training_splits_hold_one_another_and_nothing_else_changes(mini_
     assert all((one.dev, one.test) == (whole.dev, whole.test) for one in some)
     assert some[1].train != data.smaller(whole, 20, split_seed=1).train
     assert len({one.fingerprint for one in [*some, whole]}) == 4
+
+
+def test_a_missing_configuration_is_named(local, all_rows):
+    task = replace(local({"train": rows(20), "validation": rows(4)}), config="other")
+    message = refusal(task, all_rows)
+    assert "(other)" in message and "BuilderConfig 'other' not found" in message

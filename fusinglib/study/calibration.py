@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 
 from fusinglib.progress import Progress
-from fusinglib.study.execution import workers
+from fusinglib.study.execution import worker_pool, workers
 from fusinglib.study.plans import Plan, Run, unique
 from fusinglib.study.settings import Study
 from fusinglib.study.steps import available
@@ -39,8 +40,9 @@ class Cost(NamedTuple):
 
 
 def measure(folder: Path, task: Task, settings: Study) -> Cost:
-    """Time a few texts of a task on the model in `folder`."""
+    """Time a few texts of a task on the model in `folder`, in a process of its own."""
     how, device = settings.data(), available(settings.device)
+    torch.set_num_threads(settings.threads)
     loaded = data.load(task, how)
     rows = range(min(TEXTS, len(loaded.train), len(loaded.test)))
     few = dataclasses.replace(
@@ -92,17 +94,17 @@ def estimate(plan: Plan, store: Store, settings: Study, folder: Path) -> pd.Data
 
 
 def _costs(runs: list[Run], folder: Path, settings: Study) -> dict[str, Cost]:
-    """The costs of all tasks that runs are on."""
+    """The costs of all tasks that runs are on, timed by as many processes as carry runs out, since
+    one that has the machine to itself is faster."""
     tasks = {run.task.name: run.task for run in runs if run.task}
     progress = Progress(len(tasks), "{} of {} tasks timed".format)
     costs = {}
-    try:
-        for name, task in tasks.items():
+    with worker_pool(workers(settings)) as pool:
+        timed = {name: pool.submit(measure, folder, task, settings) for name, task in tasks.items()}
+        for name, future in timed.items():
             progress.update(len(costs), name)
-            costs[name] = measure(folder, task, settings)
+            costs[name] = future.result()
         progress.update(len(costs), "", last=True)
-    finally:
-        progress.close()
     return costs
 
 

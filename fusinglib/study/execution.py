@@ -158,7 +158,7 @@ class Execution:
     def __init__(self, plan: Plan, store: Store, settings: Study, progress=None, pool=None):
         self.plan, self.store, self.settings = plan, store, settings
         self.stopped = threading.Event()
-        self.pool = pool or (lambda: _pool(self.workers))
+        self.pool = pool or (lambda: worker_pool(self.workers))
         finished = [run for run in plan.runs if store.has(run)]
         self.done = {run.key for run in finished}
         self.failed: dict[str, str] = {}
@@ -314,7 +314,7 @@ class Execution:
 
 
 @contextlib.contextmanager
-def _pool(workers: int) -> Iterator[concurrent.futures.Executor]:
+def worker_pool(workers: int) -> Iterator[concurrent.futures.Executor]:
     """Worker processes; when the block fails or this process dies, they end at once.
 
     They live as long as the other end of their pipe, which is held here alone, stays open.
@@ -349,7 +349,7 @@ class KeptPool:
         """Start the workers, unless they are there, and have them import what runs need."""
         if self.pool is None:
             self.context = contextlib.ExitStack()
-            self.pool = self.context.enter_context(_pool(self.workers))
+            self.pool = self.context.enter_context(worker_pool(self.workers))
             for _ in range(self.workers):
                 self.pool.submit(_warm_up)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fusinglib.errors import InputError
+from fusinglib.progress import Progress
 from fusinglib.training import data
 from fusinglib.training.data import SPLITS, TaskData
 from fusinglib.training.settings import Data
@@ -27,12 +28,15 @@ def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> 
     What is noted about the data (other row counts than published...) comes last; of a task whose
     data are not at hand there is nothing but why.
     """
-    rows = {}
+    rows, tasks = {}, list(tasks)
+    progress = Progress(len(tasks), "{} of {} tasks read".format)
     for task in tasks:
+        progress.update(len(rows), task.name)
         try:
             rows[task.name] = _row(data.load(task, how), how, length)
         except InputError as error:
             rows[task.name] = {"notes": str(error)}
+    progress.update(len(rows), "", last=True)
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS)
     return table.astype(dict.fromkeys([*SPLITS, "length", "95 %"], "Int64")).rename_axis("task")
 

@@ -47,11 +47,11 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
     same pretrained model, then what the settings name besides.
 
     Tasks are all of the miniature world, or those of real data that the settings name, since all
-    27 take minutes to load.
+    27 take minutes to load; and own ones.
     """
     known, _ = settings.known_tasks()
     if settings.tasks != tasks.MINIWORLD:
-        known = [name for name in settings.models if name in known]
+        known = [name for name in known if name in settings.models or name not in tasks.TASKS]
     store, (pretrained, _) = Store(settings.store_folder()), base_model(settings)
     found = [of_task(name, settings, store, pretrained) for name in known]
     found = [one for one in found if one]

@@ -1,0 +1,104 @@
+"""Your own tasks and your own models, from parameters to a table; and what a plan says it costs."""
+
+import pytest
+
+from fusinglib.__main__ import main
+from fusinglib.evaluation import tables
+from fusinglib.study.calibration import estimate
+from fusinglib.study.execution import execute
+from fusinglib.study.experiments import base_model, plan_experiment
+from fusinglib.study.settings import FamilyTable, PairwiseHeatmap
+from fusinglib.study.store import Store
+from fusinglib.widgets import choice
+
+
+@pytest.fixture
+def reviews(tmp_path) -> dict:
+    """Tasks in a CSV file, with labels that nobody has seen before."""
+    rows = [f"the baker {'sold' if i % 2 else 'lost'} the bread {i},{i % 2}" for i in range(60)]
+    (tmp_path / "reviews.csv").write_text("remark,verdict\n" + "\n".join(rows) + "\n")
+    fields = {"columns": ["remark"], "label_column": "verdict", "labels": ["zorp", "blip"]}
+    return {"reviews": {**fields, "files": str(tmp_path / "reviews.csv")}}
+
+
+def carried_out(settings):
+    """The plan of the settings, its store and its results."""
+    plan, store = plan_experiment(settings), Store(settings.store_folder())
+    return plan, store, execute(plan, store, settings)
+
+
+def test_an_own_task_is_source_and_target(mini, encoder, reviews):
+    changes = {
+        "model": str(encoder), "own_tasks": reviews,
+        "families": {"few": ["reviews", "mood", "irony"]}, "target_batch_size": 8,
+    }  # fmt: skip
+    plan, _, results = carried_out(FamilyTable.from_parameters({**mini, **changes}))
+    assert plan.sizes["reviews"] == {"train": 48, "dev": 6, "test": 6}
+    assert results["accuracy"].notna().all()
+    sources = results.query("base == 'fused'").groupby("target")["sources"].first().to_dict()
+    assert sources == {"reviews": "irony mood", "mood": "irony reviews", "irony": "mood reviews"}
+
+
+def test_an_own_task_can_be_chosen_in_the_playground(mini, encoder, reviews):
+    from fusinglib.study.settings import FusePlayground
+
+    chosen = {"models": ["mood", "irony"], "target": "reviews", "method": "mean", "weights": []}
+    for built_in, others in (("miniworld", 13), ("paper", 0)):
+        changes = {"model": str(encoder), "own_tasks": reviews, "tasks": built_in, **chosen}
+        settings = FusePlayground.from_parameters({**mini, **changes, "method_settings": {}})
+        if built_in == "miniworld":
+            names = [one.name for one in choice.candidates(settings)]
+            assert "reviews" in names and len(names) == others + 1
+        assert "reviews" in choice.targets_of(settings)
+
+
+def test_four_saved_models_are_sources(mini, encoder, tmp_path):
+    """Folders copied out of a store, as if they came from elsewhere: nothing is trained on them."""
+    names = ["sentiment", "mood", "irony", "topic"]
+    made = {"model": str(encoder), "families": {"few": names}, "seeds": [0]}
+    plan, store, _ = carried_out(PairwiseHeatmap.from_parameters({**mini, **made}))
+    folders = {}
+    for run in plan.models:
+        name = run.settings["task"]["name"]
+        folders[name] = store.model(run).rename(tmp_path / name)
+    changes = {
+        "model": str(encoder), "seeds": [0, 1], "store": str(tmp_path / "other"),
+        "families": {"mine": [*map(str, folders.values())], "few": ["mood", "emoji"]},
+        "sources": ["mine"], "targets": ["few"],
+        "trained_on": {str(folder): [name] for name, folder in folders.items()},
+    }  # fmt: skip
+    plan, store, results = carried_out(FamilyTable.from_parameters({**mini, **changes}))
+    assert not {run.kind for run in plan.runs} & {"source"}
+    table = tables.accuracy_table(results, plan.families)
+    assert table.notna().all(axis=None)
+    assert list(table.index) == [("intertrained", "mine"), ("fused", "mine"), ("pretrained", "")]
+    fused = results.query("base == 'fused'").groupby("target")["sources"].first()
+    assert str(folders["mood"]) not in fused["mood"] and len(fused["emoji"].split()) == 4
+
+
+def test_a_plan_says_what_it_costs(mini, encoder, capsys):
+    settings = FamilyTable.from_parameters({**mini, "model": str(encoder)})
+    plan, store = plan_experiment(settings), Store(settings.store_folder())
+    folder = base_model(settings)[1]
+    before = estimate(plan, store, settings, folder)
+    counts = before["runs"].to_dict()
+    assert counts == {"import": 1, "source": 3, "fuse": 3, "target": 18, "all": 25}
+    assert (before["hours from"] <= before["to"]).all() and before.loc["target", "to"] > 0
+    execute(plan, store, settings)
+    after = estimate(plan, store, settings, folder)
+    assert (after["finished"] == after["runs"]).all() and not after["to"].any()
+    stored = sum(file.stat().st_size for file in store.root.rglob("*.safetensors"))
+    assert before.loc["all", "GB"] == pytest.approx(stored / 1e9, rel=0.2)
+
+
+def test_a_plan_on_the_command_line_says_notes_and_costs(mini, encoder, tmp_path, capsys, reviews):
+    import json
+
+    changes = {"model": str(encoder), "own_tasks": reviews, "targets": ["few"]}
+    changes["families"] = {"few": ["reviews", "mood"]}
+    file = tmp_path / "params.yaml"
+    file.write_text(json.dumps({**mini, **changes}))
+    assert main(["run", "family_table", "--params", str(file), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "GB" in said and "hours from" in said
+    assert "few: intertrained is " in said and "mood (4,500 training rows)" in said
