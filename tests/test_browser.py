@@ -51,7 +51,7 @@ def lab(tmp_path, mini, theme):
     folder = shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
     common = {k: v for k, v in mini.items() if k not in ("families", "sources", "targets")}
     tiny = {"seeds", "source_seeds", "model", "tasks", "random_row", "intertraining"}
-    common = {k: v for k, v in common.items() if k not in tiny and k != "world_seed"}
+    common = {k: v for k, v in common.items() if k not in tiny and k != "world_seeds"}
     del common["pretraining_seed"]
     common |= {"executor": "processes", "workers": 2}
     (tmp_path / "common.yaml").write_text(yaml.safe_dump(common))

@@ -27,6 +27,7 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.store import Store
 
+WORLDS = ("many_worlds", "when_fusing_helps")
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 
 
@@ -188,6 +189,39 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
     if name != "loss_path":  # which has no intervals
         assert "–" in report and "undecided" in report
     assert not re.search(r"\bnan\b", report, re.IGNORECASE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("many_worlds", {"first_worlds": 2}),
+        ("when_fusing_helps", {"first_worlds": 2}),
+        ("family_table", {"random_row": True}),
+        ("pairwise_heatmap", {}),
+        ("weight_decay", {"weight_decay": 0.5, "explored_decays": []}),
+        ("source_size", {"sizes": [4, 50]}),
+        ("seed_planner", {"spread_from": "guess", "tried_seeds": [2], "tried_targets": [3]}),
+    ],
+)
+def test_notebooks_over_many_worlds(name, changes, mini, tmp_path, capsys):
+    tiny = {**mini, "world_seeds": [0, 1, 2], **changes}
+    common = yaml.safe_load((PROJECT / "params/mini/common.yaml").read_text())
+    known = parameters.names(name)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in (common | tiny).items() if k in known}))
+    assert main(["run", name, "--params", str(path), "--output", str(tmp_path / "out")]) == 0
+    report = capsys.readouterr().out
+    assert not re.search(r"\bnan\b", report, re.IGNORECASE)
+    if name == "when_fusing_helps":
+        assert len(pd.read_csv(tmp_path / f"out/{name}.csv")) == 3 * 3
+    elif name != "seed_planner":
+        results = pd.read_csv(tmp_path / f"out/{name}.csv")
+        assert set(results["world"]) == {0, 1, 2} and results["accuracy"].notna().all()
+        assert "other worlds and other task types" in report
+    if name in ("many_worlds", "pairwise_heatmap"):
+        picture = {"many_worlds": "forest"}.get(name, "figure")
+        assert (tmp_path / f"out/{name}-{picture}.png").is_file()
 
 
 @pytest.fixture
@@ -399,5 +433,5 @@ def test_the_index_leads_to_every_notebook_with_a_picture(mini, tmp_path, monkey
     assert len(pictures) == len(links) and all((PROJECT / one).is_file() for one in pictures)
     monkeypatch.setenv("FUSINGLIB_STORE", mini["store"])
     found = planner.states("params/mini")
-    assert list(found.index) == list(parameters.EXPERIMENTS)
+    assert list(found.index) == [name for name in parameters.EXPERIMENTS if name not in WORLDS]
     assert (found["finished"] == 0).all() and found.loc["family_table", "runs"] == 343

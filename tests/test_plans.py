@@ -317,7 +317,7 @@ def test_plan_of_the_miniature_world(mini):
     assert counts == {"pretrain": 2, "source": 3, "fuse": 3, "target": 2 * 3 * 4}
     first = plan.runs[0]
     assert first.settings["steps"] == mini["pretraining_steps"]
-    for change in ({"world_seed": 1}, {"pretraining_seed": 1}, {"pretraining_steps": 3}):
+    for change in ({"world_seeds": [1]}, {"pretraining_seed": 1}, {"pretraining_steps": 3}):
         other = experiments.plan_experiment(FamilyTable(**{**mini, "random_row": True, **change}))
         shared = keys(plan) & keys(other)
         steps_only = "pretraining_steps" in change

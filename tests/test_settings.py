@@ -10,7 +10,7 @@ import yaml
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.places import PROJECT, store_folder
-from fusinglib.study.settings import CHOICES, EXPERIMENTS, RANGES, FamilyTable
+from fusinglib.study.settings import CHOICES, EXPERIMENTS, RANGES, FamilyTable, ManyWorlds
 
 
 def refusal(mini, **changes) -> str:
@@ -148,7 +148,8 @@ def parameters_cell(name: str) -> dict[str, tuple[str, object]]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_notebooks_set_what_the_mini_file_sets(name):
     cell = parameters_cell(name)
-    file = yaml.safe_load((PROJECT / f"params/mini/{name}.yaml").read_text())
+    folder = "mini-worlds" if EXPERIMENTS[name] is ManyWorlds else "mini"
+    file = yaml.safe_load((PROJECT / f"params/{folder}/{name}.yaml").read_text())
     assert {name: value for name, (_, value) in cell.items()} == file
     assert 10 <= len(cell) <= 15
     fields = {field.name: field.type for field in dataclasses.fields(EXPERIMENTS[name])}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fusinglib.evaluation import reference, statistics, tables
+from fusinglib.evaluation import reference, statistics, tables, worlds
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,15 @@ def sample_of(experiment: str, results: pd.DataFrame, families: dict) -> Sample:
 
 
 def verdicts(experiment: str, results: pd.DataFrame, families: dict, resamples=1000):
-    """The claims that an experiment decides: a row each (claim 1: a row per target family).
+    """The claims that an experiment decides: a row each (claim 1: a row per target family); over
+    many worlds those of `verdicts_over_worlds`.
 
     Returns: a DataFrame with the columns claim, estimate, low, high, ``threshold``, ``paper``,
     ``verdict`` and ``seeds``: how many would decide it if the estimate stayed what it is ("-" where
     it is decided, "more targets" where seeds alone cannot).
     """
+    if "world" in results and results["world"].nunique() > 1:
+        return verdicts_over_worlds(experiment, results, families)
     rows = []
     whole = not results["accuracy"].isna().any()
     sample = sample_of(experiment, results, families)
@@ -266,6 +269,61 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict, resamples=1
                 }
             )
     return pd.DataFrame(rows)
+
+
+def verdicts_over_worlds(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataFrame:
+    """The claims that an experiment decides over many worlds (column ``world`` of the results).
+
+    A statistic is taken in every world and averaged; its interval is that of `worlds.intervals`, of
+    what each task type adds to it in each world, found by leaving that type out (the jackknife: of
+    a mean over task types it is the type's own value).
+
+    Returns: a DataFrame with a row for each claim and scope (`worlds.SCOPES`), with the columns of
+    `verdicts` but ``decided by`` for ``seeds``: how many worlds, or task types, would decide it if
+    the estimate stayed what it is ("-" where it is decided).
+    """
+    samples = [
+        sample_of(experiment, part, families) for _, part in results.groupby("world", sort=True)
+    ]
+    rows = []
+    for claim in CLAIMS[experiment]:
+        for family in families if claim.per_family else [""]:
+            values = np.stack([_by_type(claim, sample, family) for sample in samples])
+            name = f"{claim.number} {claim.text}" + (f" on {family}" if family else "")
+            paper = in_the_paper(experiment, claim, {"family": family} if family else {})
+            for scope, found in worlds.intervals(values).items():
+                verdict = verdict_of(found.low, found.high, claim.threshold)
+                decided = "-"
+                if verdict == "undecided":
+                    decided = _counts(worlds.needed(values, claim.threshold, scope))
+                rows.append([name, scope, *found, claim.threshold, paper, verdict, decided])
+    names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "verdict"]
+    return pd.DataFrame(rows, columns=[*names, "decided by"])
+
+
+def _by_type(claim: Claim, sample: Sample, family: str) -> np.ndarray:
+    """What each of T task types adds to a statistic, with the mean of the statistic itself: that
+    plus T - 1 times how much it falls, against the mean of all, without the type."""
+    more = {"family": family} if family else {}
+    sources, seeds, targets = np.max([array.shape for array in sample.runs.values()], axis=0)
+    every_seed = np.arange(seeds)[:, None]
+    kept = np.flatnonzero(sample.members[family]) if family else np.arange(targets)
+
+    def value(types: np.ndarray) -> float:
+        some = Sample(sample.runs, {family: sample.members[family]} if family else sample.members)
+        return _value(claim, some.drawn(np.arange(sources), every_seed, types), more)
+
+    without = np.array([value(kept[kept != one]) for one in kept])
+    return value(kept) - (len(kept) - 1) * (without - without.mean())
+
+
+WAYS = ("worlds", "task types")
+
+
+def _counts(needed: tuple[int | None, int | None]) -> str:
+    """ "14 worlds or 40 task types", of what would do."""
+    words = [f"{count} {what}" for count, what in zip(needed, WAYS, strict=True) if count]
+    return " or ".join(words) or "neither"
 
 
 def verdict_of(low: float, high: float, threshold: float) -> str:

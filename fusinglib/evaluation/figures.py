@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 
-from fusinglib.evaluation import pairs, paths, reference, statistics, tables
+from fusinglib.evaluation import pairs, paths, reference, tables, worlds
 from fusinglib.study.plans import MEAN, PRETRAINED
 
 #: Colour and shape of each base model, in the order of drawing.
@@ -71,7 +71,7 @@ def accuracy_by_base(results, targets, ax=None):
     ax = plt.gca() if ax is None else ax
     arrays = tables.run_arrays(results, targets)
     rows = sorted(arrays, key=lambda row: list(BASES).index(row[0]))
-    by_target = 100 * np.array([arrays[row].mean(axis=(0, 1)) for row in rows])
+    by_target = 100 * np.array([arrays[row].mean(axis=(0, 1, 2)) for row in rows])
     means = by_target.mean(axis=1)
     start = means[0]  # pretrained comes first
 
@@ -83,7 +83,7 @@ def accuracy_by_base(results, targets, ax=None):
         small = {"color": color, "markersize": 4, "markerfacecolor": "white", "zorder": 3}
         ax.plot(by_target[y], np.full(len(targets), below[y]), marker, **small)
         if y > 0:
-            interval = statistics.paired_difference(arrays[row], arrays[rows[0]])
+            interval = worlds.difference(arrays[row], arrays[rows[0]])
             bar = start + 100 * np.array([interval.low, interval.high])
             ax.plot(bar, [y, y], color=color, linewidth=2.5, zorder=4)
         large = {"color": color, "markersize": 8, "markeredgecolor": "white", "zorder": 5}
@@ -102,7 +102,8 @@ def difference_intervals(differences, ax=None):
     """Forest plot of `fusinglib.tables.differences`, in points: a row each, grouped by comparison.
 
     The mark is the estimate, filled where the 95 % interval leaves out zero; the line is the
-    interval. A row with missing runs says how many.
+    interval; over many worlds the thick part of it is that with these task types. A row with
+    missing runs says how many.
 
     Returns: the Axes.
     """
@@ -117,6 +118,8 @@ def difference_intervals(differences, ax=None):
             y = len(labels)
             labels.append(in_words(row))
             ax.plot([row.low, row.high], [y, y], color=color, linewidth=2, zorder=2)
+            if "low_same" in differences:
+                ax.plot([row.low_same, row.high_same], [y, y], color=color, linewidth=5, zorder=2)
             fill = color if row.low > 0 or row.high < 0 else "white"
             mark = {"color": color, "markerfacecolor": fill, "markersize": 7, "zorder": 3}
             ax.plot(row.estimate, y, marker, **mark)
@@ -130,6 +133,91 @@ def difference_intervals(differences, ax=None):
     ax.set_xlabel("difference in test accuracy (points) with 95 % interval; filled: leaves out 0")
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
+
+
+def world_rows(rows, ax=None):
+    """Forest plot of one comparison of `fusinglib.evaluation.worlds.by_world`: a row per world with
+    the interval that it gives alone, and the mean of all with its intervals in both scopes.
+
+    Returns: the Axes.
+    """
+    ax = plt.gca() if ax is None else ax
+    color, marker = COMPARISONS[rows["comparison"].iloc[0]]
+    ax.axvline(0, color="black", linewidth=1, zorder=1)
+    for y, row in enumerate(rows.itertuples()):
+        whole = row.world in worlds.SCOPES
+        fill = color if row.low > 0 or row.high < 0 else "white"
+        width = {"linewidth": 4 if whole else 1.5, "color": color if whole else "0.5"}
+        ax.plot([row.low, row.high], [y, y], zorder=2, **width)
+        mark = {"markerfacecolor": fill, "markersize": 10 if whole else 6, "zorder": 3}
+        ax.plot(row.estimate, y, "D" if whole else marker, color=color, **mark)
+    ax.axhline(len(rows) - len(worlds.SCOPES) - 0.5, color="0.8", linewidth=1)
+    labels = [row if row in worlds.SCOPES else f"world {row}" for row in rows["world"]]
+    ax.set_yticks(range(len(rows)), labels)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.set_title(rows["comparison"].iloc[0].replace("-", "−"))
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    return ax
+
+
+def world_figure(by_world):
+    """The comparisons of `fusinglib.evaluation.worlds.by_world` side by side, as `world_rows`."""
+    names = list(dict.fromkeys(by_world["comparison"]))
+    height = 1.5 + 0.32 * len(by_world) / len(names)
+    figure = NotebookFigure(figsize=(4 + 3 * len(names), height), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for ax, name in zip(axes, names, strict=True):
+        world_rows(by_world[by_world["comparison"] == name], ax)
+    figure.supxlabel("points of test accuracy with 95 % intervals; filled: leaves out 0")
+    return figure
+
+
+def trait_figure(cells, correlations):
+    """The gain of fusing against each trait: a mark per cell, shapes by source family.
+
+    Arguments: ``cells`` and ``correlations`` of `fusinglib.evaluation.exploration`.
+    """
+    figure = NotebookFigure(figsize=(3 * len(correlations), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(correlations), sharey=True, squeeze=False)[0]
+    styles = ["o", "^", "s", "v", "P", "X"]
+    colors = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000"]
+    for ax, (trait, row) in zip(axes, correlations.iterrows(), strict=True):
+        ax.axhline(0, color="black", linestyle=":", linewidth=1)
+        for number, (family, part) in enumerate(cells.groupby("source_family", sort=False)):
+            mark = {"color": colors[number % 6], "marker": styles[number % 6], "linestyle": "none"}
+            ax.plot(part[trait], part["gain"], markersize=4, alpha=0.6, label=family, **mark)
+        ax.set_xscale("log" if trait == "target size" else "linear")
+        ax.set(xlabel=trait, title=f"ρ = {row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})")
+        ax.title.set_fontsize("medium")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("fused − pretrained (points)")
+    handles, names = axes[0].get_legend_handles_labels()
+    names = [f"sources: {name}" for name in names]
+    figure.legend(handles, names, loc="outside upper center", ncols=6, frameon=False)
+    return figure
+
+
+def share_figure(shares):
+    """Where the variance of each difference comes from: a bar per comparison, in percent.
+
+    Arguments: ``shares``, a column per comparison, a row per source of doubt.
+    """
+    figure = NotebookFigure(figsize=(9, 1.5 + 0.5 * len(shares.columns)), layout="constrained")
+    ax = figure.subplots()
+    left = np.zeros(len(shares.columns))
+    hatches = ["", "//", "..", "xx", "\\\\"]
+    colors = ["#0072B2", "#E69F00", "#009E73", "#999999", "#D55E00"]
+    for (name, row), color, hatch in zip(shares.iterrows(), colors, hatches, strict=False):
+        style = {"color": color, "hatch": hatch, "edgecolor": "white"}
+        ax.barh(range(len(row)), row, left=left, label=name, **style)
+        left += row.fillna(0).to_numpy()
+    ax.set_yticks(range(len(shares.columns)), [name.replace("-", "−") for name in shares])
+    ax.invert_yaxis()
+    ax.set(xlabel="share of the variance of the mean difference (%)", xlim=(0, 100))
+    ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(shares), frameon=False)
+    return figure
 
 
 def in_words(row):
@@ -188,8 +276,9 @@ def pair_heatmap(cells, diagonal, ax=None):
     """Figure 2: the gain of every fused pair over pretrained, in points, coloured by its class.
 
     The sign beside the gain says the class as well; a ``?`` follows where it changes within one
-    standard error. On the diagonal stands the gain of the single intertrained model, over other
-    targets than the pairs' (see `fusinglib.pairs.diagonal`).
+    standard error, and over many worlds the share of those in which the pair is better than both.
+    On the diagonal stands the gain of the single intertrained model, over other targets than the
+    pairs' (see `fusinglib.pairs.diagonal`).
 
     Arguments: ``cells`` and ``diagonal`` of `fusinglib.pairs`. Returns: the Axes.
     """
@@ -202,7 +291,8 @@ def pair_heatmap(cells, diagonal, ax=None):
         color, ink = PAIRS[pair.rank]
         sign = pairs.CLASSES.get(pair.rank, "–")
         doubt = "" if pair.certain else " ?"
-        paint(ax, column, row, f"{pair.gain:+.1f}\n{sign}{doubt}", color, ink)
+        shares = f"\n{pair.better_than_both:.0f} %" if "better_than_both" in cells else ""
+        paint(ax, column, row, f"{pair.gain:+.1f}\n{sign}{doubt}{shares}", color, ink)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
     ax.set_yticks(range(len(names)), names)
     ax.set_xlim(-0.5, len(names) - 0.5)

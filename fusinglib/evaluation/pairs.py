@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fusinglib.evaluation import statistics
+from fusinglib.evaluation import statistics, worlds
 
 CLASSES = {
     "better than both": "++",
@@ -25,7 +25,8 @@ def table(results):
     - ``rank``: how the pair does beside the two, see `CLASSES`;
     - ``certain``: whether it stays the same within one standard error of the pair's distance
       from the better one, the mean of the two and the worse one;
-    - ``p``: of the pair against the better one, by sign flips, corrected for the number of pairs.
+    - ``p``: of the pair against the better one, by sign flips, corrected for the number of pairs;
+    - with many worlds ``better_than_both``: in how many of them, in percent.
     """
     rows = []
     for names in dict.fromkeys(results.query("base == 'fused'")["sources"]):
@@ -46,25 +47,37 @@ def table(results):
                 "rank": class_of(gaps.values()),
                 "certain": all(abs(gaps[name]) > errors[name] for name in gaps),
                 "p": statistics.sign_flip(fused, better),
+                **_in_worlds(fused, one, two),
             }
         )
     return pd.DataFrame(rows).assign(p=lambda cells: statistics.false_discovery(cells["p"]))
 
 
+def _in_worlds(fused, one, two):
+    """With many worlds, the share of them in which the pair is better than both, in percent."""
+    if len(fused) == 1:
+        return {}
+    fused, one, two = (array.mean(axis=(1, 2, 3)) for array in (fused, one, two))
+    return {"better_than_both": 100 * float(np.mean(fused > np.maximum(one, two)))}
+
+
 def arrays(results, names):
     """Accuracies of a fused pair, its two models and pretrained over the targets unseen by both.
 
-    Returns: four arrays of shape (source seeds, seeds, targets); NaN where a run is missing.
+    Returns: four arrays, (worlds, source seeds, seeds, targets), NaN where a run is missing.
     """
     one, two = names.split()
+    if "world" not in results:
+        results = results.assign(world=0)
     shared = results[results["sources"].isin([names, one, two, ""])]
     targets = list(dict.fromkeys(shared.query("sources == @names")["target"]))
-    runs = shared.set_index(["sources", "source_seed", "seed", "target"])["accuracy"]
-    seeds = sorted(results["seed"].unique())
+    runs = shared.set_index(["sources", "world", "source_seed", "seed", "target"])["accuracy"]
+    worlds, seeds = (sorted(results[name].unique()) for name in ("world", "seed"))
 
     def array(sources, source_seeds):
-        index = pd.MultiIndex.from_product([[sources], source_seeds, seeds, targets])
-        return runs.reindex(index).to_numpy().reshape(len(source_seeds), len(seeds), -1)
+        index = pd.MultiIndex.from_product([[sources], worlds, source_seeds, seeds, targets])
+        shape = (len(worlds), len(source_seeds), len(seeds), -1)
+        return runs.reindex(index).to_numpy().reshape(shape)
 
     source_seeds = sorted(shared.query("base != 'pretrained'")["source_seed"].unique())
     trained = [array(sources, source_seeds) for sources in (names, one, two)]
@@ -73,12 +86,15 @@ def arrays(results, names):
 
 def detail(results, names):
     """What stands behind a cell: test accuracies in percent, a row for every target that neither
-    model has seen and every seed (with several source seeds their mean), and last their means.
+    model has seen and every seed (with several source seeds or worlds their mean), and last their
+    means.
 
     Arguments: ``names``, the two source tasks, as in the column ``sources``. Returns: a DataFrame
     indexed by target and seed, with the columns pretrained, fused, and the two tasks.
     """
-    fused, one, two, pretrained = (100 * array.mean(axis=0) for array in arrays(results, names))
+    fused, one, two, pretrained = (
+        100 * array.mean(axis=(0, 1)) for array in arrays(results, names)
+    )
     targets = list(dict.fromkeys(results.query("sources == @names")["target"]))
     seeds = sorted(results["seed"].unique())
     index = pd.MultiIndex.from_product([targets, seeds], names=["target", "seed"])
@@ -104,16 +120,19 @@ def diagonal(results):
     indexed by task with estimate, low, high.
     """
     rows = {}
+    if "world" not in results:
+        results = results.assign(world=0)
     for name, part in results.query("base == 'intertrained'").groupby("sources", sort=False):
         targets = list(dict.fromkeys(part["target"]))
         start = results.query("base == 'pretrained' and target in @targets")
+        order = ["world", "source_seed", "seed"]
         two = [
-            runs.pivot_table("accuracy", ["source_seed", "seed"], "target", dropna=False)[targets]
+            runs.pivot_table("accuracy", order, "target", dropna=False)[targets]
             .to_numpy()
-            .reshape(runs["source_seed"].nunique(), -1, len(targets))
+            .reshape(*(runs[axis].nunique() for axis in order), len(targets))
             for runs in (part, start)
         ]
-        rows[name] = [100 * value for value in statistics.paired_difference(*two)]
+        rows[name] = [100 * value for value in worlds.difference(*two)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
 
 

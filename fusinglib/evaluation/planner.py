@@ -65,15 +65,17 @@ def measured(results: pd.DataFrame, families: dict) -> Spread:
     """
     targets = distinct_targets(families)
     arrays = run_arrays(results, targets)
-    variances = [runs.var(axis=-2, ddof=1) for runs in arrays.values() if runs.shape[-2] > 1]
+    variances = [
+        runs.var(axis=-2, ddof=1).ravel() for runs in arrays.values() if runs.shape[-2] > 1
+    ]
     run = math.sqrt(np.mean(np.concatenate(variances))) if variances else math.nan
-    seeds, start = results["seed"].nunique(), arrays["pretrained", ""].mean(axis=(0, 1))
+    seeds, start = results["seed"].nunique(), arrays["pretrained", ""].mean(axis=(0, 1, 2))
     effects = [
-        np.var(runs.mean(axis=(0, 1)) - start, ddof=1) if len(targets) > 1 else math.nan
+        np.var(runs.mean(axis=(0, 1, 2)) - start, ddof=1) if len(targets) > 1 else math.nan
         for (base, _), runs in arrays.items()
         if base == "fused"
     ]
-    source_seeds = max(runs.shape[0] for runs in arrays.values())
+    source_seeds = max(runs.shape[0] * runs.shape[1] for runs in arrays.values())
     effect = max(np.mean(effects) - run**2 / seeds * (1 + 1 / source_seeds), 0)
     return Spread(100 * run, 0.0, 100 * math.sqrt(effect))
 

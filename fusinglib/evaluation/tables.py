@@ -9,9 +9,9 @@ import pandas as pd
 from IPython.display import display
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import reference, statistics
+from fusinglib.evaluation import reference, statistics, worlds
 
-RUN = ["base", "source_family", "source_seed", "seed", "target"]
+RUN = ["base", "source_family", "world", "source_seed", "seed", "target"]
 TRAINED = ("intertrained", "fused")  # base models made from the models of a source family
 STATISTICS = {
     "mean": statistics.mean,
@@ -41,8 +41,11 @@ def expected_runs(results, targets):
     Table 1 for every source family that the results name, and random where
     the results have it. What depends on a source family is expected for each source seed found.
 
-    Returns: a Series indexed by base, source_family, source_seed, seed, target.
+    Returns: a Series indexed by base, source_family, world (0 where there are none), source_seed,
+    seed, target.
     """
+    if "world" not in results:
+        results = results.assign(world=0)
     absent = [name for name in [*RUN, "accuracy"] if name not in results]
     if absent:
         raise InputError(f"results lack the column(s) {', '.join(absent)}")
@@ -59,11 +62,12 @@ def expected_runs(results, targets):
     bases = [(base, source, source_seeds) for base in TRAINED for source in sources]
     bases += [("pretrained", "", [0])]
     bases += [("random", "", [0])] if (runs["base"] == "random").any() else []
-    seeds = sorted(runs["seed"].unique())
+    worlds, seeds = sorted(runs["world"].unique()), sorted(runs["seed"].unique())
     index = pd.MultiIndex.from_tuples(
         [
-            (base, source, source_seed, seed, target)
+            (base, source, world, source_seed, seed, target)
             for base, source, source_seeds in bases
+            for world in worlds
             for source_seed in source_seeds
             for seed in seeds
             for target in targets
@@ -74,13 +78,15 @@ def expected_runs(results, targets):
 
 
 def run_arrays(results, targets):
-    """The expected runs as arrays of shape (source seeds, seeds, targets), NaN where missing.
+    """The expected runs as arrays of shape (worlds, source seeds, seeds, targets), NaN where
+    missing; without worlds there is one of them.
 
     Returns: a dict from (base, source family) to array, in the order of Table 1.
     """
     runs = expected_runs(results, targets)
+    worlds, seeds = (runs.index.unique(name).size for name in ("world", "seed"))
     return {
-        base: part.to_numpy().reshape(-1, results["seed"].nunique(), len(targets))
+        base: part.to_numpy().reshape(worlds, -1, seeds, len(targets))
         for base, part in runs.groupby(level=["base", "source_family"], sort=False)
     }
 
@@ -91,7 +97,8 @@ def missing(results, families):
     A run counts as missing where it has no row and where its accuracy is NaN.
     """
     runs = expected_runs(results, distinct_targets(families))
-    return runs[runs.isna()].index.to_frame(index=False)
+    lacking = runs[runs.isna()].index.to_frame(index=False)
+    return lacking if "world" in results else lacking.drop(columns="world")
 
 
 def distinct_targets(families):
@@ -153,6 +160,8 @@ def differences(results, families):
     - ``target_family`` ("all": every distinct target once);
     - ``estimate``, ``low``, ``high``: see `fusinglib.statistics.paired_difference` for what the
       interval covers and what not;
+    - with many worlds: ``worlds``, how many; ``low``, ``high`` then speak of other worlds and other
+      task types, ``low_same``, ``high_same`` of other worlds with these (see `worlds`);
     - ``targets``, ``seeds``, ``source_seeds``: how many of each;
     - ``improved``: the targets whose mean difference is above zero;
     - ``missing``: the runs lacking on either side. One is enough for a row of NaN.
@@ -192,16 +201,31 @@ def by_source(arrays, base, source):
     )
 
 
+def paired(results, families):
+    """Differences between base models run by run, the mean of source families: for each comparison
+    an array (worlds, source seeds, seeds, targets), as fractions."""
+    arrays = run_arrays(results, distinct_targets(families))
+    return {
+        f"{better} - {worse}": by_source(arrays, better, "all").mean(axis=0)
+        - by_source(arrays, worse, "all").mean(axis=0)
+        for better, worse in COMPARISONS
+        if worse != "random" or ("random", "") in arrays
+    }
+
+
 def compare(a, b):
-    """One row of `differences`: arrays of shape (source families, source seeds, seeds, targets)."""
+    """One row of `differences`: arrays (source families, worlds, source seeds, seeds, targets)."""
     lacking = int(np.isnan(a).sum() + np.isnan(b).sum())
     a, b = a.mean(axis=0), b.mean(axis=0)
     difference = a - b
-    interval = statistics.paired_difference(a, b)
-    source_seeds, seeds, targets = difference.shape
-    gains = difference.mean(axis=(0, 1))
+    interval = worlds.difference(a, b)
+    count, source_seeds, seeds, targets = difference.shape
+    gains = difference.mean(axis=(0, 1, 2))
+    same = worlds.difference(a, b, worlds.SCOPES[0])
+    own = {"worlds": count, "low_same": 100 * same.low, "high_same": 100 * same.high}
     return {
         **{name: 100 * value for name, value in interval._asdict().items()},
+        **(own if count > 1 else {}),
         "targets": targets,
         "seeds": seeds,
         "source_seeds": source_seeds,
@@ -223,7 +247,7 @@ def over(results, families, column):
         arrays = run_arrays(part, targets)
         pretrained = arrays["pretrained", ""]
         for (base, source), runs in arrays.items():
-            interval = statistics.paired_difference(runs, pretrained)
+            interval = worlds.difference(runs, pretrained)
             if base == "pretrained":
                 interval = [np.nan] * 3
             accuracy = statistics.mean(runs)
@@ -258,16 +282,14 @@ def changes(results, families, column):
     rows = []
     for value in others:
         for base, source in arrays[first]:
-            change = statistics.paired_difference(
-                arrays[value][base, source], arrays[first][base, source]
-            )
+            change = worlds.difference(arrays[value][base, source], arrays[first][base, source])
             rows.append((value, base, source, *change))
         for source in dict.fromkeys(source for _, source in arrays[first] if source):
             gaps = [
                 arrays[at]["fused", source] - arrays[at]["intertrained", source]
                 for at in (value, first)
             ]
-            change = statistics.paired_difference(*gaps)
+            change = worlds.difference(*gaps)
             rows.append((value, "fused - intertrained", source, *change))
     names = [column, "change", "source_family", "estimate", "low", "high"]
     table = pd.DataFrame(rows, columns=names)
@@ -294,7 +316,7 @@ def turning_points(results, families, column):
         if model[0] not in TRAINED:
             continue
         gains = [
-            statistics.paired_difference(arrays[value][model], arrays[value]["pretrained", ""])
+            worlds.difference(arrays[value][model], arrays[value]["pretrained", ""])
             for value in values
         ]
         helps = [
@@ -314,7 +336,7 @@ def turning_points(results, families, column):
 
 def _differ(a, b):
     """Whether the interval of a difference leaves out zero, or cannot be had."""
-    interval = statistics.paired_difference(a, b)
+    interval = worlds.difference(a, b)
     return not interval.low <= 0 <= interval.high
 
 

@@ -26,14 +26,22 @@ from fusinglib.training.tasks import MINIWORLD, Task
 def plan_experiment(settings: Families) -> Plan:
     """The plan of the experiment that the settings are of.
 
+    In the miniature world it is made in every one of `world_seeds`, and its rows say which.
+
     Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
     unknown names, data that are not at hand, labels that the model cannot write.
     """
-    known, families = settings.known_tasks()
+    if settings.tasks != MINIWORLD:
+        return _plan(settings, 0)
+    return plans.together({seed: _plan(settings, seed) for seed in settings.world_seeds})
+
+
+def _plan(settings: Families, world: int) -> Plan:
+    known, families = settings.known_tasks(world)
     if isinstance(settings, FusePlayground):
-        return _plan_playground(settings, known)
+        return _plan_playground(settings, world, known)
     chosen = plans.choose_families(settings, known, families)
-    pretrained, folder = base_model(settings)
+    pretrained, folder = base_model(settings, world)
     names = plans.unique(chosen.values())
     loaded = {name: data.load(known[name], settings.data()) for name in names if name in known}
     models, notes = _models([name for name in names if name not in known], settings, known)
@@ -133,9 +141,9 @@ def models_card(folder: Path) -> tuple[tuple[str, str], ...]:
     return tuple(dict.fromkeys(found or [(name, "") for name in said.get("datasets") or []]))
 
 
-def _plan_playground(settings: FusePlayground, known: dict[str, Task]) -> Plan:
+def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task]) -> Plan:
     """The plan of the playground; each of its models is a task, or a model that is there."""
-    pretrained, folder = base_model(settings)
+    pretrained, folder = base_model(settings, world)
     target, store = tasks.find(settings.target, known), Store(settings.store_folder())
     models = {
         name: None if name in known else _finished_model(name, store, settings.allow_pickle)
@@ -181,15 +189,16 @@ def _writes_labels(folder: Path, loaded: dict, settings: Study) -> bool:
     return True
 
 
-def base_model(settings: Study) -> tuple[Run, Path | None]:
+def base_model(settings: Study, world: int | None = None) -> tuple[Run, Path | None]:
     """The run that brings the pretrained model into the store, and where it is found today.
 
-    `model` is "miniworld", a Hub id, a model folder, or the key of a run of the store.
+    `model` is "miniworld" (that of a world, by default the first), a Hub id, a model folder, or the
+    key of a run of the store.
     """
     if settings.model == MINIWORLD:
         world = {
             "world_version": miniworld.VERSION,
-            "world_seed": settings.world_seed,
+            "world_seed": settings.world_seeds[0] if world is None else world,
             "seed": settings.pretraining_seed,
             "steps": settings.pretraining_steps,
         }

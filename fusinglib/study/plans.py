@@ -108,6 +108,15 @@ class Plan:
         return unique(run.parents for run in self.runs if run.kind == "fuse")
 
 
+def together(worlds: Mapping[int, Plan]) -> Plan:
+    """The plans of several worlds as one, whose rows have a column ``world``."""
+    runs = {run.key: run for plan in worlds.values() for run in plan.runs}
+    rows = [{"world": world, **row} for world, plan in worlds.items() for row in plan.rows]
+    notes = tuple(unique(plan.notes for plan in worlds.values()))
+    first = next(iter(worlds.values()))
+    return Plan(list(runs.values()), rows, first.families, first.sizes, notes)
+
+
 @dataclass
 class Builder:
     """Collects the runs and rows of a plan; a run asked for twice is one run.

@@ -29,7 +29,7 @@ class Study(Finetuning, Data):
     allow_pickle: bool
     tasks: str
     own_tasks: dict[str, dict]
-    world_seed: int
+    world_seeds: list[int]
     pretraining_seed: int
     pretraining_steps: int
     source_batch_size: int
@@ -62,7 +62,7 @@ class Study(Finetuning, Data):
             _require(inside, name, value, expected)
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
         self.known_tasks()
-        for name in ("seeds", "source_seeds"):
+        for name in ("seeds", "source_seeds", "world_seeds"):
             values = getattr(self, name)
             _require(bool(values), name, values, "at least one seed")
             _require(min(values) >= 0, name, values, "whole numbers from 0")
@@ -84,9 +84,10 @@ class Study(Finetuning, Data):
             raise InputError(f"parameter {missing[0]!r} is missing: {cls.__name__} needs it{where}")
         return cls(**{name: parameters[name] for name in names})
 
-    def known_tasks(self) -> tuple[dict[str, Task], dict[str, list[str]]]:
-        """All tasks and families by name, own ones among them."""
-        return table(self.tasks, self.world_seed, self.own_tasks)
+    def known_tasks(self, world: int | None = None) -> tuple[dict[str, Task], dict[str, list[str]]]:
+        """All tasks and families by name, own ones among them; of a world (default: the first)."""
+        seed = self.world_seeds[0] if world is None else world
+        return table(self.tasks, seed, self.own_tasks)
 
     def data(self) -> Data:
         """The settings that decide a task's splits and texts."""
@@ -148,6 +149,22 @@ class FamilyTable(Families):
     def variations(self) -> list[dict]:
         """What is varied, a dict for each family table: here a single one, nothing varied."""
         return [{}]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ManyWorlds(FamilyTable):
+    """Settings of the family table over many miniature worlds; `first_worlds` of them forecast what
+    all of them show."""
+
+    first_worlds: int
+
+    def check(self) -> None:
+        super().check()
+        count = len(self.world_seeds)
+        _require(self.tasks == "miniworld", "tasks", self.tasks, "miniworld: no other has worlds")
+        _require(count >= 3, "world_seeds", self.world_seeds, "three worlds or more")
+        fits = 2 <= self.first_worlds < count
+        _require(fits, "first_worlds", self.first_worlds, f"a number from 2 to {count - 1}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -286,7 +303,6 @@ CHOICES = {
 """The values that a setting of text may take."""
 
 RANGES = {
-    "world_seed": (0, None),
     "pretraining_seed": (0, None),
     "pretraining_steps": (0, None),
     "split_seed": (0, None),
@@ -317,6 +333,8 @@ EXPERIMENTS = {
     "source_size": SourceSize,
     "loss_path": LossPath,
     "seed_planner": SeedPlanner,
+    "many_worlds": ManyWorlds,
+    "when_fusing_helps": ManyWorlds,
     "fuse_playground": FusePlayground,
 }
 """Notebook name to its settings."""

@@ -1,0 +1,198 @@
+"""Many worlds: intervals of a two-way table, where doubt comes from, what decides, the pictures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from fusinglib.errors import InputError
+from fusinglib.evaluation import claims, figures, pairs, statistics, tables, worlds
+from fusinglib.evaluation.worlds import SCOPES, Squares
+
+SAME, OTHER = SCOPES
+FAMILIES = {"few": ["a", "b", "c", "d"], "rest": ["e", "f"]}
+
+
+def table(worlds_=6, types=5, deviations=(1.0, 2.0, 0.5), seed=0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    world, type_, rest = deviations
+    made = rng.normal(0, world, (worlds_, 1)) + rng.normal(0, type_, (1, types))
+    return 1 + made + rng.normal(0, rest, (worlds_, types))
+
+
+def test_mean_squares_are_those_of_an_analysis_of_variance():
+    """Sums of squares by hand, for a small table."""
+    values = np.array([[1.0, 2.0, 6.0], [3.0, 5.0, 7.0]])
+    found = Squares.of(values)
+    assert found.of_worlds == pytest.approx(3 * ((3 - 4) ** 2 + (5 - 4) ** 2))
+    assert found.of_types == pytest.approx(2 * ((2 - 4) ** 2 + (3.5 - 4) ** 2 + (6.5 - 4) ** 2) / 2)
+    total = ((values - 4) ** 2).sum()
+    rest = total - found.of_worlds - 2 * found.of_types
+    assert found.of_rest == pytest.approx(rest / 2)
+
+
+def test_the_scope_of_these_types_is_a_t_interval_over_worlds():
+    values = table()
+    found = worlds.intervals(values)[SAME]
+    expected = stats.ttest_1samp(values.mean(axis=1), 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+    assert found.estimate == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize("deviations", [(1, 2, 0.5), (2, 0.1, 1), (0, 0, 1), (0.1, 3, 0.1)])
+def test_other_task_types_never_make_an_interval_narrower(deviations):
+    for seed in range(20):
+        found = worlds.intervals(table(deviations=deviations, seed=seed))
+        assert found[OTHER].low <= found[SAME].low + 1e-12
+        assert found[OTHER].high >= found[SAME].high - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("size", "deviations"), [((10, 13), (1, 1, 1)), ((10, 5), (0.5, 2, 1)), ((5, 6), (2, 0.5, 1))]
+)
+def test_intervals_cover_the_truth(size, deviations):
+    """400 draws: a true 95 % lies within 92 and 98 % nearly always."""
+    rng, hits = np.random.default_rng(1), np.zeros(2)
+    for _ in range(400):
+        type_ = rng.normal(0, deviations[1], (1, size[1]))
+        made = type_ + rng.normal(0, deviations[0], (size[0], 1))
+        found = worlds.intervals(made + rng.normal(0, deviations[2], size))
+        truths = {SAME: type_.mean(), OTHER: 0}
+        hits += [found[s].low <= truths[s] <= found[s].high for s in SCOPES]
+    assert (0.92 <= hits / 400).all() and (hits / 400 <= 0.98).all()
+
+
+def test_components_and_variances_find_what_was_put_in():
+    rng, sums = np.random.default_rng(0), 0
+    for _ in range(150):
+        made = (
+            rng.normal(0, 2, (8, 1, 1, 1)) + rng.normal(0, 3, (1, 1, 1, 10))
+            + rng.normal(0, 1.5, (8, 2, 1, 1)) + rng.normal(0, 1, (8, 1, 1, 10))
+            + rng.normal(0, 4, (8, 2, 3, 10))
+        )  # fmt: skip
+        sums = sums + worlds.variances(made)["deviation"] ** 2 / 150
+    expected = {"world": 2, "task type": 3, "source seed": 1.5, "seed": 4, "world x task type": 1}
+    for name, deviation in expected.items():
+        assert np.sqrt(sums[name]) == pytest.approx(deviation, rel=0.12), name
+    assert worlds.variances(made)["share"].sum() == pytest.approx(100)
+    one = worlds.variances(made[:, :1])
+    assert "source seed" not in one.index and "seed" in one.index
+    assert "seed" not in worlds.variances(made[:, :1, :1]).index
+
+
+def test_what_is_needed_is_the_least_that_decides():
+    values = table(deviations=(1, 0.3, 1)) - 0.6
+    found, gap = Squares.of(values), abs(values.mean())
+    count, none = worlds.needed(values, 0.0, SAME)
+    assert none is None
+    assert found.expected(count, 5).width(SAME) < gap <= found.expected(count - 1, 5).width(SAME)
+    of_worlds, of_types = worlds.needed(values, 0.0, OTHER)
+    for count, size in ((of_worlds, lambda n: (n, 5)), (of_types, lambda n: (6, n))):
+        if count:
+            assert found.expected(*size(count)).width(OTHER) < gap
+    assert worlds.needed(values, values.mean(), SAME) == (None, None)
+
+
+def test_expected_squares_of_the_same_size_are_the_same():
+    found = Squares.of(table())
+    assert found.expected(6, 5) == pytest.approx(found)
+
+
+def test_a_table_of_one_world_or_one_type_is_refused():
+    for shape in ((1, 5), (5, 1)):
+        with pytest.raises(InputError, match="two worlds and two task types"):
+            Squares.of(np.zeros(shape))
+
+
+def test_one_world_keeps_the_interval_it_had():
+    made = np.random.default_rng(0).normal(0.5, 0.1, (2, 3, 6))
+    expected = statistics.paired_difference(made, 0 * made)
+    assert worlds.difference(made[None], 0 * made[None]) == expected
+    missing = made.copy()
+    missing[0, 0, 0] = np.nan
+    assert np.isnan(worlds.difference(np.stack([missing, made]), 0.0)).all()
+
+
+def study(count=4, seed=0) -> pd.DataFrame:
+    """Results of a family table over worlds."""
+    rng = np.random.default_rng(seed)
+    bases = [("pretrained", ""), ("intertrained", "few"), ("fused", "few")]
+    lift = {"pretrained": 0.0, "intertrained": 0.02, "fused": 0.05}
+    return pd.DataFrame(
+        [
+            {
+                "world": world, "base": base, "source_family": source, "source_seed": 0,
+                "seed": s, "target": target,
+                "accuracy": 0.6 + lift[base] + rng.normal(0, 0.01),
+            }
+            for world in range(count)
+            for base, source in bases
+            for s in range(2)
+            for target in "abcdef"
+        ]
+    )  # fmt: skip
+
+
+def test_tables_over_worlds():
+    results = study()
+    accuracy = tables.accuracy_table(results, FAMILIES)
+    by_hand = results.query("base == 'fused' and target in ['a', 'b', 'c', 'd']")["accuracy"].mean()
+    assert accuracy.loc[("fused", "few"), "few"] == pytest.approx(100 * by_hand)
+    rows = tables.differences(results, FAMILIES).query("target_family == 'all'")
+    row = rows.set_index("comparison").loc["fused - pretrained"]
+    values = 100 * tables.paired(results, FAMILIES)["fused - pretrained"].mean(axis=(1, 2))
+    found = worlds.intervals(values)
+    assert (row["low"], row["high"]) == pytest.approx(found[OTHER][1:])
+    assert (row["low_same"], row["high_same"]) == pytest.approx(found[SAME][1:])
+    assert row["worlds"] == 4 and row["missing"] == 0
+    holed = tables.missing(results.iloc[1:], FAMILIES)
+    assert holed[["base", "world", "target"]].to_numpy().tolist() == [["pretrained", 0, "a"]]
+    one = tables.differences(results.query("world == 0"), FAMILIES)
+    assert "low_same" not in one
+
+
+def test_claims_over_worlds_are_those_of_their_differences():
+    results = study()
+    rows = claims.verdicts("family_table", results, FAMILIES)
+    assert len(rows) == len(SCOPES) * (len(FAMILIES) + 3)
+    paired = tables.paired(results, FAMILIES)["fused - pretrained"][..., :4]
+    for scope, found in worlds.intervals(100 * paired.mean(axis=(1, 2))).items():
+        row = rows[(rows["scope"] == scope) & rows["claim"].str.endswith("on few")].iloc[0]
+        assert tuple(row[["estimate", "low", "high"]]) == pytest.approx(tuple(found))
+        assert row["verdict"] == "supported" and row["decided by"] == "-"
+
+
+def test_pairs_over_worlds():
+    rng, names = np.random.default_rng(0), "abc"
+    bases = [("pretrained", ""), *(("intertrained", n) for n in names)]
+    bases += [("fused", pair) for pair in ("a b", "a c", "b c")]
+    results = pd.DataFrame(
+        [
+            {"world": world, "base": base, "sources": sources, "source_seed": 0, "seed": s,
+             "target": target, "accuracy": 0.5 + 0.1 * (base == "fused") + rng.normal(0, 0.01)}
+            for world in range(3) for base, sources in bases for s in range(2)
+            for target in "abcde" if target not in sources
+        ]
+    )  # fmt: skip
+    cells = pairs.table(results)
+    assert (cells["better_than_both"] == 100).all() and (cells["rank"] == "better than both").all()
+    assert pairs.diagonal(results).shape == (3, 3)
+    assert pairs.detail(results, "a b").shape == (3 * 2 + 1, 4)
+    assert len(claims.verdicts("pairwise_heatmap", results, {"five": [*"abcde"]})) == 10
+
+
+def test_worlds_are_drawn_and_foretold():
+    differences = tables.paired(study(), FAMILIES)
+    by_world = worlds.by_world(differences)
+    assert len(by_world) == 3 * (4 + len(SCOPES))
+    figure = figures.world_figure(by_world)
+    assert [ax.get_title() for ax in figure.axes] == [n.replace("-", "−") for n in differences]
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["world 0", "world 1", "world 2", "world 3", *SCOPES]
+    shares = {name: worlds.variances(100 * array)["share"] for name, array in differences.items()}
+    assert len(figures.share_figure(pd.DataFrame(shares)).axes[0].patches) == 3 * 4
+    found = worlds.forecast(differences["fused - pretrained"], 3)
+    values = 100 * differences["fused - pretrained"].mean(axis=(1, 2))
+    assert found["found"].tolist() == [Squares.of(values).width(scope) for scope in SCOPES]
+    decided = worlds.to_decide(differences).loc["fused - pretrained"]
+    assert (decided["worlds"] == "*").all()
