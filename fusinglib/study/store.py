@@ -16,7 +16,7 @@ from fusinglib.study.plans import Run
 
 PENDING = ".pending"
 
-TOKENS = "tokens"
+TOKENS = ".tokens"
 """The folder of tokenized texts, which can be made again at any time."""
 
 HISTORY = "history.json"
