@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fusinglib.errors import InputError
-from fusinglib.study import experiments, plans
+from fusinglib.places import PROJECT
+from fusinglib.study import experiments, parameters, plans
 from fusinglib.study.plans import Run, choose_families, family_table, intertrained
 from fusinglib.study.settings import FamilyTable, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
 from fusinglib.training.data import Split, TaskData
@@ -514,3 +515,15 @@ def test_heads_of_encoders_are_fitted_with_every_seed(mini, encoder):
 def test_loss_paths_without_two_ends_or_an_unseen_target_are_refused(mini, sources, targets):
     with pytest.raises(InputError, match="two source tasks or more and a target that is none"):
         path_plan(mini, sources, targets)
+
+
+@pytest.mark.slow
+def test_the_papers_plan_on_the_real_data_has_the_papers_counts(hub, encoder):
+    """`params/paper` as it is, but for the model: 27 source models, 34 means, 940 target runs."""
+    file = str(PROJECT / "params/paper/family_table.yaml")
+    chosen = parameters.choose("family_table", file, [f"model={encoder}"])
+    plan = experiments.plan_experiment(parameters.settings("family_table", chosen))
+    counts = Counter(run.kind for run in plan.runs)
+    assert counts == {"import": 1, "source": 27, "fuse": 34, "target": 940}
+    assert sum(plan.sizes[name]["test"] for name in plan.sizes) == 89_991
+    assert "mnli: train has 13,391 rows, published are 392,702" in plan.notes
