@@ -53,7 +53,8 @@ def test_an_own_task_can_be_chosen_in_the_playground(mini, encoder, reviews):
 
 
 def test_four_saved_models_are_sources(mini, encoder, tmp_path):
-    """Folders copied out of a store, as if they came from elsewhere: nothing is trained on them."""
+    """Folders moved out of a store, as if they came from elsewhere: nothing is trained on them, and
+    their cards say what they were trained on."""
     names = ["sentiment", "mood", "irony", "topic"]
     made = {"model": str(encoder), "families": {"few": names}, "seeds": [0]}
     plan, store, _ = carried_out(PairwiseHeatmap.from_parameters({**mini, **made}))
@@ -65,10 +66,12 @@ def test_four_saved_models_are_sources(mini, encoder, tmp_path):
         "model": str(encoder), "seeds": [0, 1], "store": str(tmp_path / "other"),
         "families": {"mine": [*map(str, folders.values())], "few": ["mood", "emoji"]},
         "sources": ["mine"], "targets": ["few"],
-        "trained_on": {str(folder): [name] for name, folder in folders.items()},
     }  # fmt: skip
     plan, store, results = carried_out(FamilyTable.from_parameters({**mini, **changes}))
     assert not {run.kind for run in plan.runs} & {"source"}
+    assert (
+        plan.notes[0] == f"{folders['sentiment']}: trained on miniworld sentiment (its model card)"
+    )
     table = tables.accuracy_table(results, plan.families)
     assert table.notna().all(axis=None)
     assert list(table.index) == [("intertrained", "mine"), ("fused", "mine"), ("pretrained", "")]

@@ -16,10 +16,9 @@ from fusinglib.study.settings import (
     LossPath,
     PairwiseHeatmap,
     Study,
-    parse_yaml,
 )
 from fusinglib.study.store import Store
-from fusinglib.training import data, miniworld, tasks
+from fusinglib.training import cards, data, miniworld, tasks
 from fusinglib.training.tasks import MINIWORLD, Task
 
 
@@ -106,7 +105,7 @@ def _trained_on(
         return tuple(found), f"trained on {' '.join(given)} (parameter 'trained_on')"
     if trained := _tasks_behind(run):
         return tuple(trained), f"trained on {' '.join(trained.values())} (its run)"
-    found = models_card(Path(run.place)) if run.place else ()
+    found = cards.read(Path(run.place)) if run.place else ()
     if not found:
         return (), (
             "what it was trained on is unknown, so no target leaves it out: name its tasks in "
@@ -123,22 +122,6 @@ def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
     for parent in run.parents:
         found |= _tasks_behind(parent)
     return found
-
-
-def models_card(folder: Path) -> tuple[tuple[str, str], ...]:
-    """The data sets that the model card in `folder` names: (Hub id, config), "" for no config.
-
-    They stand in the metadata of README.md: `model-index`, as the Trainer writes it, or `datasets`.
-    """
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    if not text.startswith("---\n"):
-        return ()
-    said = parse_yaml(text.split("---\n")[1], str(card)) or {}
-    results = [one for index in said.get("model-index") or [] for one in index.get("results") or []]
-    named = [one["dataset"] for one in results if "type" in one.get("dataset", {})]
-    found = [(one["type"], str(one.get("config") or one.get("args") or "")) for one in named]
-    return tuple(dict.fromkeys(found or [(name, "") for name in said.get("datasets") or []]))
 
 
 def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task]) -> Plan:

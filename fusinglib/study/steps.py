@@ -15,7 +15,7 @@ from fusinglib.errors import InputError, StoreError
 from fusinglib.fusion import engine
 from fusinglib.study.plans import Run
 from fusinglib.study.store import HISTORY, PROGRESS, Store, write_json
-from fusinglib.training import data, models, pretraining
+from fusinglib.training import cards, data, models, pretraining
 from fusinglib.training.finetuning import finetune, fit_head
 from fusinglib.training.scoring import accuracies, cross_entropy, predict
 from fusinglib.training.settings import Data, Training
@@ -150,6 +150,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
     safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
     if run.kind == "source":
         model.save(folder / "model")
+        cards.write(folder / "model", task, scores[training.metric])
     sizes = {f"n_{name}": size for name, size in loaded.sizes.items()}
     return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
             "truncated": truncated(tokens),

@@ -2,7 +2,8 @@
 
 Begin with `finetuning`, the loop. `tasks` is the table of tasks, `data` makes splits and texts of
 their rows (`description` says what they are like), `tokens` keeps what tokenizers make of them,
-`models` are T5 and encoders, `scoring` scores labels; `settings` says how all that is done.
+`models` are T5 and encoders, `scoring` scores labels, `cards` say what a model was trained on;
+`settings` says how all that is done.
 `miniworld` writes the miniature world, `pretraining` trains its model, and `fisher` estimates what
 each weight of a finetuned model matters.
 """
