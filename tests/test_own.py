@@ -1,14 +1,18 @@
 """Your own tasks and your own models, from parameters to a table; and what a plan says it costs."""
 
+import json
+
 import pytest
 
 from fusinglib.__main__ import main
+from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
 from fusinglib.study.calibration import estimate
 from fusinglib.study.execution import execute
 from fusinglib.study.experiments import base_model, plan_experiment
-from fusinglib.study.settings import FamilyTable, PairwiseHeatmap
+from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap
 from fusinglib.study.store import Store
+from fusinglib.training import cards
 from fusinglib.widgets import choice
 
 
@@ -40,8 +44,6 @@ def test_an_own_task_is_source_and_target(mini, encoder, reviews):
 
 
 def test_an_own_task_can_be_chosen_in_the_playground(mini, encoder, reviews):
-    from fusinglib.study.settings import FusePlayground
-
     chosen = {"models": ["mood", "irony"], "target": "reviews", "method": "mean", "weights": []}
     for built_in, others in (("miniworld", 13), ("paper", 0)):
         changes = {"model": str(encoder), "own_tasks": reviews, "tasks": built_in, **chosen}
@@ -79,6 +81,14 @@ def test_four_saved_models_are_sources(mini, encoder, tmp_path):
     assert str(folders["mood"]) not in fused["mood"] and len(fused["emoji"].split()) == 4
 
 
+def test_a_card_that_is_no_yaml_is_named(tmp_path):
+    (tmp_path / "README.md").write_text("---\ndatasets: [glue\n---\n")
+    with pytest.raises(InputError, match="README.md are no YAML"):
+        cards.read(tmp_path)
+    (tmp_path / "README.md").write_text("# A model without metadata")
+    assert cards.read(tmp_path) == ()
+
+
 def test_a_plan_says_what_it_costs(mini, encoder, capsys):
     settings = FamilyTable.from_parameters({**mini, "model": str(encoder)})
     plan, store = plan_experiment(settings), Store(settings.store_folder())
@@ -95,8 +105,6 @@ def test_a_plan_says_what_it_costs(mini, encoder, capsys):
 
 
 def test_a_plan_on_the_command_line_says_notes_and_costs(mini, encoder, tmp_path, capsys, reviews):
-    import json
-
     changes = {"model": str(encoder), "own_tasks": reviews, "targets": ["few"]}
     changes["families"] = {"few": ["reviews", "mood"]}
     file = tmp_path / "params.yaml"
