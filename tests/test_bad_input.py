@@ -118,6 +118,13 @@ TWO = {"families": {"few": ["mood", "irony"]}}
         ("pairwise_heatmap", {"families": {"few": ["mood", "mood"]}}, "names 'mood' twice"),
         ("pairwise_heatmap", TWO, "mood and irony has no target left"),
         ("loss_path", {}, "a target that is none of them, not the sources sentiment mood irony"),
+        ("loss_path", {"world_seeds": [0, 1]}, "'world_seeds' is [0, 1]: expected one world"),
+        ("many_worlds", {"first_worlds": 2}, "'world_seeds' is [0]: expected three worlds"),
+        (
+            "many_worlds",
+            {"world_seeds": [0, 1, 2], "first_worlds": 3},
+            "'first_worlds' is 3: expected a number from 2 to 2",
+        ),
         ("loss_path", {"points": 4}, "'points' is 4: expected an odd number from 3"),
         ("loss_path", {"head_learning_rate": 0.0}, "'head_learning_rate' is 0.0: expected more"),
     ],

@@ -235,6 +235,7 @@ class LossPath(Families):
         _require(odd, "points", self.points, "an odd number from 3")
         rate = self.head_learning_rate
         _require(rate > 0, "head_learning_rate", rate, "more than 0")
+        _require(len(self.world_seeds) == 1, "world_seeds", self.world_seeds, "one world")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,6 +285,7 @@ class FusePlayground(Study):
     def check(self) -> None:
         super().check()
         _require_one_of(self, "method", [name for name in METHODS if name != "fisher"])
+        _require(len(self.world_seeds) == 1, "world_seeds", self.world_seeds, "one world")
         _require(len(self.models) >= 2, "models", self.models, "at least two models")
         _require(len(set(self.models)) == len(self.models), "models", self.models, "each once")
         fits = not self.weights or (len(self.weights) == len(self.models) and self.method != "mean")
