@@ -58,6 +58,7 @@ def one_line(err):
         ({"seeds": "0, 1"}, "'seeds' is '0, 1': expected a list"),
         ({"seeds": [0, 1.5]}, "'seeds' is 1.5: expected a whole number"),
         ({"seeds": []}, "at least one seed"),
+        ({"world_seeds": []}, "'world_seeds' is []: expected at least one seed"),
         ({"seeds": [0, -1]}, "'seeds' is [0, -1]: expected whole numbers from 0"),
         ({"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from 0"),
         ({"learning_rate": float("nan")}, "'learning_rate' is nan"),

@@ -10,13 +10,7 @@ from pathlib import Path
 from fusinglib.errors import InputError, nearest
 from fusinglib.study import plans
 from fusinglib.study.plans import Model, Plan, Run
-from fusinglib.study.settings import (
-    Families,
-    FusePlayground,
-    LossPath,
-    PairwiseHeatmap,
-    Study,
-)
+from fusinglib.study.settings import Families, FusePlayground, LossPath, PairwiseHeatmap, Study
 from fusinglib.study.store import Store
 from fusinglib.training import cards, data, miniworld, tasks
 from fusinglib.training.tasks import MINIWORLD, Task

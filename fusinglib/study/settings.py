@@ -61,12 +61,12 @@ class Study(Finetuning, Data):
             inside = least <= value and (most is None or value <= most)
             _require(inside, name, value, expected)
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "more than 0")
-        self.known_tasks()
         for name in ("seeds", "source_seeds", "world_seeds"):
             values = getattr(self, name)
             _require(bool(values), name, values, "at least one seed")
             _require(min(values) >= 0, name, values, "whole numbers from 0")
             _require(len(set(values)) == len(values), name, values, "each seed once")
+        self.known_tasks()
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "Study":
