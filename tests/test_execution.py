@@ -1,6 +1,7 @@
 """Execution: every executor gives the same bits, nothing is made twice, failures stay local."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ import time
 import psutil
 import pytest
 
+from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
 from fusinglib.places import PROJECT
 from fusinglib.study import steps
@@ -113,6 +115,28 @@ def test_means_are_made_in_one_pass_and_are_those_made_alone(study, tmp_path, mo
         assert files[0].read_bytes() == files[1].read_bytes()
         results = [place.result(run) for place in (store, alone)]
         assert all(result.pop("seconds") >= 0 for result in results) and results[0] == results[1]
+
+
+def test_texts_are_read_once_for_all_runs_of_a_task(study, monkeypatch):
+    plan, store, _ = study()
+    one, two = [run for run in plan.runs if run.kind == "source"][:2]
+    perform(one.parents[0], store, "cpu")
+    perform(one, store, "cpu")
+    shutil.rmtree(store.root / "source" / one.key)
+    monkeypatch.setattr(steps.data, "load", None)
+    perform(one, store, "cpu")
+    with pytest.raises(TypeError, match="not callable"):  # the other task has not been read
+        perform(two, store, "cpu")
+
+
+def test_other_data_than_planned_are_refused(study):
+    plan, store, _ = study()
+    run = next(run for run in plan.runs if run.kind == "source")
+    perform(run.parents[0], store, "cpu")
+    other = dataclasses.replace(run, settings={**run.settings, "fingerprint": "another"})
+    with pytest.raises(InputError, match=f"{run.task.name}.*changed since the run was planned"):
+        perform(other, store, "cpu")
+    assert not store.has(other)
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes"])

@@ -15,7 +15,7 @@ from fusinglib import fuse
 from fusinglib.errors import InputError
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.training import data, fisher, models
-from fusinglib.training.models import Tokens
+from fusinglib.training.tokens import Tokens
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_repeated_examples_change_nothing(encoder, finetuned, mini_tasks, how):
     texts = [text[0] for text in drawn(task, how, 4)]
     tensors = list(model.body.parameters())
     one, twice = (
-        fisher.diagonal(model, Tokens.of(model.tokenizer(some), 0), tensors)
+        fisher.diagonal(model, Tokens.of(model.tokenizer(some), [0] * len(some), 0), tensors)
         for some in (texts, [*texts, *texts])
     )
     for first, second in zip(one, twice, strict=True):

@@ -23,7 +23,7 @@ def pair(request, tmp_path, mini_tasks, training, how):
         return models.load(path, loaded.task, training, how, seed=0, device="cpu")
 
     model = opened(folder)
-    finetune(model, loaded, training, seed=0)
+    finetune(model, model.encode(loaded.train), model.encode(loaded.dev), training, seed=0)
     model.save(tmp_path / "finetuned")
     return folder, tmp_path / "finetuned", opened
 
@@ -68,7 +68,7 @@ def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, 
     def fitted(seed):
         model = models.load(encoder, loaded.task, usual, how, seed=seed, device="cpu")
         before = state(model), {n: p.clone() for n, p in model.network.named_parameters()}
-        fit_head(model, loaded, usual, seed)
+        fit_head(model, model.encode(loaded.train), model.encode(loaded.dev), usual, seed)
         after = state(model)
         assert all(torch.equal(after[name], tensor) for name, tensor in before[0].items())
         moved = {n for n, p in model.network.named_parameters() if not torch.equal(p, before[1][n])}

@@ -40,7 +40,7 @@ def classifiers(minilm, short, how, tmp_path_factory):
     for name in SOURCES:
         loaded = data.load(TASKS[name], how)
         model = models.load(minilm, loaded.task, short, how, seed=0, device="cpu")
-        finetune(model, loaded, short, 0)
+        finetune(model, model.encode(loaded.train), model.encode(loaded.dev), short, 0)
         folders.append(tmp_path_factory.mktemp("classifiers") / name)
         model.save(folders[-1])
     return folders
@@ -64,7 +64,9 @@ def test_they_fuse_load_and_finetune_on(classifiers, minilm, short, how, tmp_pat
     loaded = data.load(TASKS["hate"], how)
     model = models.load(tmp_path / "mean", loaded.task, short, how, seed=0, device="cpu")
     before = {name: tensor.clone() for name, tensor in model.body.state_dict().items()}
-    outcome, history = finetune(model, loaded, short, 0)
+    outcome, history = finetune(
+        model, model.encode(loaded.train), model.encode(loaded.dev), short, 0
+    )
     assert outcome["steps"] == 10 and 0 <= outcome["dev"] <= 1 and len(history) == 2
     assert any(not torch.equal(before[n], t) for n, t in model.body.state_dict().items())
 

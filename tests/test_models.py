@@ -1,7 +1,6 @@
 """Models: T5 heads tied and untied through every round trip, encoders' bodies and heads, and
 what is refused."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -12,8 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fusinglib.errors import InputError
 from fusinglib.training import data, models
-from fusinglib.training import tokens as tokens_of
-from fusinglib.training.data import Split, TaskData
+from fusinglib.training.data import Split
 from fusinglib.training.models import Classifier, TextToText, Tokens
 from fusinglib.training.tasks import TASKS
 
@@ -135,7 +133,7 @@ def test_encoder_gets_a_fresh_head_by_the_seed(kind, encoders, mini_tasks, train
     matrices = [name for name, tensor in head(one).items() if tensor.ndim == 2]
     assert matrices and not any(torch.equal(head(one)[n], head(other)[n]) for n in matrices)
     loaded = data.load(task, how)
-    inputs = one.inputs(one.tokens(loaded)["train"], [0, 1, 2])
+    inputs = one.inputs(one.encode(loaded.train), [0, 1, 2])
     assert one.network(**inputs).logits.shape == (3, len(task.labels))
     assert one.loss(inputs, torch.tensor([0, 1, 2])).isfinite()
 
@@ -202,7 +200,7 @@ def test_dropout_changes_what_the_network_says(kind, t5, encoders, mini_tasks, t
     for probability, alike in ((0.0, True), (0.35, False)):
         model = load(folder, loaded.task, training, how, dropout=probability)
         model.network.train()
-        inputs = model.inputs(model.tokens(loaded)["train"], range(4))
+        inputs = model.inputs(model.encode(loaded.train), range(4))
         one, two = (model.loss(inputs, torch.tensor([0, 1, 2, 0])).item() for _ in range(2))
         assert (one == two) == alike
 
@@ -269,7 +267,7 @@ def test_real_minilm_is_found_offline_and_read(hub, training, how):
         227,
         True,
     )
-    inputs = model.inputs(model.tokens(loaded)["train"], range(4))
+    inputs = model.inputs(model.encode(loaded.train), range(4))
     assert model.network(**inputs).logits.shape == (4, 3)
     assert not inputs["token_type_ids"].any()
 
@@ -311,13 +309,13 @@ def test_texts_are_truncated(t5, encoder, mini_tasks, training, how):
     for folder, end in ((t5, 1), (encoder, 3)):
         for task in (mini_tasks["mood"], mini_tasks["inference"]):
             loaded = data.load(task, how)
-            full = load(folder, task, training, how).tokens(loaded)["train"]
-            short = load(folder, task, training, replace(how, max_length=8)).tokens(loaded)["train"]
+            full = load(folder, task, training, how).encode(loaded.train)
+            short = load(folder, task, training, replace(how, max_length=8)).encode(loaded.train)
             assert full.lengths.max() > 8 == short.lengths.max()
             assert (short.lengths == full.lengths.clip(max=8)).all()
             ids = short.pad([int(short.lengths.argmax())])["input_ids"]
             assert ids[0, -1] == end
-            again = load(folder, task, training, how).tokens(loaded)["train"]
+            again = load(folder, task, training, how).encode(loaded.train)
             assert (again.lengths == full.lengths).all()
 
 
@@ -325,7 +323,7 @@ def test_t5_reads_the_texts_of_its_format(t5, mini_tasks, training, how):
     task = mini_tasks["inference"]
     loaded = data.load(task, how)
     model = load(t5, task, training, how)
-    ids = model.tokens(loaded)["dev"].pad([3])["input_ids"][0]
+    ids = model.encode(loaded.dev).pad([3])["input_ids"][0]
     text = data.text_input(task, loaded.dev.texts[3], "t5")
     assert ids.tolist() == model.tokenizer(text)["input_ids"]
     assert isinstance(model, TextToText)
@@ -338,7 +336,7 @@ def test_encoder_reads_a_pair(kind, told, encoders, mini_tasks, training, how):
     task = mini_tasks["inference"]
     loaded = data.load(task, how)
     model = load(encoders[kind], task, training, how)
-    inputs = model.inputs(model.tokens(loaded)["dev"], [0])
+    inputs = model.inputs(model.encode(loaded.dev), [0])
     one, two = (model.tokenizer(text, add_special_tokens=False)["input_ids"]
                 for text in loaded.dev.texts[0])  # fmt: skip
     assert inputs["input_ids"][0].tolist() == [2, *one, 3, *two, 3]
@@ -350,7 +348,7 @@ def test_encoder_reads_a_pair(kind, told, encoders, mini_tasks, training, how):
 
 def test_padding_is_masked():
     encoded = {"input_ids": [[5, 6, 7], [8]], "token_type_ids": [[0, 1, 1], [1]]}
-    tokens = Tokens.of(encoded, pad_id=9)
+    tokens = Tokens.of(encoded, [0, 1], 9)
     batch = tokens.pad([1, 0])
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
         "input_ids": [[8, 9, 9], [5, 6, 7]],
@@ -366,21 +364,12 @@ def test_padding_does_not_change_what_an_encoder_says(encoders, mini_tasks, trai
     for folder in encoders.values():
         model = load(folder, loaded.task, training, how)
         model.network.eval()
-        tokens = model.tokens(loaded)["dev"]
+        tokens = model.encode(loaded.dev)
         rows = [int(tokens.lengths.argmin()), int(tokens.lengths.argmax())]
         together = model.network(**model.inputs(tokens, rows)).logits
         for row, logits in zip(rows, together, strict=True):
             alone = model.network(**model.inputs(tokens, [row])).logits[0]
             torch.testing.assert_close(alone, logits, rtol=1e-4, atol=1e-5)
-
-
-def test_changed_data_of_the_same_task_are_tokenized_anew(t5, mini_tasks, training, how):
-    loaded = data.load(mini_tasks["mood"], how)
-    model = load(t5, loaded.task, training, how)
-    before = model.tokens(loaded)
-    assert model.tokens(loaded) is before
-    changed = replace(loaded, dev=loaded.dev.take([0]), fingerprint="changed")
-    assert len(model.tokens(changed)["dev"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -393,30 +382,10 @@ def test_inputs_are_cut_to_what_the_model_has_positions_for(
     model = load(encoders[kind], task, training, replace(how, max_length=500))
     assert model.max_length == most
     long = Split([("word " * 300,), ("word",)], [0, 1])
-    loaded = TaskData(task, long, long, long, f"long for {kind}", None)
-    tokens = model.tokens(loaded)["train"]
+    tokens = model.encode(long)
     assert tokens.lengths.tolist() == [min(most, 302), 3]
-    assert tokens.truncated == (most < 302)
+    assert tokens.cut.tolist() == [most < 302, False]
     model.network(**model.inputs(tokens, [0]))  # the longest one has its positions
-
-
-def test_tokens_are_made_once_for_all_processes(
-    t5, tmp_path, mini_tasks, training, how, monkeypatch
-):
-    loaded = data.load(mini_tasks["mood"], how)
-    monkeypatch.setattr(tokens_of, "_MADE", {})
-    made = load(t5, loaded.task, training, how).tokens(loaded)
-    for _ in range(2):
-        monkeypatch.setattr(tokens_of, "_MADE", {})
-        model = load(t5, loaded.task, training, how)
-        model.cache = tmp_path / "tokens"
-        found = model.tokens(loaded)
-        for split, one in made.items():
-            rows = list(range(len(one)))
-            assert same(one.pad(rows), found[split].pad(rows))
-        monkeypatch.setattr(models.TextToText, "_encode", None)  # the second time none is needed
-    (folder,) = [path for path in model.cache.iterdir() if path.is_dir()]
-    assert json.loads((folder / "tokens.json").read_text())["truncated"]["train"] == 0
 
 
 def test_pickled_weights_are_opened_only_on_request(t5, tmp_path):

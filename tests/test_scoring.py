@@ -8,8 +8,9 @@ import torch
 
 from fusinglib.training import data, models
 from fusinglib.training.finetuning import finetune
-from fusinglib.training.models import Tokens, label_tokens
+from fusinglib.training.models import label_tokens
 from fusinglib.training.scoring import accuracies, cross_entropy, label_scores, predict
+from fusinglib.training.tokens import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +19,10 @@ def half_trained(t5, mini_tasks, training, how):
     loaded = data.load(mini_tasks["mood"], replace(how, max_test=120))
     few = replace(training, max_steps=1, learning_rate=5e-4)
     model = models.load(t5, loaded.task, few, how, seed=0, device="cpu")
+    train, dev, test = map(model.encode, (loaded.train, loaded.dev, loaded.test))
     for seed in range(100):
-        finetune(model, loaded, few, seed)
-        invalid = (predict(model, model.tokens(loaded)["test"])["exact"] == -1).mean()
+        finetune(model, train, dev, few, seed)
+        invalid = (predict(model, test)["exact"] == -1).mean()
         if invalid < 0.9:
             break
     return model, loaded
@@ -46,7 +48,7 @@ def test_label_scores_are_those_of_each_label_alone(folder, request, mini_tasks,
     network = models.load(path, mini_tasks["mood"], training, how, seed=0, device="cpu").network
     network.eval()
     inputs = [[20, 21, 22, 1], [25, 1], list(range(20, 60)), [70, 71, 72, 73, 74, 1]]
-    batch = Tokens.of({"input_ids": inputs}, pad_id=network.config.pad_token_id).pad([0, 1, 2, 3])
+    batch = Tokens.of({"input_ids": inputs}, [0] * 4, network.config.pad_token_id).pad([0, 1, 2, 3])
     with torch.inference_mode():
         scores, _ = label_scores(network, **batch, labels=LABELS)
     expected = [[naive_scores(network, ids, label) for label in LABELS] for ids in inputs]
@@ -58,7 +60,7 @@ def test_label_scores_are_those_of_each_label_alone(folder, request, mini_tasks,
 
 def test_exact_is_what_greedy_generation_writes(half_trained):
     model, loaded = half_trained
-    tokens = model.tokens(loaded)["test"]
+    tokens = model.encode(loaded.test)
     predicted = predict(model, tokens)
     longest = max(map(len, model.labels))
     written = []
@@ -79,7 +81,7 @@ def test_exact_is_what_greedy_generation_writes(half_trained):
 
 def test_ranked_is_the_best_score(half_trained):
     model, loaded = half_trained
-    tokens = model.tokens(loaded)["test"]
+    tokens = model.encode(loaded.test)
     predicted = predict(model, tokens)
     for row in range(10):
         ids = tokens.pad([row])["input_ids"][0].tolist()
@@ -89,7 +91,7 @@ def test_ranked_is_the_best_score(half_trained):
 
 def test_cross_entropy_is_that_of_the_right_labels_text(half_trained):
     model, loaded = half_trained
-    tokens, labels = model.tokens(loaded)["test"], loaded.test.labels
+    tokens, labels = model.encode(loaded.test), loaded.test.labels
     found = cross_entropy(predict(model, tokens), labels)
     expected = [
         -naive_scores(model.network, tokens.pad([row])["input_ids"][0].tolist(), model.labels[k])
@@ -100,7 +102,7 @@ def test_cross_entropy_is_that_of_the_right_labels_text(half_trained):
 
 def test_predictions_do_not_depend_on_the_batches(half_trained, monkeypatch):
     model, loaded = half_trained
-    tokens = model.tokens(loaded)["test"]
+    tokens = model.encode(loaded.test)
     whole = predict(model, tokens)
     monkeypatch.setattr(model, "batch_size", 7)
     parts = predict(model, tokens)
@@ -111,7 +113,7 @@ def test_predictions_do_not_depend_on_the_batches(half_trained, monkeypatch):
 
 def test_prediction_uses_no_dropout_and_leaves_no_trace(half_trained):
     model, loaded = half_trained
-    tokens = model.tokens(loaded)["dev"]
+    tokens = model.encode(loaded.dev)
     model.network.train()
     state = torch.random.get_rng_state()
     first, second = predict(model, tokens), predict(model, tokens)
@@ -122,7 +124,7 @@ def test_prediction_uses_no_dropout_and_leaves_no_trace(half_trained):
 
 def test_bf16_scores_are_near_fp32(half_trained):
     model, loaded = half_trained
-    batch = model.tokens(loaded)["test"].pad(range(8))
+    batch = model.encode(loaded.test).pad(range(8))
     with torch.inference_mode():
         full, _ = label_scores(model.network, **batch, labels=model.labels)
         with torch.autocast("cpu", torch.bfloat16):
@@ -135,7 +137,7 @@ def test_emoji_labels_of_many_lengths_are_scored(t5, training, how):
     """20 labels in one decoder sequence, longer than the relative positions reach."""
     network = models.transformers.AutoModelForSeq2SeqLM.from_pretrained(t5)
     labels = [[*range(20 + k, 20 + k + 1 + k % 6), 1] for k in range(20)]
-    batch = Tokens.of({"input_ids": [[20, 21, 1]]}, pad_id=0).pad([0])
+    batch = Tokens.of({"input_ids": [[20, 21, 1]]}, [0], 0).pad([0])
     with torch.inference_mode():
         scores, _ = label_scores(network.eval(), **batch, labels=labels)
     expected = [naive_scores(network, [20, 21, 1], label) for label in labels]
@@ -151,7 +153,7 @@ def test_accuracies_by_hand():
 def test_encoder_has_one_prediction_and_no_invalid_output(encoder, mini_tasks, training, how):
     loaded = data.load(mini_tasks["mood"], how)
     model = models.load(encoder, loaded.task, training, how, seed=0, device="cpu")
-    tokens = model.tokens(loaded)["test"]
+    tokens = model.encode(loaded.test)
     predicted = predict(model, tokens)
     assert (predicted["ranked"] == predicted["exact"]).all()
     logits = [model.network(**model.inputs(tokens, [row])).logits[0] for row in range(len(tokens))]

@@ -45,24 +45,23 @@ def measure(folder: Path, task: Task, settings: Study) -> Cost:
     torch.set_num_threads(settings.threads)
     loaded = data.load(task, how)
     rows = range(min(TEXTS, len(loaded.train), len(loaded.test)))
-    few = dataclasses.replace(
-        loaded, train=loaded.train.take(rows), dev=loaded.train.take(rows[:1]),
-        test=loaded.test.take(rows), fingerprint=f"{loaded.fingerprint}/{TEXTS} texts",
-    )  # fmt: skip
     training = dataclasses.replace(settings.target_training(), batch_size=TEXTS, patience=9)
     opened = time.perf_counter()
     model = models.load(folder, task, training, how, seed=0, device=device)
     opening = time.perf_counter() - opened
+    train, test = model.encode(loaded.train.take(rows)), model.encode(loaded.test.take(rows))
+    dev = train.take(rows[:1])
 
     def took(steps: int) -> float:
         started = time.perf_counter()
-        finetune(model, few, dataclasses.replace(training, max_steps=steps, eval_every=steps), 0)
+        short = dataclasses.replace(training, max_steps=steps, eval_every=steps)
+        finetune(model, train, dev, short, 0)
         return time.perf_counter() - started
 
     took(1)
     trained = max(took(4) - took(1), 0) / (3 * len(rows))
     started = time.perf_counter()
-    predict(model, model.tokens(few)["test"])
+    predict(model, test)
     return Cost(opening, trained, (time.perf_counter() - started) / len(rows))
 
 

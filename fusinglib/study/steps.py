@@ -15,12 +15,11 @@ from fusinglib.errors import InputError, StoreError
 from fusinglib.fusion import engine
 from fusinglib.study.plans import Run
 from fusinglib.study.store import HISTORY, PROGRESS, Store, write_json
-from fusinglib.training import cards, data, models, pretraining
+from fusinglib.training import cards, data, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, fit_head
 from fusinglib.training.scoring import accuracies, cross_entropy, predict
 from fusinglib.training.settings import Data, Training
-from fusinglib.training.tasks import Task
-from fusinglib.training.tokens import truncated
+from fusinglib.training.tokens import Encoded
 
 ONE_AT_A_TIME = threading.Lock()
 """Threads of one process (two playgrounds, run serially) take turns."""
@@ -130,11 +129,10 @@ def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
     """Finetune the parent on the run's task, score the test split, keep what the kind keeps."""
-    task, how, training, loaded = _task(run)
-    seed = run.settings["seed"]
-    parent = store.model(run.parents[0])
-    model = models.load(parent, task, training, how, seed=seed, device=available(device),
-                        cache=store.tokens)  # fmt: skip
+    model = _opened(run, run.parents[0], store, device)
+    encoded = _encoded(run, model, store)
+    train, dev, test = (encoded.splits[name] for name in data.SPLITS)
+    training = Training(**run.settings["training"])
 
     def say(history: list[dict]) -> None:
         write_json(folder / HISTORY, history)
@@ -142,56 +140,65 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         step = f"step {last['step']} of {training.max_steps}"
         report(f"{run.label}: {step}, dev {last[training.metric]:.3f}")
 
-    outcome, _ = finetune(model, loaded, training, seed, say)
-    tokens = model.tokens(loaded)
-    predicted = predict(model, tokens["test"], training.micro_batch)
-    scores = accuracies(predicted, loaded.test.labels)
+    outcome, _ = finetune(model, train, dev, training, run.settings["seed"], say)
+    predicted = predict(model, test, training.micro_batch)
+    scores = accuracies(predicted, test.labels)
     del predicted["scores"]
     safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
     if run.kind == "source":
         model.save(folder / "model")
-        cards.write(folder / "model", task, scores[training.metric])
-    sizes = {f"n_{name}": size for name, size in loaded.sizes.items()}
+        cards.write(folder / "model", run.task, scores[training.metric])
+    sizes = {f"n_{name}": len(split) for name, split in encoded.splits.items()}
     return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
-            "truncated": truncated(tokens),
-            "revision": loaded.revision, "notes": "; ".join(loaded.notes)}  # fmt: skip
+            "truncated": encoded.truncated,
+            "revision": encoded.revision, "notes": "; ".join(encoded.notes)}  # fmt: skip
 
 
 def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
     """Loss and accuracy of models on the straight line between the two parents."""
-    task, how, training, loaded = _task(run)
-    seed, split = run.settings["seed"], run.settings["split"]
-
-    def opened(parent: Run) -> models.BaseModel:
-        folder = store.model(parent)
-        return models.load(folder, task, training, how, seed=seed, device=available(device),
-                           cache=store.tokens)  # fmt: skip
-
-    end, points = opened(run.parents[1]), []
+    training = Training(**run.settings["training"])
+    end, points = _opened(run, run.parents[1], store, device), []
+    encoded = _encoded(run, end, store)
+    scored = encoded.splits[run.settings["split"]]
     for position in run.settings["positions"]:
         report(f"{run.label}: at {position:g}")
-        model = opened(run.parents[0])
+        model = _opened(run, run.parents[0], store, device)
         models.move(model, end, position)
         if isinstance(model, models.Classifier):
-            fit_head(model, loaded, training, seed)
-        predicted = predict(model, model.tokens(loaded)[split], training.micro_batch)
-        labels = getattr(loaded, split).labels
-        scores = accuracies(predicted, labels)
-        loss = cross_entropy(predicted, labels)
+            train, dev = encoded.splits["train"], encoded.splits["dev"]
+            fit_head(model, train, dev, training, run.settings["seed"])
+        predicted = predict(model, scored, training.micro_batch)
+        scores = accuracies(predicted, scored.labels)
+        loss = cross_entropy(predicted, scored.labels)
         own = {"position": position, "loss": loss, "accuracy": scores[training.metric]}
         points.append({**own, **scores})
-    return {"points": points, "examples": len(labels), "revision": loaded.revision}
+    return {"points": points, "examples": len(scored), "revision": encoded.revision}
 
 
-def _task(run: Run) -> tuple[Task, Data, Training, data.TaskData]:
-    """The task of a run, how it is read and trained, and its data."""
+def _opened(run: Run, parent: Run, store: Store, device: str) -> models.BaseModel:
+    """A parent's model, ready for the run's task."""
     how, training = Data(**run.settings["data"]), Training(**run.settings["training"])
-    loaded = data.load(run.task, how)
-    if loaded.fingerprint != run.settings["fingerprint"]:
-        raise InputError(f"task {run.task.name!r}: its data changed since the run was planned")
+    folder, seed = store.model(parent), run.settings["seed"]
+    return models.load(folder, run.task, training, how, seed=seed, device=available(device))
+
+
+def _encoded(run: Run, model: models.BaseModel, store: Store) -> Encoded:
+    """The task of a run as its model reads it: out of the store's cache, where texts are read once
+    for all runs."""
+    fingerprint = run.settings["fingerprint"]
+
+    def encode() -> Encoded:
+        loaded = data.load(run.task, model.data)
+        if loaded.fingerprint != fingerprint:
+            raise InputError(f"task {run.task.name!r}: its data changed since the run was planned")
+        splits = {name: model.encode(getattr(loaded, name)) for name in data.SPLITS}
+        return Encoded(splits, loaded.revision, loaded.notes)
+
+    found = tokens.cached(model.encoding(fingerprint), encode, store.tokens)
     if "examples" in run.settings:
-        loaded = data.smaller(loaded, run.settings["examples"], how.split_seed)
-    return run.task, how, training, loaded
+        examples, seed = run.settings["examples"], model.data.split_seed
+        found.splits["train"] = data.sample(found.splits["train"], examples, seed, "train")
+    return found
 
 
 STEPS = {

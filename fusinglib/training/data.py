@@ -1,6 +1,5 @@
 """From a task's row to labelled texts: loading, splits (paper Appendix B) and text formats."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -74,8 +73,8 @@ def load(task: Task, settings: Data) -> TaskData:
             f"task {task.name!r}: it has no split {error}; it has {', '.join(sorted(raw))}: "
             f"choose another split rule ({', '.join(SPLIT_RULES)})"
         ) from None
-    splits["dev"] = _sample(splits["dev"], settings.max_dev, settings.split_seed, "dev")
-    splits["test"] = _sample(splits["test"], settings.max_test, settings.split_seed, "test")
+    splits["dev"] = sample(splits["dev"], settings.max_dev, settings.split_seed, "dev")
+    splits["test"] = sample(splits["test"], settings.max_test, settings.split_seed, "test")
     for name, split in splits.items():
         if not len(split):
             raise InputError(f"task {task.name!r}: its {name} split is empty; choose other data")
@@ -339,21 +338,12 @@ def _order(size: int, seed: int, purpose: str) -> list[int]:
     return order
 
 
-def _sample(split: Split, most: int, seed: int, purpose: str) -> Split:
-    """At most `most` examples (0: all), drawn by the split seed, in their first order."""
+def sample(split, most: int, seed: int, purpose: str):
+    """At most `most` examples (0: all) of a split, as texts or as tokens, drawn by the split seed,
+    in their first order. A larger draw for the same purpose holds the smaller one."""
     if not most or len(split) <= most:
         return split
     return split.take(sorted(_order(len(split), seed, purpose)[:most]))
-
-
-def smaller(loaded: TaskData, examples: int, split_seed: int) -> TaskData:
-    """The same data with at most `examples` in the training split, drawn by the split seed.
-
-    A larger draw holds the smaller one.
-    """
-    train = _sample(loaded.train, examples, split_seed, "train")
-    fingerprint = f"{loaded.fingerprint}/{examples}"
-    return dataclasses.replace(loaded, train=train, fingerprint=fingerprint)
 
 
 def _fingerprint(splits: dict[str, Split]) -> str:

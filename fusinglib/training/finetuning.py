@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from fusinglib.training.data import TaskData
 from fusinglib.training.models import BaseModel
 from fusinglib.training.scoring import accuracies, enough_memory, predict
 from fusinglib.training.settings import Training
@@ -47,12 +46,13 @@ class EarlyStopping:
 
 def finetune(
     model: BaseModel,
-    data: TaskData,
+    train: Tokens,
+    dev: Tokens,
     settings: Training,
     seed: int,
     report: Callable[[list[dict]], None] | None = None,
 ) -> tuple[dict, list[dict]]:
-    """Finetune `model` in place on the task's training split; its best weights are left in it.
+    """Finetune `model` in place on `train`; the weights that do best on `dev` are left in it.
 
     The seed sets the order of the data and the dropout; with the same arguments the CPU gives
     the same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history,
@@ -60,17 +60,16 @@ def finetune(
     given the history after every evaluation.
     """
     torch.manual_seed(seed)
-    tokens = model.tokens(data)
-    labels = torch.tensor(data.train.labels, device=model.device)
+    labels = torch.tensor(train.labels, device=model.device)
     optimizer = _adamw(model.network, settings)
-    batches = _batches(tokens["train"].lengths, settings, seed)
+    batches = _batches(train.lengths, settings, seed)
     stopping = EarlyStopping(settings.min_gain, settings.patience)
     history, losses, best = [], [], None
 
     model.network.train()
     for step in range(1, settings.max_steps + 1):
         rows = next(batches)
-        loss = _backward(model, tokens["train"], rows, labels[rows], settings.micro_batch)
+        loss = _backward(model, train, rows, labels[rows], settings.micro_batch)
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, settings)
         optimizer.step()
@@ -78,11 +77,11 @@ def finetune(
         losses.append(loss)
 
         if step % settings.eval_every == 0 or step == settings.max_steps:
-            dev = accuracies(predict(model, tokens["dev"], settings.micro_batch), data.dev.labels)
+            scores = accuracies(predict(model, dev, settings.micro_batch), dev.labels)
             model.network.train()
-            history.append({"step": step, "loss": float(torch.stack(losses).mean()), **dev})
+            history.append({"step": step, "loss": float(torch.stack(losses).mean()), **scores})
             losses = []
-            if stopping.update(step, dev[settings.metric]):
+            if stopping.update(step, scores[settings.metric]):
                 best = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
             if report:
                 report(history)
@@ -153,7 +152,7 @@ def _learning_rate(step: int, settings: Training) -> float:
     return settings.learning_rate * (1 - (step - 1) / settings.max_steps)
 
 
-def fit_head(model: BaseModel, data: TaskData, training: Training, seed: int) -> None:
+def fit_head(model: BaseModel, train: Tokens, dev: Tokens, training: Training, seed: int) -> None:
     """Fit the fresh head of a classifier on its frozen body, for all of `max_steps` batches.
 
     Nothing is stopped early, so that every body gets the same steps. The model should have been
@@ -162,4 +161,4 @@ def fit_head(model: BaseModel, data: TaskData, training: Training, seed: int) ->
     """
     steps = training.max_steps
     model.body.requires_grad_(False)
-    finetune(model, data, replace(training, eval_every=steps, patience=steps), seed)
+    finetune(model, train, dev, replace(training, eval_every=steps, patience=steps), seed)

@@ -8,7 +8,6 @@ estimated from training texts, written to a file that `fuse(method="fisher")` re
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,10 @@ from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import beside, check_free
 from fusinglib.progress import Progress
 from fusinglib.training import data
-from fusinglib.training.models import BaseModel, Classifier, TextToText, Tokens, is_text_to_text
+from fusinglib.training.models import BaseModel, Classifier, TextToText, is_text_to_text
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tasks import Task
+from fusinglib.training.tokens import Tokens
 
 AS_IT_IS = Training(
     learning_rate=0.0, schedule="constant", weight_decay=0.0, dropout=0.0, batch_size=1,
@@ -92,15 +92,16 @@ def estimate(
     if examples < 1:
         raise InputError(f"examples is {examples}: expected a whole number from 1.")
     stored = _whole(model)
-    drawn = _drawn(data.load(task, how), examples, seed)
+    train = data.load(task, how).train
+    drawn = train.take(np.random.default_rng(seed).permutation(len(train))[:examples])
     opened = _opened(stored.folder, task, how, device)
     tensors = _tensors(stored, opened)
-    values = diagonal(opened, opened.tokens(drawn)["train"], list(tensors.values()), progress)
+    values = diagonal(opened, opened.encode(drawn), list(tensors.values()), progress)
     found = dict(zip(tensors, values, strict=True))
     for name in found:
         if not found[name].isfinite().all():
             raise InputError(f"Model {model}: its information on tensor {name} is not finite.")
-    about = {"examples": len(drawn.train), "seed": seed, "task": task.name, "model": stored.name}
+    about = {"examples": len(drawn), "seed": seed, "task": task.name, "model": stored.name}
     _write(output, found, {"format": "pt", **{key: str(value) for key, value in about.items()}})
     return output
 
@@ -145,13 +146,6 @@ def _opened(folder: Path, task: Task, how: Data, device: str) -> BaseModel:
     if is_text_to_text(folder):
         return TextToText(folder, task, AS_IT_IS, how, device, seed=0)
     return Trained(folder, task, how, device)
-
-
-def _drawn(loaded: data.TaskData, examples: int, seed: int) -> data.TaskData:
-    """The same data with the first `examples` of a shuffle as the training split."""
-    rows = np.random.default_rng(seed).permutation(len(loaded.train))[:examples]
-    fingerprint = f"{loaded.fingerprint}/fisher/{seed}/{examples}"
-    return replace(loaded, train=loaded.train.take(rows), fingerprint=fingerprint)
 
 
 def _tensors(stored: Checkpoint, model: BaseModel) -> dict[str, torch.Tensor]:

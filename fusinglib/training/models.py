@@ -11,8 +11,7 @@ import transformers
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
 from fusinglib.places import PROJECT
-from fusinglib.training import tokens
-from fusinglib.training.data import SPLITS, Split, TaskData, label_texts, pair_input, text_input
+from fusinglib.training.data import Split, label_texts, pair_input, text_input
 from fusinglib.training.scoring import label_scores
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tasks import Task
@@ -25,14 +24,11 @@ transformers.utils.logging.disable_progress_bar()
 class BaseModel:
     """A base model made ready for one task: what training and evaluation need to know of it.
 
-    Subclasses say how texts become tokens (`_encode`), and give `loss`, `predict` and `body`, the
-    part of the network that fusing averages. `folder` holds a config, a tokenizer and safetensors
-    weights. A model is on `device`, in fp32; precision "bf16" computes under autocast. `segments`:
-    whether it is told which of two texts a token belongs to, as BERT is. What is tokenized is kept
-    in `cache`, a folder, if there is one.
+    Subclasses say which texts the tokenizer reads (`_texts`), and give `loss`, `predict` and
+    `body`, the part of the network that fusing averages. `folder` holds a config, a tokenizer and
+    safetensors weights. A model is on `device`, in fp32; precision "bf16" computes under autocast.
+    `segments`: whether it is told which of two texts a token belongs to, as BERT is.
     """
-
-    cache: Path | None = None
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
         self.task, self.data, self.device = task, data, torch.device(device)
@@ -50,30 +46,27 @@ class BaseModel:
         before = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts on
         return min(self.data.max_length, table.num_embeddings - before)
 
-    def tokens(self, task_data: TaskData) -> dict[str, Tokens]:
-        """The token ids of every split, cut to `max_length`; made once, for all processes that
-        share a cache."""
-        pad = self.tokenizer.pad_token_id
-        if pad is None:
-            raise InputError(
-                f"{self.tokenizer.name_or_path}: its tokenizer has no padding token: set one "
-                f"(tokenizer.pad_token) and save the model again"
-            )
-        what = {
-            "task": task_data.task.settings(),
-            "fingerprint": task_data.fingerprint,
+    def encoding(self, fingerprint: str) -> dict:
+        """What decides the token ids of data with this fingerprint."""
+        return {
+            "task": self.task.settings(),
+            "fingerprint": fingerprint,
             "text_format": self.data.text_format,
             "max_length": self.max_length,
             "tokenizer": self.tokenizer_hash,
             "kind": type(self).__name__,
             "segments": self.segments,
         }
-        return tokens.made(
-            what,
-            lambda: {name: self._encode(getattr(task_data, name)) for name in SPLITS},
-            pad,
-            self.cache,
-        )
+
+    def encode(self, split: Split) -> Tokens:
+        """The token ids of a split's texts, cut to `max_length`, with their labels."""
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            raise InputError(
+                f"{self.tokenizer.name_or_path}: its tokenizer has no padding token: set one "
+                f"(tokenizer.pad_token) and save the model again"
+            )
+        return Tokens.of(self._tokenized(*self._texts(split)), split.labels, pad)
 
     def _tokenized(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
         return self.tokenizer(
@@ -112,9 +105,8 @@ class TextToText(BaseModel):
         positions = sum(map(len, self.labels))
         self.batch_size = min(128, max(1, 2**26 // (positions * self.config.vocab_size)))
 
-    def _encode(self, split: Split) -> Mapping[str, list[list[int]]]:
-        texts = [text_input(self.task, text, self.data.text_format) for text in split.texts]
-        return self._tokenized(texts)
+    def _texts(self, split: Split) -> list[list[str]]:
+        return [[text_input(self.task, text, self.data.text_format) for text in split.texts]]
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy per label token of a batch; `labels` int64 (batch,)."""
@@ -151,9 +143,9 @@ class Classifier(BaseModel):
             raise InputError(f"{folder}: the model's body lacks {missing.missing_keys[0]}")
         self.body = self.network.to(self.device).base_model
 
-    def _encode(self, split: Split) -> Mapping[str, list[list[int]]]:
+    def _texts(self, split: Split) -> list[list[str]]:
         inputs = [pair_input(self.task, text) for text in split.texts]
-        return self._tokenized(*map(list, zip(*inputs, strict=True)))
+        return [list(texts) for texts in zip(*inputs, strict=True)]
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
@@ -173,14 +165,11 @@ class Classifier(BaseModel):
 
 
 def load(
-    folder: Path, task: Task, training: Training, data: Data, *, seed: int, device: str,
-    cache: Path | None = None,
-) -> BaseModel:  # fmt: skip
+    folder: Path, task: Task, training: Training, data: Data, *, seed: int, device: str
+) -> BaseModel:
     """The base model in `folder`, ready to be finetuned on `task`."""
     kind = TextToText if is_text_to_text(folder) else Classifier
-    model = kind(Path(folder), task, training, data, device, seed)
-    model.cache = cache
-    return model
+    return kind(Path(folder), task, training, data, device, seed)
 
 
 def is_text_to_text(folder: Path) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -17,20 +18,26 @@ PARTS = ("input_ids", "token_type_ids")
 """What a model may be given of each text."""
 
 
+@dataclass(frozen=True)
 class Tokens:
-    """Token ids of many texts, and their segments if given, in flat arrays.
+    """Token ids of labelled texts, in flat arrays.
 
-    `flat` has the `PARTS`, int32, text after text; `lengths` how many tokens each text has, and
-    `truncated` how many texts were cut. `pad(rows)` makes a batch of some of the texts.
+    `flat` has the `PARTS`, int32, text after text. Of each text there is where it starts in them
+    and its length, int64, its label id, int64, and whether it was cut to the greatest length, bool.
     """
 
-    def __init__(self, flat: Mapping[str, np.ndarray], lengths: np.ndarray, truncated: int, pad_id):
-        self.flat, self.lengths, self.truncated, self.pad_id = flat, lengths, truncated, pad_id
-        self.starts = np.concatenate([[0], np.cumsum(lengths)])
+    flat: Mapping[str, np.ndarray]
+    starts: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    cut: np.ndarray
+    pad_id: int
 
     @classmethod
-    def of(cls, encoded: Mapping[str, Sequence[Sequence[int]]], pad_id: int) -> "Tokens":
-        """Those that a tokenizer returns."""
+    def of(
+        cls, encoded: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[int], pad_id: int
+    ) -> "Tokens":
+        """Those that a tokenizer returns, with the texts' labels."""
         ids = encoded["input_ids"]
         flat = {
             name: np.fromiter(itertools.chain.from_iterable(encoded[name]), dtype=np.int32)
@@ -38,14 +45,21 @@ class Tokens:
             if name in encoded
         }
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        cut = sum(bool(one.overflowing) for one in getattr(encoded, "encodings", None) or [])
-        return cls(flat, lengths, cut, pad_id)
+        tokenized = getattr(encoded, "encodings", None) or [None] * len(ids)
+        cut = np.array([one is not None and bool(one.overflowing) for one in tokenized], dtype=bool)
+        return cls(flat, np.cumsum(lengths) - lengths, lengths, np.asarray(labels), cut, pad_id)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def take(self, rows: Sequence[int]) -> "Tokens":
+        """The texts at `rows`, in that order; their token ids are shared, not copied."""
+        of_each = (each[rows] for each in (self.starts, self.lengths, self.labels, self.cut))
+        return Tokens(self.flat, *of_each, self.pad_id)
+
     def pad(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and what else there is, int64 (rows, longest of them)."""
+        """A batch of some of the texts: `input_ids`, `attention_mask` and what else there is, int64
+        (rows, longest of them)."""
         shape = (len(rows), self.lengths[rows].max())
         batch = {name: np.zeros(shape, dtype=np.int64) for name in (*self.flat, "attention_mask")}
         batch["input_ids"] += self.pad_id
@@ -57,64 +71,68 @@ class Tokens:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def truncated(splits: Mapping[str, Tokens]) -> float:
-    """The share of all texts that were cut to the greatest length, 0 to 1."""
-    return sum(one.truncated for one in splits.values()) / sum(map(len, splits.values()))
+@dataclass(frozen=True)
+class Encoded:
+    """A task's splits as one model reads them, and what is told of the data (see `TaskData`)."""
+
+    splits: dict[str, Tokens]
+    revision: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def truncated(self) -> float:
+        """The share of all texts that were cut to the greatest length, 0 to 1."""
+        return sum(int(one.cut.sum()) for one in self.splits.values()) / sum(
+            map(len, self.splits.values())
+        )
 
 
-def made(
-    what: dict, encode: Callable[[], dict[str, Mapping]], pad_id: int, cache: Path | None
-) -> dict[str, Tokens]:
-    """The tokens that `what` names, split by split: of this process, of the cache, or made now.
+FORMAT = 2
+"""Of the files in the cache."""
 
-    `encode` gives what the tokenizer returns for every split. In the cache a folder appears whole,
-    named by the hash of `what`; processes wait for one that is making it.
+ARRAYS = ("starts", "lengths", "labels", "cut")
+
+
+def cached(what: dict, encode: Callable[[], Encoded], cache: Path) -> Encoded:
+    """The tokens that `what` names, from the cache, or made now by `encode` for all who come later.
+
+    A folder of the cache is named by the hash of `what` and appears whole; processes wait for one
+    that is making it. Its arrays are mapped, not read: all processes share one copy in memory.
     """
+    what = {**what, "format": FORMAT}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    if key in _MADE:
-        return _MADE[key]
-    if cache is None:
-        _MADE[key] = {name: Tokens.of(one, pad_id) for name, one in encode().items()}
-        return _MADE[key]
     cache.mkdir(exist_ok=True)
-    folder = cache / key
     with filelock.FileLock(cache / f"{key}.lock"):
-        if not folder.is_dir():
-            _write(folder, {name: Tokens.of(one, pad_id) for name, one in encode().items()}, what)
-    _MADE[key] = _read(folder, pad_id)
-    return _MADE[key]
+        if not (cache / key).is_dir():
+            _write(cache / key, encode(), what)
+    return _read(cache / key)
 
 
-_MADE: dict[str, dict[str, Tokens]] = {}
-
-
-def _write(folder: Path, splits: dict[str, Tokens], what: dict) -> None:
+def _write(folder: Path, encoded: Encoded, what: dict) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     try:
-        for name, tokens in splits.items():
-            arrays = {**tokens.flat, "lengths": tokens.lengths}
+        for name, tokens in encoded.splits.items():
+            arrays = {**tokens.flat, **{each: getattr(tokens, each) for each in ARRAYS}}
             for part, array in arrays.items():
                 np.save(partial / f"{name}-{part}.npy", array)
-        about = {**what, "truncated": {name: one.truncated for name, one in splits.items()}}
+        pad_ids = {name: tokens.pad_id for name, tokens in encoded.splits.items()}
+        about = {"pad_ids": pad_ids, "revision": encoded.revision, "notes": encoded.notes, **what}
         (partial / "tokens.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _read(folder: Path, pad_id: int) -> dict[str, Tokens]:
-    """The arrays are mapped, not read: all processes share one copy in memory."""
-    truncated = json.loads((folder / "tokens.json").read_text())["truncated"]
-    return {
-        name: Tokens(
-            {
-                part: np.asarray(np.load(file, mmap_mode="r"))
-                for part in PARTS
-                if (file := folder / f"{name}-{part}.npy").is_file()
-            },
-            np.load(folder / f"{name}-lengths.npy"),
-            cut,
-            pad_id,
-        )
-        for name, cut in truncated.items()
-    }
+def _read(folder: Path) -> Encoded:
+    about = json.loads((folder / "tokens.json").read_text())
+    splits = {}
+    for name, pad_id in about["pad_ids"].items():
+        files = {part: folder / f"{name}-{part}.npy" for part in (*PARTS, *ARRAYS)}
+        arrays = {
+            part: np.asarray(np.load(file, mmap_mode="r"))
+            for part, file in files.items()
+            if file.is_file()
+        }
+        flat = {part: arrays.pop(part) for part in PARTS if part in arrays}
+        splits[name] = Tokens(flat, **arrays, pad_id=pad_id)
+    return Encoded(splits, about["revision"], tuple(about["notes"]))
