@@ -140,6 +140,24 @@ def test_a_model_trained_on_the_target_is_refused_by_its_key_too(made):
     assert "trained on the target" in refusal(made, models=["sentiment", mood.key], target="mood")
 
 
+def test_a_model_is_refused_whose_card_or_parents_or_parameter_knows_the_target(made, tmp_path):
+    """As the family table leaves such models out; the control says the same before."""
+    store, plan = Store(made.store_folder()), plan_experiment(made)
+    mood = next(run for run in plan.runs if run.label.startswith("mood"))
+    mean = next(run for run in plan.runs if run.kind == "fuse")
+    folders = [str(shutil.copytree(store.model(mood), tmp_path / name)) for name in ("a", "b")]
+    (tmp_path / "b" / "README.md").unlink()  # it has no card
+    known = {"trained_on": {folders[1]: ["mood"]}}
+    for name, changes in ((folders[0], {}), (mean.key, {}), (folders[1], known)):
+        chosen = {"models": ["topic", name], "target": "mood"}
+        assert f"{name} was trained on the target mood" in refusal(made, **changes, **chosen)
+        candidate = choice.named(name, dataclasses.replace(made, **changes))
+        assert candidate.knows(choice.targets_of(made)["mood"])
+        assert not candidate.knows(choice.targets_of(made)["topic"])
+    plan = plan_experiment(dataclasses.replace(made, models=["topic", folders[1]], target="mood"))
+    assert f"{folders[1]}: what it was trained on is unknown" in plan.notes[0]
+
+
 # What came out.
 
 
@@ -202,10 +220,10 @@ def test_candidates_are_tasks_then_the_store_then_what_is_named(made, mini, tmp_
     }  # fmt: skip
     store = Store(made.store_folder())
     folder = store.model(next(r for r in plan_experiment(made).runs if r.kind == "source"))
-    named = choice.named(str(folder), store)
+    named = choice.named(str(folder), made)
     assert named.megabytes > 1 and named.train == 0
     with pytest.raises(InputError, match="check the path"):
-        choice.named("/nowhere", store)
+        choice.named("/nowhere", made)
 
 
 # The controls.

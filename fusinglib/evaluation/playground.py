@@ -74,6 +74,7 @@ def verdict(results: pd.DataFrame, target: str) -> str:
 def call(settings: FusePlayground) -> str:
     """The call of Python that makes the fused model again."""
     words = [f"models={settings.models}", f"target={settings.target!r}"]
+    words += [f"trained_on={settings.trained_on}"] if settings.trained_on else []
     words += [f"method={settings.method!r}"] if settings.method != "mean" else []
     words += [f"weights={settings.weights}"] if settings.weights else []
     words += [f"method_settings={settings.method_settings}"] if settings.method_settings else []

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import glob
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +36,14 @@ def _plan(settings: Families, world: int) -> Plan:
     pretrained, folder = base_model(settings, world)
     names = plans.unique(chosen.values())
     loaded = {name: data.load(known[name], settings.data()) for name in names if name in known}
-    models, notes = _models([name for name in names if name not in known], settings, known)
+    given = [name for name in names if name not in known]
+    for name in settings.trained_on:
+        if name not in given:
+            raise InputError(
+                f"parameter 'trained_on' names {name!r}, which is no model of a source family: "
+                f"{nearest(name, given) if given else 'there are none'}"
+            )
+    models, notes = _models(given, settings, known)
     notes += [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
@@ -66,19 +72,14 @@ def _largest(plan: Plan, loaded: dict[str, data.TaskData]) -> list[str]:
 
 
 def _models(
-    names: list[str], settings: Families, known: dict[str, Task]
+    names: list[str], settings: Families | FusePlayground, known: dict[str, Task]
 ) -> tuple[dict[str, Model], list[str]]:
     """The finetuned models among the sources, and what is known of their training, in words."""
-    for name in settings.trained_on:
-        if name not in names:
-            raise InputError(
-                f"parameter 'trained_on' names {name!r}, which is no model of a source family: "
-                f"{nearest(name, names) if names else 'there are none'}"
-            )
     found, notes, store = {}, [], Store(settings.store_folder())
     for name in names:
         run = _finished_model(name, store, settings.allow_pickle)
-        tasks_of, said = _trained_on(name, run, settings, known)
+        folder = Path(run.place) if run.place else None
+        tasks_of, said = trained_on(name, settings, known, run, folder)
         examples = 0
         for task in known.values():
             if task.identity in tasks_of:
@@ -89,17 +90,22 @@ def _models(
     return found, notes
 
 
-def _trained_on(
-    name: str, run: Run, settings: Families, known: dict[str, Task]
+def trained_on(
+    name: str,
+    settings: Families | FusePlayground,
+    known: dict[str, Task],
+    run: Run | None,
+    folder: Path | None,
 ) -> tuple[tuple[tuple[str, str], ...], str]:
-    """The identities of what a model was trained on, and who says so."""
+    """The identities of what the model `name` was trained on, and who says so: the settings, the
+    run that made it, or the card in its folder."""
     if name in settings.trained_on:
         given = settings.trained_on[name]
         found = [tasks.find(task, known).identity for task in given]
         return tuple(found), f"trained on {' '.join(given)} (parameter 'trained_on')"
-    if trained := _tasks_behind(run):
+    if trained := _tasks_behind(run) if run else {}:
         return tuple(trained), f"trained on {' '.join(trained.values())} (its run)"
-    found = cards.read(Path(run.place)) if run.place else ()
+    found = cards.read(folder) if folder else ()
     if not found:
         return (), (
             "what it was trained on is unknown, so no target leaves it out: name its tasks in "
@@ -121,32 +127,27 @@ def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
 def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task]) -> Plan:
     """The plan of the playground; each of its models is a task, or a model that is there."""
     pretrained, folder = base_model(settings, world)
-    target, store = tasks.find(settings.target, known), Store(settings.store_folder())
-    models = {
-        name: None if name in known else _finished_model(name, store, settings.allow_pickle)
-        for name in settings.models
-    }
-    sizes = {name: store.result(run).get("n_train", 0) for name, run in models.items()
-             if run and store.has(run)}  # fmt: skip
-    for name, run in models.items():
-        trained_on = run.settings.get("task") if run else known[name].settings()
-        if trained_on and (trained_on["hub_id"], trained_on["config"]) == target.identity:
+    target = tasks.find(settings.target, known)
+    models, notes = _models([n for n in settings.models if n not in known], settings, known)
+    for name in settings.models:
+        of = models[name].trained_on if name in models else [known[name].identity]
+        if tasks.among(target, of):
             raise InputError(
                 f"parameter 'models': {name} was trained on the target {target.name}, which is "
                 f"never its own source; leave it out or choose another target"
             )
-    names = plans.unique([[settings.target], [name for name in models if name in known]])
+    names = plans.unique([[settings.target], [n for n in settings.models if n in known]])
     loaded = {name: data.load(known[name], settings.data()) for name in names}
-    sizes |= {name: len(loaded[name].train) for name in models if name in known}
     if folder:
         _writes_labels(folder, loaded, settings)
-    return plans.fuse_playground(settings, pretrained, loaded, models, sizes)
+    plan = plans.fuse_playground(settings, pretrained, loaded, models)
+    return dataclasses.replace(plan, notes=tuple(notes))
 
 
 def _finished_model(name: str, store: Store, allow_pickle: bool) -> Run:
     """The run of a finetuned model that is there already: by its key in the store, or brought in
     from a folder or the Hub."""
-    if re.fullmatch("[0-9a-f]{16}", name):
+    if plans.is_key(name):
         return store.find(name)
     from fusinglib.training import models
 

@@ -23,7 +23,7 @@ from fusinglib.study.settings import (
 )
 from fusinglib.training.data import TaskData
 from fusinglib.training.settings import Training
-from fusinglib.training.tasks import Task, find, leave_out
+from fusinglib.training.tasks import Task, among, find, leave_out
 
 PRETRAINED, MEAN = "pretrained", "mean"
 """The ends of a line that are no single source model."""
@@ -69,22 +69,13 @@ class Run:
 class Model:
     """A finetuned model that is a source as it is, and what it was trained on.
 
-    `trained_on` are identities (Hub id, config), the config "" where that is unknown; `examples`
-    the training examples of those tasks whose data are at hand, 0 without any.
+    `trained_on` are identities (see `tasks.among`); `examples` the training examples of those
+    tasks whose data are at hand, 0 without any.
     """
 
     run: Run
     trained_on: tuple[tuple[str, str], ...] = ()
     examples: int = 0
-
-    def knows(self, target: Task) -> bool:
-        """Whether the target may be among what the model was trained on; short names of data sets
-        (glue) are those of any owner (nyu-mll/glue)."""
-        hub_id, config = target.identity
-        return any(
-            name.split("/")[-1] == hub_id.split("/")[-1] and of in ("", config)
-            for name, of in self.trained_on
-        )
 
 
 @dataclass(frozen=True)
@@ -209,7 +200,8 @@ class Builder:
         task = self.data[target].task
         tasks = [self.data[name].task for name in members if name not in self.models]
         left = {one.name for one in leave_out(task, tasks)}
-        left |= {name for name, model in self.models.items() if not model.knows(task)}
+        models = self.models.items()
+        left |= {name for name, model in models if not among(task, model.trained_on)}
         return [name for name in members if name in left]
 
     def source(self, name: str, pretrained: Run, seed: int) -> Run:
@@ -324,20 +316,17 @@ def fuse_playground(
     settings: FusePlayground,
     pretrained: Run,
     data: Mapping[str, TaskData],
-    models: Mapping[str, Run | None],
-    sizes: Mapping[str, int],
+    models: Mapping[str, Model],
 ) -> Plan:
     """The plan of the playground: pretrained, the single model of the largest training set, and the
     fused model, each finetuned on the target with every seed.
 
-    `models` has a run for each of the settings' `models`, none for a task, whose source model is
-    planned here; `sizes` are those of their training sets, as far as they are known.
+    Of the settings' `models` those that are not in `models` are tasks, whose source models are
+    planned here.
     """
-    plan, seed = Builder(settings, data), settings.source_seeds[0]
-    made = {
-        name: run or plan.finetune("source", pretrained, name, seed) for name, run in models.items()
-    }
-    single = max(made, key=lambda name: sizes.get(name, 0))
+    plan, seed = Builder(settings, data, models), settings.source_seeds[0]
+    made = {name: plan.source(name, pretrained, seed) for name in settings.models}
+    single = max(made, key=plan.examples)
     plan.without_sources("pretrained", pretrained, [settings.target])
     row = {"source_family": "chosen", "source_seed": seed}
     plan.targets(made[single], settings.target, base="intertrained", **row, sources=single)
@@ -450,7 +439,12 @@ def choose_families(
 
 def is_model(name: str) -> bool:
     """Whether the name of a source is not one of a task, but a folder, a Hub id or a run's key."""
-    return "/" in name or bool(re.fullmatch("[0-9a-f]{16}", name)) or (PROJECT / name).is_dir()
+    return "/" in name or is_key(name) or (PROJECT / name).is_dir()
+
+
+def is_key(name: str) -> bool:
+    """Whether a name is written like the key of a run."""
+    return bool(re.fullmatch("[0-9a-f]{16}", name))
 
 
 def unique(lists) -> list:

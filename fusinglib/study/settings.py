@@ -272,11 +272,13 @@ class FusePlayground(Study):
     """Settings of the playground: finetuned models of your choice, fused, tried on one target.
 
     `models` are finetuned models: names of tasks (their source models, made if need be), keys of
-    the store, folders, Hub ids. `weights` has a number for each of them (none: equal), and
-    `method_settings` the settings of the method (see `fusinglib.fusion.methods`).
+    the store, folders, Hub ids; `trained_on` as in `Families`. `weights` has a number for each of
+    them (none: equal), and `method_settings` the settings of the method (see
+    `fusinglib.fusion.methods`).
     """
 
     models: list[str]
+    trained_on: dict[str, list[str]]
     target: str
     method: str
     weights: list[float]

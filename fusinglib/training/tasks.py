@@ -1,7 +1,7 @@
 """The tasks and families of the study: one table, a row per task."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -281,6 +281,16 @@ def find(name: str, tasks: dict[str, Task]) -> Task:
     if name not in tasks:
         raise InputError(f"unknown task {name!r}: {nearest(name, tasks)}")
     return tasks[name]
+
+
+def among(target: Task, identities: Iterable[tuple[str, str]]) -> bool:
+    """Whether `target` may be one of these (Hub id, config), the config "" where that is unknown;
+    short names of data sets (glue) are those of any owner (nyu-mll/glue)."""
+    hub_id, config = target.identity
+    return any(
+        name.split("/")[-1] == hub_id.split("/")[-1] and of in ("", config)
+        for name, of in identities
+    )
 
 
 def leave_out(target: Task, sources: list[Task]) -> list[Task]:

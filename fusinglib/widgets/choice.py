@@ -3,11 +3,11 @@
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusinglib.errors import InputError
-from fusinglib.study.experiments import base_model
-from fusinglib.study.plans import Builder, Run
+from fusinglib.study.experiments import base_model, trained_on
+from fusinglib.study.plans import Builder, Run, is_key
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 from fusinglib.training import data, tasks
@@ -18,18 +18,22 @@ class Candidate:
     """A finetuned model that may be chosen.
 
     `name` is what the settings' `models` call it: a task (whose source model is made if need be),
-    a key of the store, a folder or a Hub id. `trained_on` is the identity of its task, if that is
-    known; `dev` its accuracy there in percent; `key` that of its run, if it has one.
+    a key of the store, a folder or a Hub id. `trained_on` are the identities of its tasks, as far
+    as they are known; `dev` its accuracy there in percent; `key` that of its run, if it has one.
     """
 
     name: str
     label: str
-    trained_on: tuple[str, str] | None = None
+    trained_on: tuple[tuple[str, str], ...] = ()
     train: int = 0
     dev: float = math.nan
     megabytes: float = math.nan
     date: str = ""
     key: str = ""
+
+    def knows(self, target: tasks.Task) -> bool:
+        """Whether it may have been trained on the target."""
+        return tasks.among(target, self.trained_on)
 
     @property
     def facts(self) -> str:
@@ -62,7 +66,7 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
             if said["parents"] == [pretrained.key]:
                 found.append(of_run(said["key"], said, store))
     names = {one.name for one in found}
-    return found + [named(name, store) for name in settings.models if name not in names]
+    return found + [named(name, settings) for name in settings.models if name not in names]
 
 
 def of_task(name: str, settings: FusePlayground, store: Store, pretrained: Run) -> Candidate | None:
@@ -76,7 +80,7 @@ def of_task(name: str, settings: FusePlayground, store: Store, pretrained: Run) 
     run = Builder(settings, {name: loaded}).finetune("source", pretrained, name, seed)
     if store.has(run) and store.model(run).is_dir():
         return of_run(name, {"key": run.key, "label": name, "settings": run.settings}, store)
-    return Candidate(name, name, task.identity, len(loaded.train), key=run.key)
+    return Candidate(name, name, (task.identity,), len(loaded.train), key=run.key)
 
 
 def of_run(name: str, said: dict, store: Store) -> Candidate:
@@ -87,26 +91,29 @@ def of_run(name: str, said: dict, store: Store) -> Candidate:
     day = time.strftime("%Y-%m-%d", time.localtime(folder.stat().st_mtime))
     task = said["settings"]["task"]
     train = said["settings"].get("examples", result["n_train"])
-    identity = task["hub_id"], task["config"]
+    trained_on = ((task["hub_id"], task["config"]),)
     label = said["label"] if name == said["key"] else name
     return Candidate(
-        name, label, identity, train, 100 * result["dev"], size / 1e6, day, said["key"]
+        name, label, trained_on, train, 100 * result["dev"], size / 1e6, day, said["key"]
     )
 
 
-def named(name: str, store: Store) -> Candidate:
+def named(name: str, settings: FusePlayground) -> Candidate:
     """A model that was named: by its key in the store, as a folder, or by its Hub id.
 
     Raises `InputError` where there is no such model.
     """
     from fusinglib.fusion.opening import open_checkpoint
 
-    said = [*store.root.glob(f"source/{name}/run.json")] if name.isalnum() else []
-    if said:
-        return of_run(name, json.loads(said[0].read_text()), store)
-    opened = open_checkpoint(name)
+    store, known = Store(settings.store_folder()), settings.known_tasks()[0]
+    run = store.find(name) if is_key(name) else None
+    opened = open_checkpoint(store.model(run) if run else name)
+    identities, _ = trained_on(name, settings, known, run, opened.folder)
+    if run and run.kind == "source":
+        made = of_run(name, {**run.identity, "key": run.key, "label": run.label}, store)
+        return replace(made, trained_on=identities)
     size = sum(tensor.bytes for tensor in opened.tensors.values())
-    return Candidate(name, opened.name, megabytes=size / 1e6)
+    return Candidate(name, run.label if run else opened.name, identities, megabytes=size / 1e6)
 
 
 def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:
@@ -114,7 +121,7 @@ def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:
     found = [
         f"{one.label} was trained on {target.name}, the target: untick it, or choose another target"
         for one in chosen
-        if one.trained_on == target.identity
+        if one.knows(target)
     ]
     return found + ["tick at least two models"] * (len(chosen) < 2)
 

@@ -67,6 +67,7 @@ class PairExplorer(ipw.VBox):
         """Below, a playground with the two models ticked and the first target chosen."""
         shared = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Study)}
         target = self.results.query("sources == @self.names")["target"].iloc[0]
+        shared["trained_on"] = self.settings.trained_on
         how = {"method": "mean", "weights": [], "method_settings": {}}
         models = self.names.split()
         chosen = FusePlayground(**shared, models=models, target=target, **how)

@@ -149,10 +149,10 @@ class Playground(ipw.VBox):
 
     def _tick(self, group: str, members: list[str]) -> None:
         """Tick a family, or all, but for models that were trained on the target; untick others."""
-        target = self.targets[self.target.value].identity
+        target = self.targets[self.target.value]
         for one in self.candidates:
             wanted = group == "all" or one.name in members
-            self.ticks[one.name].value = wanted and one.trained_on != target
+            self.ticks[one.name].value = wanted and not one.knows(target)
 
     def _changed(self) -> None:
         """Say what stands against the choice, show shares, and have the thread look at it."""
@@ -206,7 +206,7 @@ class Playground(ipw.VBox):
 
     def _add(self) -> None:
         try:
-            one = choice.named(self.more.value.strip(), self.session.store)
+            one = choice.named(self.more.value.strip(), self.settings)
         except InputError as error:
             self.message.value = f"<b>Not added:</b> {html.escape(str(error))}"
             return
