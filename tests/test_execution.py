@@ -125,6 +125,11 @@ def test_texts_are_read_once_for_all_runs_of_a_task(study, monkeypatch):
     shutil.rmtree(store.root / "source" / one.key)
     monkeypatch.setattr(steps.data, "load", None)
     perform(one, store, "cpu")
+    few = dataclasses.replace(one, settings={**one.settings, "examples": 20})
+    perform(few, store, "cpu")
+    whole, smaller = store.result(one), store.result(few)
+    assert smaller["n_train"] == 20 < whole["n_train"]
+    assert all(smaller[name] == whole[name] for name in ("n_dev", "n_test", "revision", "notes"))
     with pytest.raises(TypeError, match="not callable"):  # the other task has not been read
         perform(two, store, "cpu")
 

@@ -17,7 +17,7 @@ from fusinglib.evaluation import pairs, playground
 from fusinglib.fusion.engine import weights_hash
 from fusinglib.study.execution import KeptPool, execute, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap
+from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
 from fusinglib.study.store import Store
 from fusinglib.widgets import choice, curves
 from fusinglib.widgets.session import Session
@@ -156,6 +156,21 @@ def test_a_model_is_refused_whose_card_or_parents_or_parameter_knows_the_target(
         assert not candidate.knows(choice.targets_of(made)["topic"])
     plan = plan_experiment(dataclasses.replace(made, models=["topic", folders[1]], target="mood"))
     assert f"{folders[1]}: what it was trained on is unknown" in plan.notes[0]
+
+
+def test_a_model_of_few_examples_is_not_the_one_of_the_largest_training_set(made):
+    """`topic` has 120 examples, the model of `mood` saw 20 of its many."""
+    sized = SourceSize.from_parameters(
+        {**made.__dict__, "families": {"few": ["mood", "irony"]}, "sources": ["few"],
+         "targets": ["few"], "intertraining": "largest", "random_row": False, "sizes": [20]}
+    )  # fmt: skip
+    plan, store = plan_experiment(sized), Store(sized.store_folder())
+    execute(plan, store, sized)
+    few = next(run for run in plan.runs if run.kind == "source" and run.task.name == "mood")
+    chosen = dataclasses.replace(made, models=[few.key, "topic"], target="irony")
+    rows = {row["base"]: row for row in plan_experiment(chosen).rows}
+    assert rows["intertrained"]["sources"] == "topic"
+    assert choice.named(few.key, made).train == 20
 
 
 # What came out.

@@ -80,14 +80,27 @@ def _models(
         run = _finished_model(name, store, settings.allow_pickle)
         folder = Path(run.place) if run.place else None
         tasks_of, said = trained_on(name, settings, known, run, folder)
-        examples = 0
-        for task in known.values():
-            if task.identity in tasks_of:
-                with contextlib.suppress(InputError):  # not at hand
-                    examples += len(data.load(task, settings.data()).train)
-        found[name] = Model(run, tasks_of, examples)
+        found[name] = Model(run, tasks_of, _examples(run, tasks_of, settings, known, store))
         notes.append(f"{name}: {said}")
     return found, notes
+
+
+def _examples(
+    run: Run,
+    tasks_of: tuple[tuple[str, str], ...],
+    settings: Families | FusePlayground,
+    known: dict[str, Task],
+    store: Store,
+) -> int:
+    """How many training examples a model saw: as its run says, or all of its tasks at hand."""
+    if run.kind == "source" and store.has(run):
+        return store.result(run)["n_train"]
+    examples = 0
+    for task in known.values():
+        if task.identity in tasks_of:
+            with contextlib.suppress(InputError):  # not at hand
+                examples += len(data.load(task, settings.data()).train)
+    return examples
 
 
 def trained_on(

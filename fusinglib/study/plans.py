@@ -69,8 +69,8 @@ class Run:
 class Model:
     """A finetuned model that is a source as it is, and what it was trained on.
 
-    `trained_on` are identities (see `tasks.among`); `examples` the training examples of those
-    tasks whose data are at hand, 0 without any.
+    `trained_on` are identities (see `tasks.among`); `examples` how many training examples it saw,
+    as far as is known.
     """
 
     run: Run

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.numpy
@@ -197,7 +198,8 @@ def _encoded(run: Run, model: models.BaseModel, store: Store) -> Encoded:
     found = tokens.cached(model.encoding(fingerprint), encode, store.tokens)
     if "examples" in run.settings:
         examples, seed = run.settings["examples"], model.data.split_seed
-        found.splits["train"] = data.sample(found.splits["train"], examples, seed, "train")
+        train = data.sample(found.splits["train"], examples, seed, "train")
+        return replace(found, splits={**found.splits, "train": train})
     return found
 
 

@@ -45,8 +45,9 @@ class Tokens:
             if name in encoded
         }
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-        tokenized = getattr(encoded, "encodings", None) or [None] * len(ids)
-        cut = np.array([one is not None and bool(one.overflowing) for one in tokenized], dtype=bool)
+        cut = np.zeros(len(ids), dtype=bool)
+        for row, one in enumerate(getattr(encoded, "encodings", None) or []):
+            cut[row] = bool(one.overflowing)
         return cls(flat, np.cumsum(lengths) - lengths, lengths, np.asarray(labels), cut, pad_id)
 
     def __len__(self) -> int:
@@ -82,9 +83,7 @@ class Encoded:
     @property
     def truncated(self) -> float:
         """The share of all texts that were cut to the greatest length, 0 to 1."""
-        return sum(int(one.cut.sum()) for one in self.splits.values()) / sum(
-            map(len, self.splits.values())
-        )
+        return float(np.concatenate([one.cut for one in self.splits.values()]).mean())
 
 
 FORMAT = 2
