@@ -1,6 +1,7 @@
 """Your own tasks and your own models, from parameters to a table; and what a plan says it costs."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,17 @@ def test_a_plan_on_the_command_line_says_notes_and_costs(mini, encoder, tmp_path
     said = capsys.readouterr().out
     assert "GB" in said and "hours from" in said
     assert "few: intertrained is " in said and "mood (4,500 training rows)" in said
+
+
+def test_the_playgrounds_plan_says_notes_and_costs_too(mini, encoder, tmp_path, capsys, reviews):
+    """Its costs need the sizes of the models' own tasks, not of the target alone."""
+    file = Path(reviews["reviews"]["files"])
+    head, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([head, *rows, *rows]) + "\n")
+    changes = {"model": str(encoder), "own_tasks": reviews, "models": ["reviews", "mood"]}
+    changes |= {"target": "irony", "method": "mean", "weights": [], "method_settings": {}}
+    settings = FusePlayground.from_parameters({**mini, **changes})
+    plan = plan_experiment(settings)
+    assert "test texts are in train too" in " ".join(plan.notes)
+    table = estimate(plan, Store(settings.store_folder()), settings, encoder)
+    assert table.loc["all", "to"] > 0

@@ -170,6 +170,12 @@ def test_each_number_has_one_home(folder):
             assert own.keys() <= parameters_cell(file.stem).keys(), file
 
 
+@pytest.mark.parametrize("folder", ["mini", "tweets", "paper", "roberta", "quick"])
+def test_every_notebook_has_its_parameter_files(folder):
+    ours = {name for name, kind in EXPERIMENTS.items() if not issubclass(kind, ManyWorlds)}
+    assert {file.stem for file in (PROJECT / f"params/{folder}").glob("*.yaml")} == {*ours, "common"}
+
+
 @pytest.mark.parametrize(
     "path", sorted(PROJECT.glob("params/*/[!c]*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
 )

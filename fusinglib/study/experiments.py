@@ -44,7 +44,7 @@ def _plan(settings: Families, world: int) -> Plan:
                 f"{nearest(name, given) if given else 'there are none'}"
             )
     models, notes = _models(given, settings, known)
-    notes += [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
+    notes += _of_data(loaded)
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
     if isinstance(settings, PairwiseHeatmap):
@@ -56,6 +56,11 @@ def _plan(settings: Families, world: int) -> Plan:
         plan = plans.family_table(*common, random, models)
         notes += _largest(plan, loaded) if settings.intertraining == "largest" else []
     return dataclasses.replace(plan, notes=tuple(notes))
+
+
+def _of_data(loaded: dict[str, data.TaskData]) -> list[str]:
+    """What loading the tasks had to say, task by task."""
+    return [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
 
 
 def _largest(plan: Plan, loaded: dict[str, data.TaskData]) -> list[str]:
@@ -154,7 +159,7 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
     if folder:
         _writes_labels(folder, loaded, settings)
     plan = plans.fuse_playground(settings, pretrained, loaded, models)
-    return dataclasses.replace(plan, notes=tuple(notes))
+    return dataclasses.replace(plan, notes=(*notes, *_of_data(loaded)))
 
 
 def _finished_model(name: str, store: Store, allow_pickle: bool) -> Run:

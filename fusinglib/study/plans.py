@@ -332,8 +332,8 @@ def fuse_playground(
     plan.targets(made[single], settings.target, base="intertrained", **row, sources=single)
     fused = plan.fuse_by(settings, pretrained, list(made.values()))
     plan.targets(fused, settings.target, base="fused", **row, sources=" ".join(made))
-    target = {settings.target: data[settings.target].sizes}
-    return Plan(list(plan.runs.values()), plan.rows, {"target": [settings.target]}, target)
+    sizes = {name: loaded.sizes for name, loaded in data.items()}
+    return Plan(list(plan.runs.values()), plan.rows, {"target": [settings.target]}, sizes)
 
 
 def loss_path(
