@@ -173,7 +173,8 @@ def test_each_number_has_one_home(folder):
 @pytest.mark.parametrize("folder", ["mini", "tweets", "paper", "roberta", "quick"])
 def test_every_notebook_has_its_parameter_files(folder):
     ours = {name for name, kind in EXPERIMENTS.items() if not issubclass(kind, ManyWorlds)}
-    assert {file.stem for file in (PROJECT / f"params/{folder}").glob("*.yaml")} == {*ours, "common"}
+    files = (PROJECT / f"params/{folder}").glob("*.yaml")
+    assert {file.stem for file in files} == {*ours, "common"}
 
 
 @pytest.mark.parametrize(
