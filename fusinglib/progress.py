@@ -61,6 +61,11 @@ class Progress:
             self.shown = text
             self._display(done, text, last)
 
+    def say(self, event: str) -> None:
+        """Say on a line of its own what happened."""
+        self.close()
+        print(event, flush=True)
+
     def close(self) -> None:
         """Leave what is shown as it is."""
         if self.line:

@@ -62,7 +62,7 @@ def one_line(err):
         ({"seeds": [0, -1]}, "'seeds' is [0, -1]: expected whole numbers from 0"),
         ({"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from 0"),
         ({"learning_rate": float("nan")}, "'learning_rate' is nan"),
-        ({"executor": "slurm"}, "'executor' is 'slurm': expected one of serial, processes"),
+        ({"executor": "slurm"}, "'executor' is 'slurm': expected one of serial, processes, dask"),
         ({"workers": -1}, "'workers' is -1: expected a number from 0"),
     ],
 )

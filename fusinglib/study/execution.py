@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 
-from fusinglib.errors import StoreError
+from fusinglib.errors import InputError, StoreError
 from fusinglib.progress import Progress, duration
 from fusinglib.study.plans import VERSIONS, Plan, Run, unique
 from fusinglib.study.settings import Study
@@ -45,18 +45,33 @@ RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
 """Of the runs that are ready, those that others wait for come first."""
 
 
-def execute(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
+def execute(plan: Plan, store: Store, settings: Study, cluster=None) -> pd.DataFrame:
     """Carry out what `store` lacks of `plan`, and return its results, a row per table row.
 
     A run that fails leaves its traceback in the store, what depends on it is left out, and the
-    others go on. Raises `StoreError` where the store can no longer be written.
+    others go on. `cluster` is one of Dask's cluster objects, which the executor "dask" then uses
+    instead of the setting `scheduler`. Raises `StoreError` where the store can no longer be
+    written.
     """
     store.sweep()
-    execution = Execution(plan, store, settings)
+    if settings.executor == "dask":
+        execution = _on_cluster(plan, store, settings, cluster)
+    else:
+        execution = Execution(plan, store, settings)
     execution.carry_out()
     for key, error in execution.failed.items():
         print(f"failed: {key}: {error} (traceback in {store.failure_file(key)})")
     return results(plan, store)
+
+
+def _on_cluster(plan: Plan, store: Store, settings: Study, cluster) -> "Execution":
+    try:
+        from fusinglib.study.cluster import OnCluster
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"executor 'dask' needs the package {error.name}: pip install 'fusinglib[cluster]'"
+        ) from error
+    return OnCluster(plan, store, settings, cluster=cluster)
 
 
 def results(plan: Plan, store: Store) -> pd.DataFrame:
@@ -180,7 +195,7 @@ class Execution:
             if self.settings.executor == "serial":
                 self._serially()
             else:
-                self._in_processes()
+                self._in_pool()
         except BaseException:
             self.store.sweep()
             self.progress.update(len(self.done), "stopped; finished runs are kept", last=True)
@@ -250,7 +265,7 @@ class Execution:
             else:
                 self._finish_all(batch, None)
 
-    def _in_processes(self) -> None:
+    def _in_pool(self) -> None:
         """Keep the workers busy; if one of them dies, start anew what was under way."""
         while any(self._ready(run) for run in self.waiting):
             with self.pool() as pool:
@@ -264,6 +279,8 @@ class Execution:
 
     def _recover(self) -> None:
         """A worker died: what was under way goes again, alone, until it has died too often."""
+        labels = ", ".join(run.label for run in self.under_way.values())
+        self.progress.say(f"a worker process died; what was under way is tried again: {labels}")
         for run in list(self.under_way.values()):
             self.deaths[run.key] += 1
             if self.store.has(run):

@@ -42,6 +42,7 @@ class Study(Finetuning, Data):
     seeds: list[int]
     store: str
     executor: str
+    scheduler: str
     workers: int
     device: str
 
@@ -66,6 +67,8 @@ class Study(Finetuning, Data):
             _require(bool(values), name, values, "at least one seed")
             _require(min(values) >= 0, name, values, "whole numbers from 0")
             _require(len(set(values)) == len(values), name, values, "each seed once")
+        fits = not self.scheduler or self.executor == "dask"
+        _require(fits, "scheduler", self.scheduler, 'none, or the executor "dask"')
         self.known_tasks()
 
     @classmethod
@@ -301,7 +304,7 @@ CHOICES = {
     "schedule": ("constant", "linear"),
     "metric": ("ranked", "exact"),
     "precision": ("fp32", "bf16"),
-    "executor": ("serial", "processes"),
+    "executor": ("serial", "processes", "dask"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
 """The values that a setting of text may take."""

@@ -112,6 +112,11 @@ class Session:
             total = len(self.execution.plan.runs) if self.execution else self.state.total
             self.state = State(self.state.phase, done, total, text)
 
+    def say(self, event: str) -> None:
+        """Show what happened until the next update."""
+        with self.lock:
+            self.state = dataclasses.replace(self.state, text=event)
+
     def recall(self, settings: FusePlayground) -> None:
         """Take up what the store has of these settings already, if that is all of it."""
         plan = plan_experiment(settings)

@@ -1,0 +1,114 @@
+"""Carry a plan out on the workers of a Dask cluster: on this machine, on others, on Slurm."""
+
+import contextlib
+import platform
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from importlib.metadata import version
+from pathlib import Path
+
+import distributed
+
+from fusinglib.errors import InputError
+from fusinglib.study.execution import Execution
+from fusinglib.study.store import PENDING, Store
+
+SAME = ("fusinglib", "torch", "transformers", "tokenizers", "numpy")
+"""Packages that decide a run's bits or its key."""
+
+
+class OnCluster(Execution):
+    """A pass over a plan on a cluster, a worker process having one run at a time.
+
+    `cluster` is a cluster object of Dask, or what the setting `scheduler` says: the address of a
+    scheduler, or "" for a local cluster that ends with the pass. Runs go out when their parents are
+    finished. Dask gives what a lost worker had under way to another one, up to three times; a
+    run made twice is harmless, since in the store the first one stays. Workers may come and go.
+    Raises `InputError` where a worker cannot do what the plan needs, or the scheduler is lost.
+    """
+
+    def __init__(self, plan, store, settings, progress=None, cluster=None):
+        super().__init__(plan, store, settings, progress, self._client)
+        self.cluster = cluster or settings.scheduler
+        self.client: distributed.Client | None = None
+        self.known: set[str] = set()
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator:
+        """The cluster as an executor; what it still has to do is given up where the block fails."""
+        with contextlib.ExitStack() as stack:
+            if not self.cluster:
+                self.cluster = stack.enter_context(
+                    distributed.LocalCluster(
+                        n_workers=self.workers, threads_per_worker=1, dashboard_address=":0"
+                    )
+                )
+            try:
+                self.client = stack.enter_context(distributed.Client(self.cluster))
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"parameter 'scheduler': no scheduler at {self.cluster!r} ({error}): start one "
+                    f"with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
+                ) from error
+            address, dashboard = self.client.scheduler.address, self.client.dashboard_link
+            self.progress.say(f"scheduler {address}; its dashboard: {dashboard}")
+            executor = self.client.get_executor(pure=False)
+            try:
+                yield executor
+            except (CancelledError, OSError) as error:  # of its tasks, or of the connection
+                raise InputError(LOST.format(address)) from error
+            finally:
+                executor.shutdown(wait=False)
+
+    def _places(self) -> int:
+        """One for every worker there is; new ones are examined, and lost ones noted."""
+        here = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        for address in sorted(self.known - here):
+            self.progress.say(f"worker {address} is lost; what it had under way is tried again")
+        if new := here - self.known:
+            self._examine(sorted(new))
+            self.progress.say(f"{len(new)} workers joined")
+        self.known = here
+        return len(here)
+
+    def _examine(self, addresses: list[str]) -> None:
+        """Raise `InputError` where a worker lacks the store, a device, or our packages."""
+        token = self.store.root / PENDING / f"here-{uuid.uuid4().hex}"
+        with self.store.writing():
+            token.touch()
+        try:
+            offers = self.client.run(_offer, token, self.settings.device, workers=addresses)
+        finally:
+            token.unlink()
+        ours = _versions()
+        for address, (versions, problem) in offers.items():
+            for name in (name for name, theirs in versions.items() if theirs != ours[name]):
+                problem = f"has {name} {versions[name]}, here it is {ours[name]}: set up the same"
+            if problem:
+                raise InputError(f"worker {address} {problem}")
+
+
+LOST = (
+    "the scheduler {} is lost: start it and its workers again, and execute again; finished runs "
+    "are kept"
+)
+
+
+def _versions() -> dict[str, str]:
+    return {"Python": platform.python_version(), **{name: version(name) for name in SAME}}
+
+
+def _offer(token: Path, device: str) -> tuple[dict[str, str], str]:
+    """What a worker has, and what it lacks, in words; on the worker, whose dead it buries."""
+    from fusinglib.study.steps import available
+
+    if not token.exists():
+        return {}, (
+            f"does not see the store {token.parent.parent}: name one on a file system that all "
+            f"machines share, by the same path (parameter 'store' or FUSINGLIB_STORE)"
+        )
+    Store(token.parent.parent).sweep()
+    if device != "auto" and available("auto") != device and device != "cpu":
+        return _versions(), f"has no {device}: set device to auto or cpu, or start it on another"
+    return _versions(), ""
