@@ -3,39 +3,41 @@
 import contextlib
 import platform
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor
 from importlib.metadata import version
 from pathlib import Path
 
 import distributed
 
 from fusinglib.errors import InputError
-from fusinglib.study.execution import Execution
 from fusinglib.study.store import PENDING, Store
 
 SAME = ("fusinglib", "torch", "transformers", "tokenizers", "numpy")
 """Packages that decide a run's bits or its key."""
 
 
-class OnCluster(Execution):
-    """A pass over a plan on a cluster, a worker process having one run at a time.
+class Cluster:
+    """Workers of a Dask cluster, each having one run at a time; called, it gives them as a context.
 
-    `cluster` is a cluster object of Dask, or what the setting `scheduler` says: the address of a
-    scheduler, or "" for a local cluster that ends with the pass. Runs go out when their parents are
-    finished. Dask gives what a lost worker had under way to another one, up to three times; a
-    run made twice is harmless, since in the store the first one stays. Workers may come and go.
-    Raises `InputError` where a worker cannot do what the plan needs, or the scheduler is lost.
+    `cluster` is a cluster object of Dask, the address of a scheduler, or "" for a local cluster of
+    `workers` processes that ends with the context. Dask gives what a lost worker had under way to
+    another one, up to three times; a run made twice is harmless, since in the store the first one
+    stays. Workers may come and go. `say` is told what happens. Raises `InputError` where a worker
+    cannot do what is needed (see the store, offer the device, have our versions), or where the
+    scheduler is lost.
     """
 
-    def __init__(self, plan, store, settings, progress=None, cluster=None):
-        super().__init__(plan, store, settings, progress, self._client)
-        self.cluster = cluster or settings.scheduler
+    def __init__(
+        self, cluster, workers: int, store: Store, device: str, say: Callable[[str], None]
+    ):
+        self.cluster, self.workers, self.store = cluster, workers, store
+        self.device, self.say = device, say
         self.client: distributed.Client | None = None
         self.known: set[str] = set()
 
     @contextlib.contextmanager
-    def _client(self) -> Iterator:
+    def __call__(self) -> Iterator[Executor]:
         """The cluster as an executor; what it still has to do is given up where the block fails."""
         with contextlib.ExitStack() as stack:
             if not self.cluster:
@@ -52,7 +54,7 @@ class OnCluster(Execution):
                     f"with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
                 ) from error
             address, dashboard = self.client.scheduler.address, self.client.dashboard_link
-            self.progress.say(f"scheduler {address}; its dashboard: {dashboard}")
+            self.say(f"scheduler {address}; its dashboard: {dashboard}")
             executor = self.client.get_executor(pure=False)
             try:
                 yield executor
@@ -61,14 +63,14 @@ class OnCluster(Execution):
             finally:
                 executor.shutdown(wait=False)
 
-    def _places(self) -> int:
+    def places(self) -> int:
         """One for every worker there is; new ones are examined, and lost ones noted."""
         here = set(self.client.scheduler_info(n_workers=-1)["workers"])
         for address in sorted(self.known - here):
-            self.progress.say(f"worker {address} is lost; what it had under way is tried again")
+            self.say(f"worker {address} is lost; what it had under way is tried again")
         if new := here - self.known:
             self._examine(sorted(new))
-            self.progress.say(f"{len(new)} workers joined")
+            self.say(f"{len(new)} workers joined")
         self.known = here
         return len(here)
 
@@ -78,7 +80,7 @@ class OnCluster(Execution):
         with self.store.writing():
             token.touch()
         try:
-            offers = self.client.run(_offer, token, self.settings.device, workers=addresses)
+            offers = self.client.run(_offer, token, self.device, workers=addresses)
         finally:
             token.unlink()
         ours = _versions()

@@ -54,24 +54,25 @@ def execute(plan: Plan, store: Store, settings: Study, cluster=None) -> pd.DataF
     written.
     """
     store.sweep()
+    progress, places = Progress(len(plan.runs)), {}
     if settings.executor == "dask":
-        execution = _on_cluster(plan, store, settings, cluster)
-    else:
-        execution = Execution(plan, store, settings)
+        on = _cluster(cluster or settings.scheduler, store, settings, progress)
+        places = {"pool": on, "places": on.places}
+    execution = Execution(plan, store, settings, progress, **places)
     execution.carry_out()
     for key, error in execution.failed.items():
         print(f"failed: {key}: {error} (traceback in {store.failure_file(key)})")
     return results(plan, store)
 
 
-def _on_cluster(plan: Plan, store: Store, settings: Study, cluster) -> "Execution":
+def _cluster(cluster, store: Store, settings: Study, progress: Progress):
     try:
-        from fusinglib.study.cluster import OnCluster
+        from fusinglib.study.cluster import Cluster
     except ModuleNotFoundError as error:
         raise InputError(
             f"executor 'dask' needs the package {error.name}: pip install 'fusinglib[cluster]'"
         ) from error
-    return OnCluster(plan, store, settings, cluster=cluster)
+    return Cluster(cluster, workers(settings), store, settings.device, progress.say)
 
 
 def results(plan: Plan, store: Store) -> pd.DataFrame:
@@ -166,11 +167,12 @@ def _is_mean(run: Run) -> bool:
 class Execution:
     """One pass over a plan: which runs are ready, under way, done, failed.
 
-    `progress` is told how far it is; `pool` gives worker processes, as a context; once `stopped` is
-    set, the pass ends with `Stopped`, and so do the runs under way.
+    `progress` is told how far it is; `pool` gives worker processes, as a context, and `places` how
+    many runs they can have under way; once `stopped` is set, the pass ends with `Stopped`, and so
+    do the runs under way.
     """
 
-    def __init__(self, plan: Plan, store: Store, settings: Study, progress=None, pool=None):
+    def __init__(self, plan: Plan, store: Store, settings: Study, progress, pool=None, places=None):
         self.plan, self.store, self.settings = plan, store, settings
         self.stopped = threading.Event()
         self.pool = pool or (lambda: worker_pool(self.workers))
@@ -186,7 +188,8 @@ class Execution:
         self.started = time.monotonic()
         self.pace = Pace(finished, store)
         self.workers = workers(settings)
-        self.progress = progress or Progress(len(plan.runs))
+        self.progress = progress
+        self.places = places or (lambda: self.workers)
 
     def carry_out(self) -> None:
         """Run until nothing is left that can run."""
@@ -296,7 +299,7 @@ class Execution:
     def _places(self) -> int:
         """How many runs may go on at a time: one while one of them has seen a worker die."""
         pending = [*self.waiting, *self.under_way.values()]
-        return 1 if any(run.key in self.deaths for run in pending) else self.workers
+        return 1 if any(run.key in self.deaths for run in pending) else self.places()
 
     def _drain(self, pool) -> None:
         futures: dict = {}
