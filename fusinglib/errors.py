@@ -14,6 +14,17 @@ class StoreError(InputError):
     """The store cannot be written: nothing more can be carried out."""
 
 
+class Damaged(StoreError):
+    """A finished run of the store, named by its `key`, is not as it was written, or was pruned."""
+
+    def __init__(self, message: str, key: str):
+        super().__init__(message, key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
 def one_of(names) -> str:
     """`one of a, b, c`, for messages."""
     return "one of " + ", ".join(str(name) for name in names)

@@ -23,7 +23,7 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import Store, write_json
+from fusinglib.study.store import DAMAGED, HASHES, Store, write_json
 
 INTERRUPTED = """
 import json, sys
@@ -153,6 +153,7 @@ def test_a_failure_stays_local(study, executor, capsys):
     perform(source, store, "cpu")
     weights = store.model(source) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    (store.path(source) / HASHES).unlink()  # as in a store of before: the damage goes unseen
 
     frame = execute(plan, store, settings)
     fuses = [run for run in plan.runs if run.kind == "fuse" and source in run.parents]
@@ -176,6 +177,31 @@ def test_a_failure_stays_local(study, executor, capsys):
     shutil.rmtree(store.path(source))
     assert execute(plan, store, settings).accuracy.notna().all()
     assert not list((store.root / "failed").iterdir())
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_what_is_damaged_is_set_aside_and_made_again(study, executor, tmp_path, capsys):
+    plan, store, settings = study(executor=executor, seeds=[0])
+    undisturbed = execute(*study(seeds=[0], store=str(tmp_path / "undisturbed")))
+    execute(plan, store, settings)
+    source = next(run for run in plan.runs if run.kind == "source")
+    mean = next(run for run in plan.runs if run.kind == "fuse" and source in run.parents)
+    targets = [run for run in plan.runs if {source, mean} & {*run.parents} and run != mean]
+    weights = store.model(source) / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # one bit
+    shutil.rmtree(store.model(mean))
+    (store.path(targets[0]) / "result.json").write_text('{"accuracy": 0.123, "seconds": 1}')
+    for run in targets[1:]:
+        shutil.rmtree(store.path(run))
+
+    frame = execute(plan, store, settings)
+    assert frame.drop(columns="seconds").equals(undisturbed.drop(columns="seconds"))
+    assert (store.model(source) / "model.safetensors").read_bytes() == good
+    said = capsys.readouterr().out
+    assert said.count("damaged, set aside and made again: ") == 3
+    assert len(list((store.root / DAMAGED).iterdir())) == 3
+    assert not (store.root / "failed").exists()
 
 
 @pytest.mark.slow

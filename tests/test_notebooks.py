@@ -313,6 +313,7 @@ def test_missing_results_are_status_1(params, plan, mini, tmp_path, capsys):
     execute(plan, store, settings)
     lost = next(run for run in plan.runs if run.kind == "fuse")
     (store.model(lost) / "model.safetensors").write_bytes(b"damaged")
+    (store.path(lost) / "hashes.json").unlink()  # so that it is not seen before it is read
     target = next(run for run in plan.runs if lost in run.parents)
     (store.path(target) / "result.json").unlink()
     store.path(target).rename(tmp_path / "away")

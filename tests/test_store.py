@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,14 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from fusinglib.errors import InputError, StoreError
+from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import PENDING, Store, _machine, write_json
+from fusinglib.study.store import (
+    DAMAGED,
+    HASHES,
+    PENDING,
+    Store,
+    _machine,
+    problems,
+    write_json,
+)
 
 RUN = Run("source", {"seed": 1}, label="mood from miniature T5")
 
@@ -149,8 +158,50 @@ def test_a_failure_is_kept_until_the_run_succeeds(store, tied_t5):
 def test_a_damaged_run_is_named(store):
     make(store, RUN, 0.5)
     (store.path(RUN) / "result.json").write_text("{")
-    with pytest.raises(StoreError, match=f"{RUN.key} is damaged.*remove that folder"):
+    with pytest.raises(StoreError, match=f"{RUN.key} is damaged.*store check` sets it aside"):
         store.result(RUN)
+
+
+def test_damage_is_found_and_set_aside(store):
+    with store.new(RUN) as folder:
+        write_json(folder / "result.json", {"accuracy": 0.5})
+        (folder / "model").mkdir()
+        (folder / "model" / "model.safetensors").write_bytes(b"12345")
+    assert problems(store.path(RUN)) == [] and store.model(RUN).is_dir()
+    (store.path(RUN) / "result.json").write_text('{"accuracy": 0.6}')
+    with pytest.raises(Damaged, match=f"{RUN.key} is damaged .result.json is not as it was") as one:
+        store.result(RUN)
+    assert pickle.loads(pickle.dumps(one.value)).key == RUN.key
+    (store.path(RUN) / "model" / "model.safetensors").unlink()
+    assert len(problems(store.path(RUN))) == 2
+    store.set_aside(RUN)
+    (place,) = (store.root / DAMAGED).iterdir()
+    assert place.name.startswith(f"source-{RUN.key}-") and (place / "run.json").is_file()
+    assert not store.has(RUN) and not store.describe()
+    store.set_aside(RUN)  # another process was faster
+
+
+def test_a_model_is_verified_before_it_is_used(store):
+    for content in (b"12345", b"54321"):
+        with store.new(RUN) as folder:
+            write_json(folder / "result.json", {"accuracy": 0.5})
+            (folder / "model").mkdir()
+            (folder / "model" / "model.safetensors").write_bytes(content)
+        assert store.model(RUN).is_dir()
+        store.set_aside(RUN)
+    with pytest.raises(Damaged, match="no such folder"):
+        store.model(RUN)
+
+
+def test_the_version_of_a_store(store):
+    assert json.loads((store.root / "store.json").read_text()) == {"version": 1}
+    (store.root / "store.json").write_text('{"version": 99}')
+    with pytest.raises(StoreError, match=f"the store {store.root} has version 99, and this pack"):
+        Store(store.root)
+    (store.root / "store.json").unlink()  # one of before
+    make(Store(store.root), RUN, 0.5)
+    (store.path(RUN) / HASHES).unlink()
+    assert Store(store.root).result(RUN)["accuracy"] == 0.5
 
 
 def test_a_root_that_cannot_be_made_is_named(tmp_path):

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 
-from fusinglib.errors import InputError, StoreError
+from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.progress import Progress, duration
 from fusinglib.study.plans import VERSIONS, Plan, Run, unique
 from fusinglib.study.settings import Study
@@ -174,10 +174,13 @@ class Execution:
 
     def __init__(self, plan: Plan, store: Store, settings: Study, progress, pool=None, places=None):
         self.plan, self.store, self.settings = plan, store, settings
+        self.progress = progress
         self.stopped = threading.Event()
         self.pool = pool or (lambda: worker_pool(self.workers))
-        finished = [run for run in plan.runs if store.has(run)]
-        self.done = {run.key for run in finished}
+        self.again: set[str] = set()
+        self.done: set[str] = set()
+        finished = [run for run in plan.runs if store.has(run) and self._sound(run)]
+        self.done |= {run.key for run in finished}
         self.failed: dict[str, str] = {}
         self.alone: set[str] = set()
         self.waiting = [run for run in plan.runs if run.key not in self.done]
@@ -188,8 +191,16 @@ class Execution:
         self.started = time.monotonic()
         self.pace = Pace(finished, store)
         self.workers = workers(settings)
-        self.progress = progress
         self.places = places or (lambda: self.workers)
+
+    def _sound(self, run: Run) -> bool:
+        """Whether the result of a finished run can be read; if not, it is set aside."""
+        try:
+            self.store.result(run)
+        except Damaged:
+            self._set_aside(run)
+            return False
+        return True
 
     def carry_out(self) -> None:
         """Run until nothing is left that can run."""
@@ -234,6 +245,9 @@ class Execution:
 
     def _finish_all(self, batch: list[Run], error: BaseException | None) -> None:
         """Book the outcome of a batch; the runs of one that failed go again, each for itself."""
+        if isinstance(error, Damaged):
+            self._make_again(error, batch)
+            return
         if error is None or len(batch) == 1 or isinstance(error, StoreError):
             for run in batch:
                 self._finish(run, error)
@@ -242,6 +256,25 @@ class Execution:
             del self.under_way[run.key]
             self.alone.add(run.key)
             self.waiting.insert(0, run)
+
+    def _make_again(self, error: Damaged, batch: list[Run]) -> None:
+        """Set a damaged run aside; it goes again, and then what needed it. Once in a pass: a disk
+        that damages it again ends everything."""
+        parents = {parent.key: parent for run in batch for parent in run.parents}
+        for run in batch:
+            del self.under_way[run.key]
+        if error.key in self.done:
+            if error.key in self.again:
+                raise error
+            self._set_aside(parents[error.key])
+            batch = [parents[error.key], *batch]
+        self.waiting[:0] = batch
+
+    def _set_aside(self, run: Run) -> None:
+        self.store.set_aside(run)
+        self.progress.say(f"damaged, set aside and made again: {run.label} ({run.key})")
+        self.again.add(run.key)
+        self.done.discard(run.key)
 
     def _finish(self, run: Run, error: BaseException | None) -> None:
         """Book the outcome of a run; a store that cannot be written ends everything."""

@@ -1,20 +1,34 @@
 """The store: finished runs as folders of JSON and safetensors, whole or absent."""
 
 import contextlib
+import functools
 import glob
+import hashlib
 import json
 import os
 import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusinglib.errors import InputError, StoreError
+import xxhash
+
+from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"
+
+VERSION = 1
+"""The version of the store's layout, in `store.json`; a store of before has none."""
+
+HASHES = "hashes.json"
+"""In a run's folder: the xxh3_128 of every other file; runs of before have none."""
+
+DAMAGED = ".damaged"
+"""The folder of runs that were set aside: their files are not as they were written."""
 
 TOKENS = ".tokens"
 """The folder of tokenized texts, which can be made again at any time."""
@@ -28,18 +42,29 @@ PROGRESS = "progress.txt"
 
 class Store:
     """A folder of runs: `<root>/<kind>/<key>/` with `run.json` (what it is), `result.json` (what
-    came out), and, by kind, `model/`, `history.json`, `predictions.safetensors`.
+    came out), `hashes.json`, and, by kind, `model/`, `history.json`, `predictions.safetensors`.
 
     A run is written into a pending folder beside the others and renamed, so that it is there
-    whole or not at all; of two that finish the same run, the first stays. Raises `StoreError`
-    where the folder cannot be made or written.
+    whole or not at all; of two that finish the same run, the first stays: nothing is locked, and
+    processes, machines and network file systems may share it. What is read is verified. Raises
+    `StoreError` where the folder cannot be made or written, or was made by a newer version.
     """
 
     def __init__(self, root: Path):
         self.root = Path(root)
         self.tokens = self.root / TOKENS
         with self.writing():
-            (self.root / PENDING).mkdir(parents=True, exist_ok=True)
+            if not (self.root / PENDING).is_dir():
+                self.root.mkdir(parents=True, exist_ok=True)
+                replace_json(self.root / "store.json", {"version": VERSION})
+                (self.root / PENDING).mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            made = json.loads((self.root / "store.json").read_text())["version"]
+            if made > VERSION:
+                raise StoreError(
+                    f"the store {self.root} has version {made}, and this package reads up to "
+                    f"{VERSION}: use a newer package, or another store"
+                )
 
     def path(self, run: Run) -> Path:
         """The folder of `run`, finished or not."""
@@ -50,15 +75,29 @@ class Store:
         return self.path(run).is_dir()
 
     def result(self, run: Run) -> dict:
-        """What came out of a finished run."""
-        path = self.path(run) / "result.json"
+        """What came out of a finished run; raises `Damaged` where that cannot be read."""
+        path = self.path(run)
+        for problem in problems(path, "result.json"):
+            raise self._damaged(run, problem)
         try:
-            return json.loads(path.read_text())
+            return json.loads((path / "result.json").read_text())
         except (OSError, ValueError) as error:
-            raise StoreError(
-                f"the finished run {path.parent} is damaged ({error}): remove that folder, and it "
-                f"is computed again"
-            ) from error
+            raise self._damaged(run, str(error)) from error
+
+    def _damaged(self, run: Run, problem: str) -> Damaged:
+        return Damaged(
+            f"the finished run {self.path(run)} is damaged ({problem}): `python -m fusinglib store "
+            f"check` sets it aside, and it is computed again",
+            run.key,
+        )
+
+    def set_aside(self, run: Run) -> None:
+        """Move a finished run that is damaged into the folder `.damaged`."""
+        place = self.root / DAMAGED / f"{run.kind}-{run.key}-{time.time_ns()}"
+        with self.writing():
+            place.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                self.path(run).rename(place)
 
     def find(self, key: str) -> Run:
         """The finished run of this key, as the plan that made it named it.
@@ -75,8 +114,18 @@ class Store:
         raise InputError(f"the store {self.root} has no finished run {key}")
 
     def model(self, run: Run) -> Path:
-        """The folder of the model that a finished run made."""
-        return self.path(run) / "model"
+        """The folder of the model that a finished run made, verified when a process first asks for it.
+
+        Raises `Damaged` where its files are not as they were written, or not there.
+        """
+        folder = self.path(run) / "model"
+        try:
+            written = tuple(path.stat().st_mtime_ns for path in sorted(folder.iterdir()))
+        except OSError as error:
+            raise self._damaged(run, f"no such folder: {folder}") from error
+        for problem in _model_problems(self.path(run), written):
+            raise self._damaged(run, problem)
+        return folder
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -106,6 +155,9 @@ class Store:
                 description = {**run.identity, "key": run.key, "label": run.label}
                 write_json(folder / "run.json", description)
                 (folder / PROGRESS).unlink(missing_ok=True)
+                files = sorted(path for path in folder.rglob("*") if path.is_file())
+                hashes = {str(path.relative_to(folder)): file_hash(path) for path in files}
+                write_json(folder / HASHES, hashes)
                 self.path(run).parent.mkdir(exist_ok=True)
                 self._publish(folder, run)
                 self.failure_file(run.key).unlink(missing_ok=True)
@@ -164,6 +216,46 @@ class Store:
 def write_json(path: Path, value) -> None:
     """Write `value` as JSON that a person can read."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def replace_json(path: Path, value) -> None:
+    """Write `value` as JSON in the place of `path`, whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as stream:
+        temporary = Path(stream.name)
+    write_json(temporary, value)
+    temporary.chmod(0o644)
+    temporary.replace(path)
+
+
+def file_hash(path: Path) -> str:
+    """The xxh3_128 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+
+
+def problems(folder: Path, part: str = "") -> list[str]:
+    """What is wrong with the files of a run, or with those whose names begin with `part`: not
+    there, or not as they were written. Of a run without hashes nothing is known."""
+    try:
+        hashes = json.loads((folder / HASHES).read_text())
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        return [f"{HASHES}: {error}"]
+    found = []
+    for name in (name for name in hashes if name.startswith(part)):
+        try:
+            if file_hash(folder / name) != hashes[name]:
+                found.append(f"{name} is not as it was written")
+        except OSError as error:
+            found.append(f"{name}: {error.strerror}")
+    return found
+
+
+@functools.cache
+def _model_problems(folder: Path, written: tuple[int, ...]) -> list[str]:
+    """The problems of a run's model, whose files were written at these times, in nanoseconds."""
+    return problems(folder, "model/")
 
 
 def _sync(folder: Path) -> None:
