@@ -205,21 +205,69 @@ def _weights(text: str) -> list[float]:
 
 
 def store(options: argparse.Namespace) -> int:
-    """List what a store holds."""
-    import pandas as pd
-
+    """Keep house in a store: list it, check it, prune it, export its results."""
     from fusinglib.places import store_folder
     from fusinglib.study.store import Store
 
     folder = store_folder(options.store)
     if not folder.is_dir():
         raise InputError(f"there is no store {folder}: give one with --store or FUSINGLIB_STORE")
-    runs = pd.DataFrame(Store(folder).describe())
-    print(f"{folder}: {len(runs)} finished runs")
+    return STORE[options.action](Store(folder), options)
+
+
+def _list(kept, options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    runs = pd.DataFrame(kept.describe())
+    print(f"{kept.root}: {len(runs)} finished runs")
     if len(runs):
         runs["MB"] = (runs["bytes"] / 1e6).round(2)
         print(runs[["kind", "key", "MB", "label"]].to_string(index=False))
+        print(runs.groupby("kind").agg(runs=("key", "count"), MB=("MB", "sum")).to_string())
     return 0
+
+
+def _check(kept, options: argparse.Namespace) -> int:
+    """Verify every file of every finished run; what is damaged is set aside."""
+    from fusinglib.progress import Line
+    from fusinglib.study.store import problems
+
+    folders, damaged, line = kept.folders(), 0, Line()
+    for number, folder in enumerate(folders):
+        line.show(f"{number} of {len(folders)} runs checked")
+        if found := problems(folder):
+            line.close()
+            print(f"{folder.parent.name} {folder.name}: {'; '.join(found)}: set aside")
+            kept.set_aside(folder)
+            damaged += 1
+    line.show(f"{len(folders)} runs checked, {damaged} set aside", last=True)
+    return 1 if damaged else 0
+
+
+def _prune(kept, options: argparse.Namespace) -> int:
+    """Say, or with --yes do, what pruning removes."""
+    folders = kept.prunable()
+    size = sum(file.stat().st_size for each in folders for file in (each / "model").iterdir())
+    print(f"{len(folders)} models of means that only led to finished results: {size / 1e6:.1f} MB")
+    if not options.yes:
+        print("nothing removed: say --yes to remove them (they are made again when needed)")
+        return 0
+    for folder in folders:
+        kept.prune(folder)
+    return 0
+
+
+def _export(kept, options: argparse.Namespace) -> int:
+    """Write what every finished run is and what came out of it, a row each."""
+    if not options.output:
+        raise InputError("name the CSV file: python -m fusinglib store export --output runs.csv")
+    table = kept.results()
+    table.to_csv(options.output, index=False)
+    print(f"{options.output}: {len(table)} runs")
+    return 0
+
+
+STORE = {"list": _list, "check": _check, "prune": _prune, "export": _export}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -264,8 +312,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--max-shard-size", default="50GB", metavar="SIZE", help="default: 50GB")
     command.add_argument("--allow-pickle", action="store_true", help="open .bin, weights only")
 
-    command = commands.add_parser("store", help="list what the store holds")
+    command = commands.add_parser("store", help="list, check, prune or export a store")
     command.set_defaults(command=store)
+    command.add_argument("action", nargs="?", choices=STORE, default="list", help="default: list")
+    command.add_argument("--output", metavar="FILE", help="the CSV file that export writes")
+    command.add_argument("--yes", action="store_true", help="prune does it, and does not only say")
     command.add_argument(
         "--store", metavar="DIR", default="", help="default: FUSINGLIB_STORE, else runs/"
     )

@@ -4,14 +4,17 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from fusinglib.__main__ import main
 from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
@@ -174,11 +177,11 @@ def test_damage_is_found_and_set_aside(store):
     assert pickle.loads(pickle.dumps(one.value)).key == RUN.key
     (store.path(RUN) / "model" / "model.safetensors").unlink()
     assert len(problems(store.path(RUN))) == 2
-    store.set_aside(RUN)
+    store.set_aside(store.path(RUN))
     (place,) = (store.root / DAMAGED).iterdir()
     assert place.name.startswith(f"source-{RUN.key}-") and (place / "run.json").is_file()
     assert not store.has(RUN) and not store.describe()
-    store.set_aside(RUN)  # another process was faster
+    store.set_aside(store.path(RUN))  # another process was faster
 
 
 def test_a_model_is_verified_before_it_is_used(store):
@@ -188,7 +191,7 @@ def test_a_model_is_verified_before_it_is_used(store):
             (folder / "model").mkdir()
             (folder / "model" / "model.safetensors").write_bytes(content)
         assert store.model(RUN).is_dir()
-        store.set_aside(RUN)
+        store.set_aside(store.path(RUN))
     with pytest.raises(Damaged, match="no such folder"):
         store.model(RUN)
 
@@ -297,3 +300,62 @@ def test_a_store_of_earlier_code_is_still_read(mini, tmp_path):
     found = results(plan, store).set_index("key")["accuracy"]
     for key, accuracy in found.items():
         assert accuracy == written[f"target/{key}/result.json"]["accuracy"]
+
+
+def finished_study(mini):
+    """Settings, plan, store and results of a tiny study that is finished."""
+    settings = FamilyTable.from_parameters({**mini, "seeds": [0]})
+    plan, store = plan_experiment(settings), Store(mini["store"])
+    return settings, plan, store, execute(plan, store, settings)
+
+
+def test_store_check_finds_and_sets_aside(mini, capsys):
+    _, plan, store, _ = finished_study(mini)
+    words = ["store", "check", "--store", str(store.root)]
+    assert main(words) == 0
+    assert "16 runs checked, 0 set aside" in capsys.readouterr().err
+    target, source = (next(r for r in plan.runs if r.kind == kind) for kind in ("target", "source"))
+    (store.path(target) / "predictions.safetensors").write_bytes(b"")
+    (store.model(source) / "config.json").unlink()
+    assert main(words) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and len(store.folders()) == 14
+    expected = f"target {target.key}: predictions.safetensors is not as it was written: set aside"
+    assert said[1] == expected and "model/config.json: No such file" in said[0]
+    assert main(words) == 0
+
+
+def test_store_prune_takes_means_alone_and_they_are_made_again(mini, capsys):
+    settings, plan, store, first = finished_study(mini)
+    words = ["store", "prune", "--store", str(store.root)]
+    assert main(words) == 0
+    assert "3 models of means" in capsys.readouterr().out and len(store.prunable()) == 3
+    assert main([*words, "--yes"]) == 0
+    models = {path.parent.parent.name for path in store.root.glob("*/*/model")}
+    assert models == {"pretrain", "source"} and not store.prunable()
+    assert main(["store", "check", "--store", str(store.root)]) == 0
+    assert execute(plan, store, settings).equals(first) and not store.prunable()
+
+    more = FamilyTable.from_parameters({**mini, "seeds": [0, 1]})
+    capsys.readouterr()
+    assert execute(plan_experiment(more), store, more).accuracy.notna().all()
+    assert capsys.readouterr().out.count("made again") == 3 and len(store.prunable()) == 3
+
+
+def test_store_export(mini, tmp_path, capsys):
+    _, plan, store, frame = finished_study(mini)
+    words = ["store", "export", "--store", str(store.root)]
+    assert main(words) == 2
+    assert "name the CSV file" in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "all.csv")]) == 0
+    table = pd.read_csv(tmp_path / "all.csv").set_index("key")
+    assert set(table.index) == {run.key for run in plan.runs}
+    assert table.loc[frame["key"], "accuracy"].tolist() == frame["accuracy"].tolist()
+    assert table.loc[frame["key"][0], "settings.seed"] == 0
+
+
+def test_a_store_is_listed_with_its_size_by_kind(mini, capsys):
+    _, _, store, _ = finished_study(mini)
+    assert main(["store", "--store", str(store.root)]) == 0
+    said = capsys.readouterr().out
+    assert "16 finished runs" in said and re.search(r"\nsource +3 +[0-9.]+", said)

@@ -271,7 +271,7 @@ class Execution:
         self.waiting[:0] = batch
 
     def _set_aside(self, run: Run) -> None:
-        self.store.set_aside(run)
+        self.store.set_aside(self.store.path(run))
         self.progress.say(f"damaged, set aside and made again: {run.label} ({run.key})")
         self.again.add(run.key)
         self.done.discard(run.key)

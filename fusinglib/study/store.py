@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import xxhash
 
 from fusinglib.errors import Damaged, InputError, StoreError
@@ -26,6 +27,9 @@ VERSION = 1
 
 HASHES = "hashes.json"
 """In a run's folder: the xxh3_128 of every other file; runs of before have none."""
+
+RECORDS = ("run.json", "result.json")
+"""What a run is, and what came out."""
 
 DAMAGED = ".damaged"
 """The folder of runs that were set aside: their files are not as they were written."""
@@ -91,13 +95,13 @@ class Store:
             run.key,
         )
 
-    def set_aside(self, run: Run) -> None:
-        """Move a finished run that is damaged into the folder `.damaged`."""
-        place = self.root / DAMAGED / f"{run.kind}-{run.key}-{time.time_ns()}"
+    def set_aside(self, folder: Path) -> None:
+        """Move the folder of a finished run that is damaged into `.damaged`."""
+        place = self.root / DAMAGED / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         with self.writing():
             place.parent.mkdir(exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # another process was faster
-                self.path(run).rename(place)
+                folder.rename(place)
 
     def find(self, key: str) -> Run:
         """The finished run of this key, as the plan that made it named it.
@@ -114,7 +118,7 @@ class Store:
         raise InputError(f"the store {self.root} has no finished run {key}")
 
     def model(self, run: Run) -> Path:
-        """The folder of the model that a finished run made, verified when a process first asks for it.
+        """The folder of the model that a finished run made, verified when first asked for.
 
         Raises `Damaged` where its files are not as they were written, or not there.
         """
@@ -204,13 +208,46 @@ class Store:
             if owner and owner[1] == _machine() and not _alive(int(owner[2])):
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def folders(self) -> list[Path]:
+        """The folders of all finished runs."""
+        return sorted(path.parent for path in self.root.glob("[!.]*/*/run.json"))
+
     def describe(self) -> list[dict]:
         """Every finished run, as it says of itself, with its size in bytes."""
         found = []
-        for path in sorted(self.root.glob("[!.]*/*/run.json")):
-            size = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-            found.append({**json.loads(path.read_text()), "bytes": size})
+        for folder in self.folders():
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            found.append({**json.loads((folder / "run.json").read_text()), "bytes": size})
         return found
+
+    def results(self) -> pd.DataFrame:
+        """All finished runs as one table: what each is (its settings as columns `settings.*`) and
+        what came out of it."""
+        rows = []
+        for folder in self.folders():
+            said, result = (json.loads((folder / name).read_text()) for name in RECORDS)
+            rows.append({**said, **result, "parents": " ".join(said["parents"])})
+        return pd.json_normalize(rows)
+
+    def prunable(self) -> list[Path]:
+        """The folders of means that only led to finished target runs: their models can be made
+        again from the models that they are the means of."""
+        led_to: dict[str, set[str]] = {}
+        for run in self.describe():
+            for parent in run["parents"]:
+                led_to.setdefault(parent, set()).add(run["kind"])
+        means = [folder for folder in self.folders() if folder.parent.name == "fuse"]
+        means = [folder for folder in means if (folder / "model").is_dir()]
+        return [folder for folder in means if led_to.get(folder.name) == {"target"}]
+
+    def prune(self, folder: Path) -> None:
+        """Remove the model in the folder of a finished run; its result stays."""
+        with self.writing():
+            if (folder / HASHES).is_file():
+                hashes = json.loads((folder / HASHES).read_text())
+                kept = {name: of for name, of in hashes.items() if not name.startswith("model/")}
+                replace_json(folder / HASHES, kept)
+            shutil.rmtree(folder / "model")
 
 
 def write_json(path: Path, value) -> None:
