@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 POLL = 0.5
-"""Seconds between two looks at the runs under way."""
+"""Seconds between two looks at the runs under way, and between two lines of progress."""
 
 GPU_SHARE = 8 * 2**30
 """Bytes of a GPU's memory that a run is given where `workers` is 0."""
@@ -94,11 +94,11 @@ def overview(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
     """What the plan asks for: runs by kind, how many are finished, and the minutes that the rest
     takes, going by the runs that are finished (unknown without any)."""
     finished = [run for run in plan.runs if store.has(run)]
-    pace = Pace(finished, store)
+    pace, done = Pace(finished, store), {run.key for run in finished}
     rows = []
     for kind in unique([[run.kind for run in plan.runs]]):
         runs = [run for run in plan.runs if run.kind == kind]
-        left = [run for run in runs if run not in finished]
+        left = [run for run in runs if run.key not in done]
         minutes = pace.seconds(left) / workers(settings) / 60
         count = {"runs": len(runs), "finished": len(runs) - len(left)}
         rows.append({"kind": kind, **count, "minutes": minutes})
@@ -130,26 +130,30 @@ class Pace:
     """
 
     def __init__(self, finished: list[Run], store: Store):
-        self.taken: dict[str, list[float]] = defaultdict(list)
+        self.taken: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))  # sum, count
         for run in finished:
             self.learn(run, store.result(run)["seconds"])
 
     def learn(self, run: Run, seconds: float) -> None:
         """Take note that `run` took `seconds`."""
-        self.taken[run.kind].append(seconds)
+        self._add(run.kind, seconds)
         if examples := _examples(run):
-            self.taken["per example"].append(seconds / examples)
+            self._add("per example", seconds / examples)
+
+    def _add(self, name: str, seconds: float) -> None:
+        total, count = self.taken[name]
+        self.taken[name] = total + seconds, count + 1
 
     def seconds(self, runs: list[Run]) -> float:
         """How long `runs` take one after the other; not a number where that is unknown."""
         return sum(self._expected(run) for run in runs)
 
     def _expected(self, run: Run) -> float:
-        taken, factor = self.taken[run.kind], 1
-        if not taken and _examples(run):
-            taken, factor = self.taken["per example"], _examples(run)
-        if taken:
-            return factor * sum(taken) / len(taken)
+        (total, count), factor = self.taken[run.kind], 1
+        if not count and _examples(run):
+            (total, count), factor = self.taken["per example"], _examples(run)
+        if count:
+            return factor * total / count
         return 0 if run.kind in ("import", "random", "fuse") else math.nan
 
 
@@ -188,7 +192,7 @@ class Execution:
         self.under_way: dict[str, Run] = {}
         self.deaths: dict[str, int] = defaultdict(int)
         self.computed = 0
-        self.started = time.monotonic()
+        self.started, self.shown = time.monotonic(), -math.inf
         self.pace = Pace(finished, store)
         self.workers = workers(settings)
         self.places = places or (lambda: self.workers)
@@ -331,8 +335,9 @@ class Execution:
 
     def _places(self) -> int:
         """How many runs may go on at a time: one while one of them has seen a worker die."""
-        pending = [*self.waiting, *self.under_way.values()]
-        return 1 if any(run.key in self.deaths for run in pending) else self.places()
+        pending = (run for runs in (self.waiting, self.under_way.values()) for run in runs)
+        suspect = self.deaths and any(run.key in self.deaths for run in pending)
+        return 1 if suspect else self.places()
 
     def _drain(self, pool) -> None:
         futures: dict = {}
@@ -353,7 +358,9 @@ class Execution:
 
     def _show(self) -> None:
         """One line: how many are done, the rate, the time left, what is under way."""
-        parts = []
+        if time.monotonic() - self.shown < POLL:
+            return
+        self.shown, parts = time.monotonic(), []
         if self.computed:
             parts.append(f"{60 * self.computed / (time.monotonic() - self.started):.0f} a minute")
         left = self.pace.seconds([*self.waiting, *self.under_way.values()]) / self.workers
