@@ -4,16 +4,20 @@
         --executor processes --kills 5 --store killed --reference runs
 
 `--store` must be new; `--reference` holds the same study, carried out undisturbed. Each kill is a
-SIGKILL, in turn of the command alone (what it started must then end by itself) and of all its
-processes at once (as in a power cut). Exit status 0 if the study survived.
+SIGKILL, in turn of the command alone (what it started must then end by itself), of the notebook's
+kernel, of a worker (the study must then go on by itself), and of all processes at once (as in a
+power cut). Exit status 0 if the study survived.
 """
 
 import argparse
+import contextlib
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -24,6 +28,12 @@ from fusinglib.study.execution import results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Plan
 from fusinglib.study.store import PENDING, Store
+
+VICTIMS = {
+    "serial": ("the command", "the kernel", "all processes"),
+    "processes": ("the command", "a worker", "the kernel", "all processes"),
+}
+"""By executor, who is killed in turn."""
 
 PATIENCE = 20
 """Seconds in which every process must have ended after the command was killed."""
@@ -39,44 +49,46 @@ def main() -> int:
     for text in overrides:
         command += ["--set", text]
 
-    problems = kill_and_restart(command, plan, options.store, options.kills, options.seed)
+    victims = VICTIMS[options.executor]
+    problems = kill_and_restart(command, plan, options.store, victims, options.kills, options.seed)
     problems += compare(plan, options.store, options.reference)
     print(*problems or ["survived: same results bit for bit, nothing lost or made twice"], sep="\n")
     return 1 if problems else 0
 
 
 def kill_and_restart(
-    command: list[str], plan: Plan, store: Path, kills: int, seed: int
+    command: list[str], plan: Plan, store: Path, victims: Sequence[str], kills: int, seed: int
 ) -> list[str]:
     """Run the study into the new folder `store`, killed `kills` times; what went wrong.
 
-    `command` is what follows `python -m fusinglib run family_table --output ...`. The moments are
-    spread over the plan: one at random in each of its `kills` parts, counted in finished runs, and
-    up to a second later.
+    `command` is what follows `python -m fusinglib run family_table --output ...`; `victims` are
+    killed in turn. The moments are spread over the plan: one at random in each of its `kills`
+    parts, counted in finished runs, and up to a second later.
     """
     rng = random.Random(seed)
     print(f"{len(plan.runs)} runs, {kills} kills, seed {seed}")
     problems, started = [], time.monotonic()
     seen: dict[str, tuple[int, int]] = {}
+    process = start(command, store)
     for number in range(kills):
+        victim = victims[number % len(victims)]
         wanted = int(len(plan.runs) * (number + rng.random()) / kills)
-        process = start(command, store)
         wait_for(process, store, wanted, rng.random())
         if process.poll() is not None:
             problems.append(f"kill {number + 1}: the command had ended, status {process.poll()}")
         before = finished(store)
         problems += made_anew(seen, before)
-        survivors = kill(process, everything=number % 2 == 1)
+        survivors = kill_worker(process, store) if victim == "a worker" else kill(process, victim)
         problems += [f"kill {number + 1}: still running: {name}" for name in survivors]
         seen = finished(store)
         problems += made_anew(before, seen)
         print(
-            f"kill {number + 1} ({'all processes' if number % 2 else 'the command'}) after "
-            f"{time.monotonic() - started:.0f} s: {len(before)} runs finished before, "
-            f"{len(seen)} after",
+            f"kill {number + 1} ({victim}) after {time.monotonic() - started:.0f} s: "
+            f"{len(before)} runs finished before, {len(seen)} after",
             flush=True,
         )
-    process = start(command, store)
+        if victim != "a worker":
+            process = start(command, store)
     if process.wait():
         problems.append(f"the last start ended with status {process.returncode}")
     end = finished(store)
@@ -106,15 +118,16 @@ def wait_for(process: subprocess.Popen, store: Path, runs: int, seconds: float) 
         time.sleep(0.1)
 
 
-def kill(process: subprocess.Popen, everything: bool) -> list[str]:
-    """SIGKILL the command, or also all that it started; which of these live on in the end."""
+def kill(process: subprocess.Popen, victim: str) -> list[str]:
+    """SIGKILL the command, its kernel or all; which of the processes live on in the end."""
     started = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    for child in started if everything else []:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            pass
+    if victim != "the kernel":
+        process.send_signal(signal.SIGKILL)
+    for child in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kernel = "ipykernel_launcher" in child.cmdline()
+            if victim == "all processes" or (victim == "the kernel" and kernel):
+                child.kill()
     process.wait()
     _, alive = psutil.wait_procs(started, timeout=PATIENCE)
     alive = [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
@@ -122,6 +135,15 @@ def kill(process: subprocess.Popen, everything: bool) -> list[str]:
     for child in alive:
         child.kill()
     return names
+
+
+def kill_worker(process: subprocess.Popen, store: Path) -> list[str]:
+    """SIGKILL a process that has a run under way, if there is one; nothing need end with it."""
+    for path in (store / PENDING).glob("*-*"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.name.split("-")[-2]), signal.SIGKILL)
+            break
+    return []
 
 
 def finished(store: Path) -> dict[str, tuple[int, int]]:

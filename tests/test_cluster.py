@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import re
 import signal
 import subprocess
@@ -111,10 +112,9 @@ def test_two_workers_lost_one_after_the_other(study, start, tmp_path, capfd):
     _, address = start(*SCHEDULER)
     workers = [start(*worker(address))[0] for _ in range(3)]
     plan, store, settings = study(scheduler=address, store=str(tmp_path / "shared"))
-    finished = lambda: len(store.describe())  # noqa: E731
     killers = [
-        when(lambda: finished() >= 4, lambda: kill(workers[0])),
-        when(lambda: finished() >= 10, lambda: kill(workers[1])),
+        when(lambda: len(store.folders()) >= 4, lambda: kill(workers[0])),
+        when(lambda: len(store.folders()) >= 10, lambda: kill(workers[1])),
     ]
     frame = execute(plan, store, settings)
     for killer in killers:
@@ -125,17 +125,19 @@ def test_two_workers_lost_one_after_the_other(study, start, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_the_scheduler_lost(study, start, tmp_path):
-    scheduler, address = start(*SCHEDULER)
-    start(*worker(address))
-    plan, store, settings = study(scheduler=address, store=str(tmp_path / "shared"))
-    killer = when(lambda: len(store.describe()) >= 4, lambda: kill(scheduler))
-    with pytest.raises(InputError, match="is lost: start it and its workers again"):
-        execute(plan, store, settings)
-    killer.join()
-    plan, store, settings = study(executor="serial", store=str(tmp_path / "shared"))
-    again = execute(plan, store, settings)
-    assert again.drop(columns="seconds").equals(undisturbed(study, tmp_path))
+def test_the_scheduler_lost_at_random_moments(study, start, tmp_path):
+    plan, store, _ = study(store=str(tmp_path / "shared"))
+    rng, kills = random.Random(0), 5
+    for number in range(kills):
+        scheduler, address = start(*SCHEDULER)
+        start(*worker(address))
+        wanted = int(len(plan.runs) * (number + rng.random()) / kills)
+        killer = when(lambda: len(store.folders()) >= wanted, lambda: kill(scheduler))  # noqa: B023
+        with pytest.raises(InputError, match="is lost: start it and its workers again"):
+            execute(*study(scheduler=address, store=str(store.root)))
+        killer.join()
+    frame = execute(*study(executor="processes", store=str(store.root)))
+    assert frame.drop(columns="seconds").equals(undisturbed(study, tmp_path))
 
 
 @pytest.mark.slow

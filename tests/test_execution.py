@@ -23,7 +23,7 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import DAMAGED, HASHES, Store, write_json
+from fusinglib.study.store import DAMAGED, HASHES, Store, problems, write_json
 
 INTERRUPTED = """
 import json, sys
@@ -202,6 +202,23 @@ def test_what_is_damaged_is_set_aside_and_made_again(study, executor, tmp_path, 
     assert said.count("damaged, set aside and made again: ") == 3
     assert len(list((store.root / DAMAGED).iterdir())) == 3
     assert not (store.root / "failed").exists()
+
+
+@pytest.mark.slow
+def test_two_studies_share_a_store(study, tmp_path):
+    plan, store, settings = study(executor="processes")
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    write_json(tmp_path / "parameters.json", vars(settings))
+    command = [sys.executable, script, tmp_path / "parameters.json"]
+    studies = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in studies:
+        _, said = one.communicate(timeout=120)
+        assert one.returncode == 0 and "25 of 25 runs" in said.splitlines()[-1]
+    alone = execute(*study(store=str(tmp_path / "alone")))
+    assert results(plan, store).drop(columns="seconds").equals(alone.drop(columns="seconds"))
+    assert not list((store.root / ".pending").iterdir())
+    assert not any(problems(folder) for folder in store.folders())
 
 
 @pytest.mark.slow

@@ -20,10 +20,12 @@ survive_kills = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(survive_kills)
 
 
-@pytest.mark.parametrize("executor", ["serial", "processes"])
-def test_survives_kills(executor, mini, tmp_path):
+@pytest.mark.parametrize(("executor", "kills"), [("serial", 9), ("processes", 36)])
+def test_survives_kills(executor, kills, mini, tmp_path):
+    """With five more, of a scheduler, in test_cluster.py: 50 random moments in all."""
     few = {"pretraining_steps": 60, "source_max_steps": 20, "target_max_steps": 20, "eval_every": 5}
-    params = {**mini, **few, "executor": executor, "workers": 2, "store": str(tmp_path / "killed")}
+    few |= {"seeds": list(range(6)), "executor": executor, "workers": 2}
+    params = {**mini, **few, "store": str(tmp_path / "killed")}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(params))
 
@@ -31,7 +33,8 @@ def test_survives_kills(executor, mini, tmp_path):
     plan = plan_experiment(settings)
     execute(plan, Store(tmp_path / "undisturbed"), settings)
 
-    command = ["--params", str(file)]
-    problems = survive_kills.kill_and_restart(command, plan, tmp_path / "killed", kills=5, seed=1)
-    problems += survive_kills.compare(plan, tmp_path / "killed", tmp_path / "undisturbed")
+    command, victims = ["--params", str(file)], survive_kills.VICTIMS[executor]
+    store = tmp_path / "killed"
+    problems = survive_kills.kill_and_restart(command, plan, store, victims, kills, seed=1)
+    problems += survive_kills.compare(plan, store, tmp_path / "undisturbed")
     assert not problems, (tmp_path / "killed-executed/log.txt").read_text()
