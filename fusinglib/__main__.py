@@ -229,8 +229,8 @@ def _list(kept, options: argparse.Namespace) -> int:
 
 def _check(kept, options: argparse.Namespace) -> int:
     """Verify every file of every finished run; what is damaged is set aside."""
+    from fusinglib.integrity import problems
     from fusinglib.progress import Line
-    from fusinglib.study.store import problems
 
     folders, damaged, line = kept.folders(), 0, Line()
     for number, folder in enumerate(folders):

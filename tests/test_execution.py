@@ -16,6 +16,7 @@ import pytest
 
 from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
+from fusinglib.integrity import HASHES, problems
 from fusinglib.places import PROJECT
 from fusinglib.study import steps
 from fusinglib.study.execution import Pace, execute, overview, results
@@ -23,7 +24,7 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import DAMAGED, HASHES, Store, problems, write_json
+from fusinglib.study.store import DAMAGED, Store, write_json
 
 INTERRUPTED = """
 import json, sys

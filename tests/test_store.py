@@ -16,6 +16,7 @@ import pytest
 
 from fusinglib.__main__ import main
 from fusinglib.errors import Damaged, InputError, StoreError
+from fusinglib.integrity import HASHES, problems
 from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
@@ -24,11 +25,9 @@ from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
 from fusinglib.study.store import (
     DAMAGED,
-    HASHES,
     PENDING,
     Store,
     _machine,
-    problems,
     write_json,
 )
 

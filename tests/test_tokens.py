@@ -1,6 +1,7 @@
 """The cache of token ids: made once, read without texts, the same in every process."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,16 @@ def test_what_could_not_be_made_leaves_nothing(encoded, tmp_path):
         cached({}, fail, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     assert cached({}, lambda: encoded, tmp_path).splits.keys() == encoded.splits.keys()
+
+
+def test_a_damaged_folder_is_made_again(encoded, tmp_path):
+    cached({}, lambda: encoded, tmp_path)
+    for damage in (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"x"), Path.unlink):
+        (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+        damage(folder / "train-input_ids.npy")
+        again = cached({}, lambda: encoded, tmp_path)
+        assert again.splits["train"].flat["input_ids"].tolist() == [5, 6, 7, 8, 9, 4]
+    cached({}, fail, tmp_path)
 
 
 def test_some_of_the_texts_are_the_same_texts(encoded):

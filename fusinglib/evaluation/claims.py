@@ -103,6 +103,8 @@ def middle(two) -> float:
 def good_pairs(sample: Sample) -> float:
     """The rank correlation of the gain of a pair with the mean gain of its two models."""
     gains = np.array(_pair_gains(sample))
+    if np.ptp(gains[:, 0]) == 0 or np.ptp(gains[:, 1:].mean(axis=1)) == 0:
+        return np.nan  # it is not defined
     return float(stats.spearmanr(gains[:, 0], gains[:, 1:].mean(axis=1)).statistic)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import glob
-import hashlib
 import json
 import os
 import re
@@ -15,18 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import xxhash
 
 from fusinglib.errors import Damaged, InputError, StoreError
+from fusinglib.integrity import HASHES, problems, seal
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"
 
 VERSION = 1
 """The version of the store's layout, in `store.json`; a store of before has none."""
-
-HASHES = "hashes.json"
-"""In a run's folder: the xxh3_128 of every other file; runs of before have none."""
 
 RECORDS = ("run.json", "result.json")
 """What a run is, and what came out."""
@@ -159,9 +155,7 @@ class Store:
                 description = {**run.identity, "key": run.key, "label": run.label}
                 write_json(folder / "run.json", description)
                 (folder / PROGRESS).unlink(missing_ok=True)
-                files = sorted(path for path in folder.rglob("*") if path.is_file())
-                hashes = {str(path.relative_to(folder)): file_hash(path) for path in files}
-                write_json(folder / HASHES, hashes)
+                seal(folder)
                 self.path(run).parent.mkdir(exist_ok=True)
                 self._publish(folder, run)
                 self.failure_file(run.key).unlink(missing_ok=True)
@@ -262,31 +256,6 @@ def replace_json(path: Path, value) -> None:
     write_json(temporary, value)
     temporary.chmod(0o644)
     temporary.replace(path)
-
-
-def file_hash(path: Path) -> str:
-    """The xxh3_128 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
-
-
-def problems(folder: Path, part: str = "") -> list[str]:
-    """What is wrong with the files of a run, or with those whose names begin with `part`: not
-    there, or not as they were written. Of a run without hashes nothing is known."""
-    try:
-        hashes = json.loads((folder / HASHES).read_text())
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        return [f"{HASHES}: {error}"]
-    found = []
-    for name in (name for name in hashes if name.startswith(part)):
-        try:
-            if file_hash(folder / name) != hashes[name]:
-                found.append(f"{name} is not as it was written")
-        except OSError as error:
-            found.append(f"{name}: {error.strerror}")
-    return found
 
 
 @functools.cache

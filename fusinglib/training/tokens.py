@@ -14,6 +14,8 @@ import filelock
 import numpy as np
 import torch
 
+from fusinglib.integrity import problems, seal
+
 PARTS = ("input_ids", "token_type_ids")
 """What a model may be given of each text."""
 
@@ -96,12 +98,15 @@ def cached(what: dict, encode: Callable[[], Encoded], cache: Path) -> Encoded:
     """The tokens that `what` names, from the cache, or made now by `encode` for all who come later.
 
     A folder of the cache is named by the hash of `what` and appears whole; processes wait for one
-    that is making it. Its arrays are mapped, not read: all processes share one copy in memory.
+    that is making it, and a damaged one is made again. Its arrays are mapped, not read: all
+    processes share one copy in memory.
     """
     what = {**what, "format": FORMAT}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(exist_ok=True)
     with filelock.FileLock(cache / f"{key}.lock"):
+        if problems(cache / key):
+            shutil.rmtree(cache / key)
         if not (cache / key).is_dir():
             _write(cache / key, encode(), what)
     return _read(cache / key)
@@ -117,6 +122,7 @@ def _write(folder: Path, encoded: Encoded, what: dict) -> None:
         pad_ids = {name: tokens.pad_id for name, tokens in encoded.splits.items()}
         about = {"pad_ids": pad_ids, "revision": encoded.revision, "notes": encoded.notes, **what}
         (partial / "tokens.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
+        seal(partial)
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
