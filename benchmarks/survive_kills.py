@@ -11,7 +11,6 @@ power cut). Exit status 0 if the study survived.
 
 import argparse
 import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -76,6 +75,8 @@ def kill_and_restart(
         wait_for(process, store, wanted, rng.random())
         if process.poll() is not None:
             problems.append(f"kill {number + 1}: the command had ended, status {process.poll()}")
+            process = start(command, store)
+            continue
         before = finished(store)
         problems += made_anew(seen, before)
         survivors = kill_worker(process, store) if victim == "a worker" else kill(process, victim)
@@ -111,11 +112,19 @@ def start(command: list[str], store: Path) -> subprocess.Popen:
 def wait_for(process: subprocess.Popen, store: Path, runs: int, seconds: float) -> None:
     """Wait until something is under way and `runs` runs are finished, then `seconds` more."""
     while process.poll() is None:
-        under_way = any((store / PENDING).glob("*"))
-        if len(finished(store)) >= runs and under_way:
+        if len(finished(store)) >= runs and busy(process, store):
             time.sleep(seconds)
             return
         time.sleep(0.1)
+
+
+def busy(process: subprocess.Popen, store: Path) -> list[psutil.Process]:
+    """The processes that the command started and that have a run under way."""
+    owners = {int(path.name.split("-")[-2]) for path in (store / PENDING).glob("*-*")}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if child.pid in owners]
+    return []
 
 
 def kill(process: subprocess.Popen, victim: str) -> list[str]:
@@ -139,10 +148,8 @@ def kill(process: subprocess.Popen, victim: str) -> list[str]:
 
 def kill_worker(process: subprocess.Popen, store: Path) -> list[str]:
     """SIGKILL a process that has a run under way, if there is one; nothing need end with it."""
-    for path in (store / PENDING).glob("*-*"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(path.name.split("-")[-2]), signal.SIGKILL)
-            break
+    for worker in busy(process, store)[:1]:
+        worker.kill()
     return []
 
 

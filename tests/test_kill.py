@@ -23,8 +23,12 @@ SPEC.loader.exec_module(survive_kills)
 @pytest.mark.parametrize(("executor", "kills"), [("serial", 9), ("processes", 36)])
 def test_survives_kills(executor, kills, mini, tmp_path):
     """With five more, of a scheduler, in test_cluster.py: 50 random moments in all."""
-    few = {"pretraining_steps": 60, "source_max_steps": 20, "target_max_steps": 20, "eval_every": 5}
-    few |= {"seeds": list(range(6)), "executor": executor, "workers": 2}
+    few = {"pretraining_steps": 60, "source_max_steps": 20, "target_max_steps": 50, "eval_every": 5}
+    few |= {
+        "seeds": list(range(4 if executor == "serial" else 12)),
+        "executor": executor,
+        "workers": 2,
+    }
     params = {**mini, **few, "store": str(tmp_path / "killed")}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(params))
