@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py --work DIR          # three minutes
 
-In every round 12 target runs of the miniature T5 are carried out into an empty store by one worker
-process and by two, which are up already. Beside them the limit: as many steps of the same training
+In every round 12 target runs of the miniature T5 are carried out by one worker process and by two,
+which are up already. Beside them the limit: as many steps of the same training
 in bare processes that share nothing, one and then two at a time. Two processors that are one
 core's two threads gain less than 2 there, and so does everything on them. Writes
 `results/benchmarks/scaling.csv`.
@@ -47,10 +47,10 @@ def main() -> None:
     plan = builder.plan(settings.families)
     pools = {number: KeptPool(number) for number in (1, 2)}
     for number, pool in pools.items():  # up, warm, and with the texts in their cache
-        once(plan, settings, work, model, pool, number)
+        once(plan, settings, work, pool, number)
     rows = []
     for number in range(options.rounds):
-        seconds = {f"runs, {n}": once(plan, settings, work, model, pools[n], n) for n in (1, 2)}
+        seconds = {f"runs, {n}": once(plan, settings, work, pools[n], n) for n in (1, 2)}
         seconds |= {f"bare, {n}": bare(plan.rows[0]["run"], work, n) for n in (1, 2)}
         rows.append({"round": number + 1, **seconds})
         print(rows[-1], flush=True)
@@ -64,12 +64,10 @@ def main() -> None:
         print(f"{what}: two gain {train.spread(table[f'{what}, gain of two'])}")
 
 
-def once(plan, settings, work: Path, model, pool, workers: int) -> float:
-    """Seconds of all runs into an empty store."""
-    shutil.rmtree(work / "scaling", ignore_errors=True)
-    store = Store(work / "scaling")
-    shutil.copytree(Store(work / "runs").path(model), store.path(model))
-    shutil.copytree(work / "runs" / store.tokens.name, store.tokens, dirs_exist_ok=True)
+def once(plan, settings, work: Path, pool, workers: int) -> float:
+    """Seconds of all runs, none of which is finished before."""
+    store = Store(work / "runs")
+    shutil.rmtree(store.root / "target", ignore_errors=True)
     settings = dataclasses.replace(settings, executor="processes", workers=workers)
     started = time.perf_counter()
     execution = Execution(plan, store, settings, Progress(len(plan.runs)), pool)
