@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import dask
 import distributed
@@ -154,6 +155,14 @@ def test_a_worker_that_does_not_fit_is_refused(study, start, tmp_path, monkeypat
 def test_a_worker_without_the_store_is_refused(tmp_path):
     versions, problem = cluster._offer(tmp_path / "runs" / ".pending" / "token", "auto")
     assert not versions and problem.startswith(f"does not see the store {tmp_path / 'runs'}")
+
+
+def test_a_client_that_just_lost_its_scheduler(tmp_path):
+    """It says nothing of workers for a moment, before its tasks are cancelled."""
+    lost = cluster.Cluster("tcp://x:1", 1, Store(tmp_path), "cpu", print)
+    lost.client = SimpleNamespace(scheduler_info=lambda n_workers: {})
+    with pytest.raises(OSError, match="does not answer"):
+        lost.places()
 
 
 def test_no_scheduler_is_named(study, monkeypatch):

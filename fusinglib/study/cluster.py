@@ -65,12 +65,15 @@ class Cluster:
 
     def places(self) -> int:
         """One for every worker there is; new ones are examined, and lost ones noted."""
-        here = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        said = self.client.scheduler_info(n_workers=-1)
+        if "workers" not in said:  # a client that has lost its scheduler says nothing
+            raise ConnectionError("the scheduler does not answer")
+        here = set(said["workers"])
         for address in sorted(self.known - here):
             self.say(f"worker {address} is lost; what it had under way is tried again")
         if new := here - self.known:
             self._examine(sorted(new))
-            self.say(f"{len(new)} workers joined")
+            self.say("joined: " + ", ".join(sorted(new)))
         self.known = here
         return len(here)
 
