@@ -7,12 +7,13 @@ them. All contestants run once in each round, in processes of their own, each ro
 another:
 
     ours, N threads     the runs' plan carried out into an empty store: a single run with one thread
-                        or two; of a grid one run for every core, the workers' start included
+                        or two; of a grid one run for every core, in worker processes
     trainer, N threads  train_peer.py, what a user would write: one process, a run after the other
 
 Both make the same runs: the same model, texts, seeds, batches sorted by length, steps, looks at the
-dev set, best weights brought back, test set predicted. `runs` is the time that they take inside a
-process which has imported everything, `command` that of the whole process. What was done and how
+dev set, best weights brought back, test set predicted. `runs` is the time that they take inside
+processes which have imported everything (ours holds planning and reading the texts as well),
+`command` that of the whole process. What was done and how
 accurate it was is compared at the end. The miniature T5 is made first, and kept in `--work`; the
 encoder's data and weights come from the cache that HF_HOME names.
 """
@@ -184,7 +185,8 @@ def base(settings, work: Path):
 
 def ours(spec: dict) -> None:
     """Carry the runs out into an empty store, and print them as the peer does."""
-    from fusinglib.study.execution import execute
+    from fusinglib.progress import Progress
+    from fusinglib.study.execution import Execution, KeptPool, results, workers
     from fusinglib.study.experiments import base_model
     from fusinglib.study.plans import Builder
     from fusinglib.study.steps import perform
@@ -196,13 +198,20 @@ def ours(spec: dict) -> None:
     store = Store(settings.store_folder())
     model, _ = base_model(settings)
     perform(model, store, "cpu")  # a copy, which the peer does without: not timed
+    pool = KeptPool(workers(settings)) if settings.executor == "processes" else None
+    if pool:  # up, and all imported, as the peer is when its clock starts
+        list(pool.pool.map(time.sleep, [1.0] * pool.workers))
     started = time.perf_counter()
     loaded = {name: data.load(known[name], settings.data()) for name in settings.families["tasks"]}
     plan = Builder(settings, loaded)
     plan.without_sources("pretrained", model, list(loaded))
-    results = execute(plan.plan(settings.families), store, settings)
-    seconds = (time.perf_counter() - started) / len(results)
-    for row in results.itertuples():
+    plan = plan.plan(settings.families)
+    Execution(plan, store, settings, Progress(len(plan.runs)), pool).carry_out()
+    made = results(plan, store)
+    seconds = (time.perf_counter() - started) / len(made)
+    if pool:
+        pool.stop()
+    for row in made.itertuples():
         # `exact` is what generation writes; a classifier's is its best label
         looks = -(-row.steps // settings.eval_every) + 1
         done = {"accuracy": row.exact, "steps": row.steps, "evaluations": looks}

@@ -27,7 +27,8 @@ class BaseModel:
     Subclasses say which texts the tokenizer reads (`_texts`), and give `loss`, `predict` and
     `body`, the part of the network that fusing averages. `folder` holds a config, a tokenizer and
     safetensors weights. A model is on `device`, in fp32; precision "bf16" computes under autocast.
-    `segments`: whether it is told which of two texts a token belongs to, as BERT is.
+    `segments`: whether it is told which of two texts a token belongs to, as BERT is. `batch_size`:
+    how many texts are scored at a time.
     """
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
@@ -36,6 +37,7 @@ class BaseModel:
         self.config = _config(folder, training.dropout)
         self.tokenizer, self.tokenizer_hash = _tokenizer(folder)
         self.segments = getattr(self.config, "type_vocab_size", 0) > 1
+        self.batch_size = _scored_at_a_time(self.config.hidden_size, self.device)
 
     @property
     def max_length(self) -> int:
@@ -103,7 +105,8 @@ class TextToText(BaseModel):
         padded = [ids + [-100] * (longest - len(ids)) for ids in self.labels]
         self.label_ids = torch.tensor(padded, device=self.device)
         positions = sum(map(len, self.labels))
-        self.batch_size = min(128, max(1, 2**26 // (positions * self.config.vocab_size)))
+        fitting = 2**26 // (positions * self.config.vocab_size)  # of the logits
+        self.batch_size = max(1, min(self.batch_size, fitting))
 
     def _texts(self, split: Split) -> list[list[str]]:
         return [[text_input(self.task, text, self.data.text_format) for text in split.texts]]
@@ -127,8 +130,6 @@ class TextToText(BaseModel):
 
 class Classifier(BaseModel):
     """An encoder with a fresh classification head, initialised by the run's seed."""
-
-    batch_size = 128
 
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
@@ -162,6 +163,12 @@ class Classifier(BaseModel):
         with self.computing():
             scores = self.network(**inputs).logits.float().log_softmax(1)
         return scores, scores.argmax(1)
+
+
+def _scored_at_a_time(width: int, device: torch.device) -> int:
+    """How many texts are scored in a batch. On a processor a wide model is no slower with few of
+    them, which are padded less; a narrow one is, and so is a GPU."""
+    return 128 if device.type != "cpu" else min(128, max(16, 2**13 // width))
 
 
 def load(
