@@ -1,5 +1,6 @@
 """The cache of token ids: made once, read without texts, the same in every process."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_a_damaged_folder_is_made_again(encoded, tmp_path):
         again = cached({}, lambda: encoded, tmp_path)
         assert again.splits["train"].flat["input_ids"].tolist() == [5, 6, 7, 8, 9, 4]
     cached({}, fail, tmp_path)
+
+
+def test_two_machines_that_do_not_see_each_others_lock(encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr("filelock.FileLock", lambda path: contextlib.nullcontext())
+
+    def encode():
+        cached({}, lambda: encoded, tmp_path)
+        return encoded
+
+    found = cached({}, encode, tmp_path)
+    assert found.splits["train"].flat["input_ids"].tolist() == [5, 6, 7, 8, 9, 4]
+    (folder,) = tmp_path.iterdir()
 
 
 def test_some_of_the_texts_are_the_same_texts(encoded):

@@ -98,8 +98,9 @@ def cached(what: dict, encode: Callable[[], Encoded], cache: Path) -> Encoded:
     """The tokens that `what` names, from the cache, or made now by `encode` for all who come later.
 
     A folder of the cache is named by the hash of `what` and appears whole; processes wait for one
-    that is making it, and a damaged one is made again. Its arrays are mapped, not read: all
-    processes share one copy in memory.
+    that is making it (where they do not see its lock, as on some network file systems, the first
+    one's stays), and a damaged one is made again. Its arrays are mapped, not read: all processes
+    share one copy in memory.
     """
     what = {**what, "format": FORMAT}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
@@ -124,6 +125,9 @@ def _write(folder: Path, encoded: Encoded, what: dict) -> None:
         (partial / "tokens.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
         seal(partial)
         os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
