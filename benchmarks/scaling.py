@@ -22,10 +22,8 @@ import train
 from fusinglib.places import PROJECT
 from fusinglib.progress import Progress
 from fusinglib.study.execution import Execution, KeptPool
-from fusinglib.study.plans import Builder
 from fusinglib.study.steps import _encoded, _opened
 from fusinglib.study.store import Store
-from fusinglib.training import data
 from fusinglib.training.finetuning import finetune
 from fusinglib.training.settings import Training
 
@@ -40,11 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     work = options.work.absolute()
     settings, known = train.settings_of(SETTING, work / "runs")
-    model = train.base(settings, work)
-    loaded = {name: data.load(known[name], settings.data()) for name in SETTING.tasks}
-    builder = Builder(settings, loaded)
-    builder.without_sources("pretrained", model, list(loaded))
-    plan = builder.plan(settings.families)
+    plan = train.plan_of(settings, known, train.base(settings, work))
     pools = {number: KeptPool(number) for number in (1, 2)}
     for number, pool in pools.items():  # up, warm, and with the texts in their cache
         once(plan, settings, work, pool, number)

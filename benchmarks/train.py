@@ -171,6 +171,17 @@ def settings_of(setting: Setting, store: Path, model: str = ""):
     return settings, settings.known_tasks()[0]
 
 
+def plan_of(settings, known, model):
+    """The plan of all runs from `model`, for which all texts are read."""
+    from fusinglib.study.plans import Builder
+    from fusinglib.training import data
+
+    loaded = {name: data.load(known[name], settings.data()) for name in settings.families["tasks"]}
+    builder = Builder(settings, loaded)
+    builder.without_sources("pretrained", model, list(loaded))
+    return builder.plan(settings.families)
+
+
 def base(settings, work: Path):
     """The run of the model that all runs start from, made where the store in `work` lacks it."""
     from fusinglib.study.experiments import base_model
@@ -188,10 +199,8 @@ def ours(spec: dict) -> None:
     from fusinglib.progress import Progress
     from fusinglib.study.execution import Execution, KeptPool, results, workers
     from fusinglib.study.experiments import base_model
-    from fusinglib.study.plans import Builder
     from fusinglib.study.steps import perform
     from fusinglib.study.store import Store
-    from fusinglib.training import data
 
     settings, known = settings_of(Setting(*spec["setting"]), Path(spec["store"]), spec["model"])
     settings = dataclasses.replace(settings, threads=spec["threads"])
@@ -202,10 +211,7 @@ def ours(spec: dict) -> None:
     if pool:  # up, and all imported, as the peer is when its clock starts
         list(pool.pool.map(time.sleep, [1.0] * pool.workers))
     started = time.perf_counter()
-    loaded = {name: data.load(known[name], settings.data()) for name in settings.families["tasks"]}
-    plan = Builder(settings, loaded)
-    plan.without_sources("pretrained", model, list(loaded))
-    plan = plan.plan(settings.families)
+    plan = plan_of(settings, known, model)
     Execution(plan, store, settings, Progress(len(plan.runs)), pool).carry_out()
     made = results(plan, store)
     seconds = (time.perf_counter() - started) / len(made)
