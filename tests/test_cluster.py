@@ -16,6 +16,7 @@ import distributed
 import pytest
 
 from fusinglib.errors import InputError
+from fusinglib.progress import Progress
 from fusinglib.study import cluster
 from fusinglib.study.execution import execute
 from fusinglib.study.experiments import plan_experiment
@@ -106,6 +107,20 @@ def test_a_cluster_object_is_used_and_left_open(study):
         assert execute(plan, store, settings, ours).accuracy.notna().all()
         with distributed.Client(ours) as client:
             assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
+
+
+@pytest.mark.slow
+def test_workers_that_come_late_are_waited_for(study, start, capfd, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Progress, "update", lambda self, done, text, last=False: shown.append(text))
+    _, address = start(*SCHEDULER)
+    late = threading.Timer(3, start, worker(address))
+    late.start()
+    plan, store, settings = study(scheduler=address, seeds=[0])
+    assert execute(plan, store, settings).accuracy.notna().all()
+    late.join()
+    assert "waiting for a worker" in shown
+    assert capfd.readouterr().out.count("its dashboard") == 1
 
 
 @pytest.mark.slow

@@ -227,6 +227,9 @@ class Execution:
     def _ready(self, run: Run) -> bool:
         return all(parent.key in self.done for parent in run.parents)
 
+    def _any_ready(self) -> bool:
+        return any(self._ready(run) for run in self.waiting)
+
     def _next(self) -> list[Run]:
         """A run whose parents are done, taken off the waiting list; of means all that share a model
         with it, to be made in one pass."""
@@ -307,7 +310,7 @@ class Execution:
 
     def _in_pool(self) -> None:
         """Keep the workers busy; if one of them dies, start anew what was under way."""
-        while any(self._ready(run) for run in self.waiting):
+        while self._any_ready():
             with self.pool() as pool:
                 alive = pool.submit(os.getpid)
                 try:
@@ -346,9 +349,12 @@ class Execution:
                 raise Stopped
             while len(futures) < self._places() and (batch := self._next()):
                 futures[pool.submit(_work, batch, self.store.root, self.settings.device)] = batch
-            if not futures:
+            if not futures and not self._any_ready():
                 return
             self._show()
+            if not futures:
+                time.sleep(POLL)
+                continue
             first = concurrent.futures.FIRST_COMPLETED
             for future in concurrent.futures.wait(futures, POLL, first).done:
                 error = future.exception()
@@ -368,6 +374,8 @@ class Execution:
             parts.append(f"about {duration(left)} left")
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
+        if not self.under_way:
+            parts.append("waiting for a worker")
         for run in list(self.under_way.values())[:1]:
             parts.append(f"{run.kind} {self.store.progress(run) or run.label}")
         self.progress.update(len(self.done), ", ".join(parts))
