@@ -114,8 +114,11 @@ def test_workers_that_come_late_are_waited_for(study, start, capfd, monkeypatch)
     shown = []
     monkeypatch.setattr(Progress, "update", lambda self, done, text, last=False: shown.append(text))
     _, address = start(*SCHEDULER)
-    late = threading.Timer(3, start, worker(address))
-    late.start()
+    latest = time.monotonic() + 60
+    late = when(
+        lambda: "waiting for a worker" in shown or time.monotonic() > latest,
+        lambda: start(*worker(address)),
+    )
     plan, store, settings = study(scheduler=address, seeds=[0])
     assert execute(plan, store, settings).accuracy.notna().all()
     late.join()
