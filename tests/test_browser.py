@@ -169,7 +169,7 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
     page.get_by_label("Save model to").fill(str(folder))
     page.get_by_label("Save model to").press("Tab")
     page.get_by_role("button", name="Save model", exact=True).click()
-    page.get_by_text("saved:").first.wait_for()
+    page.get_by_text(f"saved: {folder}").wait_for()
     assert transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).config.model_type == "t5"
 
     found = results(plan, Store(settings.store_folder()))

@@ -316,6 +316,8 @@ def test_what_is_finished_is_shown_again(made):
     shown = Playground(made)
     until(lambda: "On irony, the fused model ends" in shown.outcome.value)
     assert "Fused: sentiment mood" in shown.outcome.value and "<polyline" in shown.curves.value
+    assert shown.save.disabled  # until there is a name
+    shown.folder.value = "mine"
     until(lambda: not shown.save.disabled)
 
 

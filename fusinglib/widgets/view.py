@@ -119,6 +119,7 @@ class Playground(ipw.VBox):
         for control in [*self.ticks.values(), *self.weights.values(), self.method, self.scale,
                         self.density, self.target, self.seeds, self.steps]:  # fmt: skip
             control.observe(lambda change: self._changed(), "value")
+        self.folder.observe(lambda change: self._enable(), "value")
         self.fuse.on_click(lambda _: self._start(finetune=False))
         self.compare.on_click(lambda _: self._start(finetune=True))
         self.stop.on_click(lambda _: self._stop())
@@ -181,7 +182,7 @@ class Playground(ipw.VBox):
         blocked = busy or bool(self.message.value if objection is None else objection)
         self.fuse.disabled = self.compare.disabled = blocked
         self.stop.disabled = not busy
-        self.save.disabled = not self.session.fused()
+        self.save.disabled = not (self.session.fused() and self.folder.value.strip())
 
     # What is done.
 
