@@ -13,9 +13,9 @@ another:
 Both make the same runs: the same model, texts, seeds, batches sorted by length, steps, looks at the
 dev set, best weights brought back, test set predicted. `runs` is the time that they take inside
 processes which have imported everything (ours holds planning and reading the texts as well),
-`command` that of the whole process. What was done and how
-accurate it was is compared at the end. The miniature T5 is made first, and kept in `--work`; the
-encoder's data and weights come from the cache that HF_HOME names.
+`command` that of the whole process. What was done and how accurate it was is compared at the end.
+The miniature T5 is made first, and kept in `--work`; the encoder's data and weights come from the
+cache that HF_HOME names.
 """
 
 import argparse

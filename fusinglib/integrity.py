@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import xxhash
@@ -15,6 +16,22 @@ def seal(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     hashes = {str(path.relative_to(folder)): _hash(path) for path in files}
     (folder / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Seal a finished folder, have its files on the disk, and give it its name; where another
+    process was faster, the first one's stays."""
+    seal(partial)
+    partial.chmod(0o755)
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def problems(folder: Path, part: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusinglib.errors import Damaged, InputError, StoreError
-from fusinglib.integrity import HASHES, problems, seal
+from fusinglib.integrity import HASHES, problems, publish
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"
@@ -155,21 +155,11 @@ class Store:
                 description = {**run.identity, "key": run.key, "label": run.label}
                 write_json(folder / "run.json", description)
                 (folder / PROGRESS).unlink(missing_ok=True)
-                seal(folder)
                 self.path(run).parent.mkdir(exist_ok=True)
-                self._publish(folder, run)
+                publish(folder, self.path(run))
                 self.failure_file(run.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def _publish(self, folder: Path, run: Run) -> None:
-        folder.chmod(0o755)
-        _sync(folder)
-        try:
-            folder.rename(self.path(run))
-        except OSError:
-            if not self.has(run):
-                raise
 
     def progress(self, run: Run) -> str:
         """How far `run` is, if it is under way and says so."""
@@ -262,14 +252,6 @@ def replace_json(path: Path, value) -> None:
 def _model_problems(folder: Path, written: tuple[int, ...]) -> list[str]:
     """The problems of a run's model, whose files were written at these times, in nanoseconds."""
     return problems(folder, "model/")
-
-
-def _sync(folder: Path) -> None:
-    """Have the files of `folder` on the disk before it gets its name."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
 
 
 def _machine() -> str:

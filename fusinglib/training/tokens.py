@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import filelock
 import numpy as np
 import torch
 
-from fusinglib.integrity import problems, seal
+from fusinglib.integrity import problems, publish
 
 PARTS = ("input_ids", "token_type_ids")
 """What a model may be given of each text."""
@@ -123,11 +122,7 @@ def _write(folder: Path, encoded: Encoded, what: dict) -> None:
         pad_ids = {name: tokens.pad_id for name, tokens in encoded.splits.items()}
         about = {"pad_ids": pad_ids, "revision": encoded.revision, "notes": encoded.notes, **what}
         (partial / "tokens.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
-        seal(partial)
-        os.rename(partial, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
+        publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
