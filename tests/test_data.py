@@ -187,7 +187,26 @@ def test_splits_of_the_mini_tasks_share_no_text(how, mini_tasks):
 def test_unlabelled_rows_are_left_out(local, all_rows):
     made = {"train": [*rows(20), {"text": "unlabelled", "label": -1, "idx": 0}],
             "validation": rows(4, "dev")}  # fmt: skip
-    assert data.load(local(made), all_rows).sizes == {"train": 18, "dev": 4, "test": 2}
+    loaded = data.load(local(made), all_rows)
+    assert loaded.sizes == {"train": 18, "dev": 4, "test": 2}
+    assert loaded.notes == ("1 of 21 rows of train have no label (-1) and are dropped",)
+
+
+def test_a_label_that_is_called_minus_one_is_a_label(local, all_rows):
+    made = [{"text": f"row {i}", "label": (-1, 1)[i % 2]} for i in range(200)]
+    task = local({"train": made, "validation": made[:4]}, names=("-1", "1"))
+    loaded = data.load(task, all_rows)
+    assert loaded.sizes == {"train": 180, "dev": 4, "test": 20}
+    assert loaded.dev.labels == [0, 1, 0, 1] and not any("dropped" in n for n in loaded.notes)
+
+
+@pytest.mark.parametrize("labels", [(False, True), (0.0, 1.0), ("0", "1")])
+def test_labels_of_other_types_are_their_numbers(local, all_rows, labels):
+    made = [{"text": f"row {i}", "label": labels[i % 2]} for i in range(20)]
+    task = local({"train": made, "validation": made[:4]}, names=("0", "1"))
+    if labels != ("0", "1"):
+        task = replace(task, names=())
+    assert data.load(task, all_rows).dev.labels == [0, 1, 0, 1]
 
 
 def refusal(task, settings) -> str:
@@ -209,7 +228,14 @@ def test_label_out_of_range_is_refused(local, all_rows, label):
 def test_column_without_text_is_refused(local, all_rows):
     bad = [{"text": i, "label": 0} for i in range(20)]
     task = local({"train": bad, "validation": bad})
-    assert refusal(task, all_rows).startswith("task 'made': row 0 of train is no text in all")
+    assert refusal(task, all_rows) == (
+        "task 'made': row 0 of train has no text in its column 'text', but 0: convert it to text, "
+        "or name another column"
+    )
+    for value, remedy in (([["a", "b"]], "join its items into one text"), (None, "fill it in")):
+        bad = [{"text": value, "label": 0} for i in range(20)]
+        task = local({"train": bad, "validation": bad}, f"made {remedy}")
+        assert remedy in refusal(task, all_rows)
 
 
 def test_malformed_files_are_refused(local, all_rows):
@@ -247,7 +273,8 @@ def test_empty_split_is_refused(local, all_rows):
     assert "task 'made': its test split is empty" in refusal(task, all_rows)
     hidden = [{"text": "a", "label": -1}] * 3
     task = local({"train": rows(30), "validation": rows(4), "test": hidden}, "own", splits="own")
-    assert "task 'own': its test split is empty" in refusal(task, all_rows)
+    why = "3 of 3 rows of test have no label (-1) and are dropped"
+    assert f"task 'own': its test split is empty ({why})" in refusal(task, all_rows)
 
 
 def test_unreachable_hub_is_one_clear_error(monkeypatch, tmp_path, how):
@@ -315,7 +342,7 @@ def test_own_files(kind, tmp_path, monkeypatch, all_rows):
         data.load(replace(task, files=(("train", str(tmp_path / "missing.csv")),)), all_rows)
     other = tmp_path / "reviews.txt"
     other.write_text("text")
-    with pytest.raises(InputError, match="expected .csv or .json"):
+    with pytest.raises(InputError, match="reviews.txt: expected .csv or .tsv or .json"):
         data.load(replace(task, files=(("train", str(other)),)), all_rows)
 
 
@@ -324,7 +351,36 @@ def test_a_column_of_numbers_in_a_file_is_refused(tmp_path, monkeypatch, all_row
     file = tmp_path / "numbers.csv"
     file.write_text("text,label\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
     task = own_task("numbers", files=str(file), columns=["text"], labels=["no", "yes"])
-    assert "row 0 of train is no text in all of its columns text: (0,)" in refusal(task, all_rows)
+    assert "row 0 of train has no text in its column 'text', but 0" in refusal(task, all_rows)
+
+
+def test_own_files_may_be_several_compressed_or_separated_by_tabs(tmp_path, monkeypatch, all_rows):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    frame = pd.DataFrame({"text": [f"row {i}" for i in range(40)], "label": [0, 1] * 20})
+    wanted = None
+    for suffix, separator in ((".csv", ","), (".csv.gz", ","), (".tsv", "\t")):
+        parts = [tmp_path / f"{part}{suffix}" for part in "ab"]
+        frame[:10].to_csv(parts[0], index=False, sep=separator)
+        frame[10:].to_csv(parts[1], index=False, sep=separator)
+        own = {"columns": ["text"], "labels": ["no", "yes"]}
+        for files in ([*map(str, parts)], {"train": [*map(str, parts)]}):
+            loaded = data.load(own_task("own", files=files, **own), all_rows)
+            wanted = wanted or loaded.fingerprint
+            assert loaded.fingerprint == wanted and loaded.sizes["train"] == 32
+
+
+def test_a_ragged_file_is_refused_once(tmp_path, monkeypatch, all_rows, capfd):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "ragged.csv").write_text("text,label\none,0\ntwo,1,2\n")
+    (tmp_path / "latin.csv").write_bytes("text,label\ncaf\u00e9,0\n".encode("latin-1"))
+    for file, said in (
+        ("ragged.csv", "Expected 2 fields"),
+        ("latin.csv", "save them again, as UTF-8"),
+    ):
+        task = own_task("own", files=str(tmp_path / file), columns=["text"], labels=["no", "yes"])
+        message = refusal(task, all_rows)
+        assert message.count(said) == 1 and file in message
+    assert capfd.readouterr() == ("", "")
 
 
 def test_marks_of_wic_and_wsc():

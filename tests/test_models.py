@@ -1,6 +1,7 @@
 """Models: T5 heads tied and untied through every round trip, encoders' bodies and heads, and
 what is refused."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -400,3 +401,20 @@ def test_pickled_weights_are_opened_only_on_request(t5, tmp_path):
     models.bring(folder, tmp_path / "brought")
     assert torch.equal(t5_logits(tmp_path / "brought"), t5_logits(t5))
     assert len(models.fingerprint(folder)) == 16
+
+
+def test_a_tokenizer_is_known_by_all_that_decides_its_token_ids(tmp_path):
+    """Two folders with one vocabulary, of which one tells cases apart."""
+    folders = {}
+    for name, lower in (("lower", True), ("cased", False)):
+        folders[name] = folder = tmp_path / name
+        folder.mkdir()
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word", "Word"]
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ids = {name: models.tokenizer(folder)("Word")["input_ids"] for name, folder in folders.items()}
+    assert ids == {"lower": [2, 5, 3], "cased": [2, 6, 3]}
+    hashes = {models.tokenizer_hash(folder) for folder in folders.values()}
+    assert len(hashes) == 2

@@ -82,12 +82,64 @@ def test_four_saved_models_are_sources(mini, encoder, tmp_path):
     assert str(folders["mood"]) not in fused["mood"] and len(fused["emoji"].split()) == 4
 
 
-def test_a_card_that_is_no_yaml_is_named(tmp_path):
-    (tmp_path / "README.md").write_text("---\ndatasets: [glue\n---\n")
-    with pytest.raises(InputError, match="README.md are no YAML"):
-        cards.read(tmp_path)
-    (tmp_path / "README.md").write_text("# A model without metadata")
-    assert cards.read(tmp_path) == ()
+def test_a_card_that_cannot_be_read_is_named(tmp_path):
+    for front in ("datasets: [glue", "- glue"):
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n")
+        with pytest.raises(InputError, match="metadata of .*README.md cannot be read"):
+            cards.read(tmp_path)
+
+
+TRAINER = """
+datasets: [glue]
+model-index:
+- name: mine
+  results:
+  - task: {name: Text Classification, type: text-classification}
+    dataset: {name: GLUE MRPC, type: glue, config: mrpc, split: validation, args: mrpc}
+    metrics: [{name: Accuracy, type: accuracy, value: 0.86}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("front", "found"),
+    [
+        ("datasets: glue", (("glue", ""),)),
+        ("datasets:\n- imdb\n- glue\n- imdb", (("imdb", ""), ("glue", ""))),
+        (TRAINER, (("glue", "mrpc"),)),
+        (TRAINER.replace("[glue]", "[imdb]"), (("glue", "mrpc"), ("imdb", ""))),
+        (TRAINER.replace("config: mrpc, ", ""), (("glue", "mrpc"),)),
+        ("license: mit", ()),
+        (None, ()),
+    ],
+)
+def test_a_card_says_what_a_model_was_trained_on(tmp_path, front, found):
+    text = "# A model without metadata" if front is None else f"---\n{front.strip()}\n---\n"
+    (tmp_path / "README.md").write_text(text)
+    assert cards.read(tmp_path) == found
+
+
+def test_a_trainers_card_counts_the_examples_of_its_task(mini, encoder, tmp_path):
+    """It says `miniworld` by a short name without an owner, and the largest is the largest."""
+    names = ["topic", "irony", "mood"]
+    made = {"model": str(encoder), "families": {"few": names}, "seeds": [0]}
+    plan, store, _ = carried_out(PairwiseHeatmap.from_parameters({**mini, **made}))
+    folders = {}
+    for run in plan.models:
+        name = run.settings["task"]["name"]
+        folders[name] = store.model(run).rename(tmp_path / name)
+        card = folders[name] / "README.md"
+        card.write_text(card.read_text().replace("type: miniworld", "type: someone/miniworld"))
+    changes = {
+        "model": str(encoder), "store": str(tmp_path / "other"), "sources": ["mine"],
+        "families": {"mine": [*map(str, folders.values())], "few": ["emoji"]}, "targets": ["few"],
+    }  # fmt: skip
+    settings = FamilyTable.from_parameters({**mini, **changes})
+    picked = f"mine: intertrained is {folders['mood']} (4,500 training rows)"
+    assert picked in plan_experiment(settings).notes
+    (folders["mood"] / "README.md").unlink()
+    (folders["irony"] / "README.md").unlink()
+    (folders["topic"] / "README.md").unlink()
+    assert any("training rows unknown" in note for note in plan_experiment(settings).notes)
 
 
 def test_a_plan_says_what_it_costs(mini, encoder, capsys):

@@ -150,6 +150,9 @@ def test_added_tasks_are_known_everywhere(monkeypatch):
         ({"names": ["1"]}, "expected 2 names"),
         ({"files": None}, "say where its rows are"),
         ({"hub_id": "me/reviews"}, "say where its rows are"),
+        ({"files": {"train": 3}}, "files of train are 3: expected a file or a list of files"),
+        ({"files": ["a.csv", 3]}, "expected a file or a list of files"),
+        ({"files": {"train": []}}, "expected a file or a list of files"),
     ],
 )
 def test_what_makes_no_task_is_refused(change, message):

@@ -54,7 +54,9 @@ def _plan(settings: Families, world: int) -> Plan:
     else:
         random = random_model(settings, pretrained) if settings.random_row else None
         plan = plans.family_table(*common, random, models)
-        notes += _largest(plan, loaded) if settings.intertraining == "largest" else []
+        sizes = {name: len(one.train) for name, one in loaded.items()}
+        sizes |= {name: model.examples for name, model in models.items()}
+        notes += _largest(plan, sizes) if settings.intertraining == "largest" else []
     return dataclasses.replace(plan, notes=tuple(notes))
 
 
@@ -63,15 +65,18 @@ def _of_data(loaded: dict[str, data.TaskData]) -> list[str]:
     return [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
 
 
-def _largest(plan: Plan, loaded: dict[str, data.TaskData]) -> list[str]:
+def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
     """Which source models the rule of the largest training set took, and from how many rows."""
     picks: dict[str, dict] = {}
     for row in plan.rows:
         if row["base"] == "intertrained":
             picks.setdefault(row["source_family"], {})[row["sources"]] = None
-    sizes = {name: f" ({len(one.train):,} training rows)" for name, one in loaded.items()}
+    rows = {
+        name: f"{size:,} training rows" if size else "training rows unknown"
+        for name, size in sizes.items()
+    }
     return [
-        f"{family}: intertrained is {', then '.join(name + sizes.get(name, '') for name in names)}"
+        f"{family}: intertrained is {', then '.join(f'{name} ({rows[name]})' for name in names)}"
         for family, names in picks.items()
     ]
 
@@ -102,7 +107,7 @@ def _examples(
         return store.result(run)["n_train"]
     examples = 0
     for task in known.values():
-        if task.identity in tasks_of:
+        if tasks.among(task, tasks_of):
             with contextlib.suppress(InputError):  # not at hand
                 examples += len(data.load(task, settings.data()).train)
     return examples

@@ -13,7 +13,7 @@ from fusinglib.fusion.methods import METHODS
 from fusinglib.places import PROJECT, store_folder
 from fusinglib.training.data import TEXT_FORMATS
 from fusinglib.training.settings import Data, Finetuning, Training
-from fusinglib.training.tasks import Task, own_task, table
+from fusinglib.training.tasks import Task, file_lists, own_task, table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -428,17 +428,16 @@ def _fields(name: str, tasks: dict) -> dict:
                 )
         for field in required:
             _require(field in fields, name, fields, f"{field} of the task {task!r}")
-    return {task: _from_project(fields) for task, fields in tasks.items()}
+    return {task: _from_project(task, fields) for task, fields in tasks.items()}
 
 
-def _from_project(fields: dict) -> dict:
+def _from_project(task: str, fields: dict) -> dict:
     """Relative files of a task as files below the project's root."""
-    files = fields.get("files")
-    if isinstance(files, str):
-        return {**fields, "files": str(PROJECT / files)}
-    if isinstance(files, dict):
-        return {**fields, "files": {split: str(PROJECT / file) for split, file in files.items()}}
-    return fields
+    if "files" not in fields:
+        return fields
+    lists = file_lists(task, fields["files"])
+    files = {split: [str(PROJECT / file) for file in listed] for split, listed in lists.items()}
+    return {**fields, "files": files}
 
 
 DICTS = {

@@ -2,46 +2,55 @@
 
 from pathlib import Path
 
-import yaml
+import huggingface_hub
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fusinglib.errors import InputError
 from fusinglib.training.tasks import Task
+
+huggingface_hub.utils.logging.set_verbosity_error()
 
 
 def write(folder: Path, task: Task, accuracy: float) -> None:
     """Put a card into the model's `folder`, as the Transformers Trainer would: the task that it was
     finetuned on, and its test accuracy there, a fraction."""
-    data = {"name": task.name, "type": task.hub_id, "config": task.config, "split": "test"}
-    result = {
-        "task": {"type": "text-classification"},
-        "dataset": data,
-        "metrics": [{"type": "accuracy", "value": round(accuracy, 4)}],
-    }
-    about = {
-        "library_name": "transformers",
-        "tags": ["fusinglib"],
-        "model-index": [{"name": task.name, "results": [result]}],
-    }
-    front = yaml.safe_dump(about, sort_keys=False)
-    text = f"---\n{front}---\n# Finetuned on {task.name}\n\n{task.hub_id} ({task.config}).\n"
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    result = EvalResult(
+        task_type="text-classification", dataset_type=task.hub_id, dataset_name=task.name,
+        dataset_config=task.config, dataset_split="test", metric_type="accuracy",
+        metric_value=round(accuracy, 4),
+    )  # fmt: skip
+    about = ModelCardData(
+        library_name="transformers", tags=["fusinglib"], model_name=task.name, eval_results=[result]
+    )
+    text = f"# Finetuned on {task.name}\n\n{task.hub_id} ({task.config}).\n"
+    ModelCard(f"---\n{about.to_yaml()}\n---\n{text}").save(folder / "README.md")
 
 
 def read(folder: Path) -> tuple[tuple[str, str], ...]:
     """The data sets that the card in `folder` names: (Hub id, config), "" for no config.
 
     They stand in `model-index`, as the Trainer writes it, or in `datasets`. Raises `InputError` for
-    metadata that are no YAML.
+    metadata that cannot be read.
     """
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    if not text.startswith("---\n"):
+    file = folder / "README.md"
+    if not file.is_file():
         return ()
     try:
-        said = yaml.safe_load(text.split("---\n")[1]) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"the metadata of {card} are no YAML: mend it or remove it") from error
-    results = [one for index in said.get("model-index") or [] for one in index.get("results") or []]
-    named = [one["dataset"] for one in results if "type" in one.get("dataset", {})]
-    found = [(one["type"], str(one.get("config") or one.get("args") or "")) for one in named]
-    return tuple(dict.fromkeys(found or [(name, "") for name in said.get("datasets") or []]))
+        card = ModelCard.load(file, ignore_metadata_errors=True).data
+    except Exception as error:  # of the YAML parser, or of what the metadata should be
+        raise InputError(
+            f"the metadata of {file} cannot be read: correct or remove them "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
+    found = [
+        (str(result.dataset_type), str(result.dataset_config or _config(result.dataset_args)))
+        for result in card.eval_results or []
+    ]
+    listed = [card.datasets] if isinstance(card.datasets, str) else card.datasets or []
+    known = {name for name, _ in found}
+    return tuple(dict.fromkeys(found + [(str(n), "") for n in listed if str(n) not in known]))
+
+
+def _config(arguments) -> str:
+    """The configuration among the arguments of a data set, which older Trainers wrote instead."""
+    return arguments.get("config", "") if isinstance(arguments, dict) else arguments or ""

@@ -73,12 +73,16 @@ def load(task: Task, settings: Data) -> TaskData:
             f"task {task.name!r}: it has no split {error}; it has {', '.join(sorted(raw))}: "
             f"choose another split rule ({', '.join(SPLIT_RULES)})"
         ) from None
+    notes = _unlabelled(raw)
     splits["dev"] = sample(splits["dev"], settings.max_dev, settings.split_seed, "dev")
     splits["test"] = sample(splits["test"], settings.max_test, settings.split_seed, "test")
     for name, split in splits.items():
         if not len(split):
-            raise InputError(f"task {task.name!r}: its {name} split is empty; choose other data")
-    notes = (*_other_counts(task, raw), *_twice(splits))
+            why = "".join(f" ({note})" for note in notes)
+            raise InputError(
+                f"task {task.name!r}: its {name} split is empty{why}; choose other data"
+            )
+    notes = (*notes, *_other_counts(task, raw), *_twice(splits))
     return TaskData(
         task, **splits, fingerprint=_fingerprint(splits), revision=revision, notes=notes
     )
@@ -87,22 +91,35 @@ def load(task: Task, settings: Data) -> TaskData:
 class Rows(Mapping):
     """Every split that a copy of the data has, under the copy's own names; read when asked for.
 
-    `counts` has the rows of each, labelled or not, and `read` gives one as lists by column.
+    `counts` has the rows of each, labelled or not, `read` gives one as lists by column, and
+    `unlabelled` counts the rows that were dropped from the splits read so far.
     """
 
     def __init__(self, task: Task, counts: dict[str, int], read: Callable[[str], dict]):
         self.task, self.counts, self.read = task, counts, read
+        self.unlabelled: dict[str, int] = {}
 
     def __getitem__(self, name: str) -> Split:
         if name not in self.counts:
             raise KeyError(name)
-        return _split(self.task, name, self.read(name))
+        split = _split(self.task, name, self.read(name))
+        self.unlabelled[name] = self.counts[name] - len(split)
+        return split
 
     def __iter__(self):
         return iter(self.counts)
 
     def __len__(self) -> int:
         return len(self.counts)
+
+
+def _unlabelled(raw: Rows) -> list[str]:
+    """How many rows of each split have no label, which is what -1 stands for on the Hub."""
+    return [
+        f"{count:,} of {raw.counts[name]:,} rows of {name} have no label (-1) and are dropped"
+        for name, count in raw.unlabelled.items()
+        if count
+    ]
 
 
 def _other_counts(task: Task, raw: Rows) -> list[str]:
@@ -145,59 +162,77 @@ def _raw(task: Task) -> tuple[Rows, str | None]:
 
 def _check_columns(task: Task, wanted: list[str], rows) -> None:
     """Refuse a copy without a column, or with other names or another order of labels."""
-    place = " ".join(file for _, file in task.files) or f"{task.hub_id} ({task.config})"
+    where = _where(task)
     for column in wanted:
         if column not in rows.column_names:
             raise InputError(
-                f"task {task.name!r}: {place} has no column {column!r}; it has "
+                f"task {task.name!r}: {where} has no column {column!r}; it has "
                 f"{', '.join(rows.column_names)}"
             )
     expected = task.names or task.labels
     names = getattr(rows.features[task.label_column], "names", expected)
     if tuple(names) != expected:
         raise InputError(
-            f"task {task.name!r}: the labels of {place} are {', '.join(names)}, in this order, but "
+            f"task {task.name!r}: the labels of {where} are {', '.join(names)}, in this order, but "
             f"expected were {', '.join(expected)}: name another revision, or mend the task's labels"
         )
+
+
+def _where(task: Task) -> str:
+    """Where the rows of a task are, for messages."""
+    return " ".join(file for _, file in task.files) or f"{task.hub_id} ({task.config})"
 
 
 def _hub(task: Task):
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are told once, below
+    source = _files(task) if task.files else {"path": task.hub_id, "name": task.config}
     try:
-        if task.files:
-            return datasets.load_dataset(_builder(task), data_files=dict(task.files))
-        return datasets.load_dataset(task.hub_id, task.config, revision=task.revision)
-    except (OSError, ValueError, RuntimeError) as error:
+        return datasets.load_dataset(**source, revision=task.revision)
+    except datasets.exceptions.DatasetGenerationError as error:
         raise InputError(
-            f"task {task.name!r}: cannot load {task.hub_id} ({task.config}): the Hub could not be "
+            f"task {task.name!r}: the files of {_where(task)} cannot be read, or do not fit "
+            f"together: save them again, as UTF-8 and with the same columns "
+            f"({_first_line(error.__cause__ or error)})"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        if task.files:
+            raise InputError(
+                f"task {task.name!r}: cannot read {_where(task)} ({_first_line(error)})"
+            ) from error
+        raise InputError(
+            f"task {task.name!r}: cannot load {_where(task)}: the Hub could not be "
             f"reached or has no such data, and no copy is in the cache that HF_HOME names. "
             f"Go online once, or set HF_HOME to a folder that has it. ({_first_line(error)})"
         ) from error
-    except datasets.exceptions.DatasetGenerationError as error:
-        place = " ".join(file for _, file in task.files) or f"{task.hub_id} ({task.config})"
-        raise InputError(
-            f"task {task.name!r}: the files of {place} cannot be read, or do "
-            f"not fit together ({_first_line(error.__cause__ or error)})"
-        ) from error
 
 
-BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""The kinds of files that a task's rows may be in."""
+FORMATS = {
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+"""The formats that a task's files may have, by their suffix: a builder of `datasets` and its
+settings. All but Parquet may be compressed (.csv.gz)."""
 
 
-def _builder(task: Task) -> str:
-    """The reader for a task's files, all of one kind."""
-    for _, file in task.files:
+def _files(task: Task) -> dict:
+    """How `datasets.load_dataset` reads a task's files, all of one format."""
+    splits: dict[str, list[str]] = {}
+    for split, file in task.files:
         if not Path(file).is_file():
             raise InputError(f"task {task.name!r}: there is no file {file}")
-    kinds = {BUILDERS.get(Path(file).suffix.lower()) for _, file in task.files}
-    if len(kinds) > 1 or None in kinds:
-        names = " ".join(file for _, file in task.files)
-        raise InputError(f"task {task.name!r}: {names}: expected {' or '.join(BUILDERS)} alone")
-    return kinds.pop()
+        splits.setdefault(split, []).append(file)
+    suffixes = {Path(file.lower().removesuffix(".gz")).suffix for _, file in task.files}
+    if len(suffixes) > 1 or not suffixes <= FORMATS.keys():
+        known = " or ".join(FORMATS)
+        raise InputError(f"task {task.name!r}: {_where(task)}: expected {known} alone")
+    builder, settings = FORMATS[suffixes.pop()]
+    return {"path": builder, "data_files": splits, **settings}
 
 
 def _first_line(error: Exception) -> str:
@@ -205,29 +240,52 @@ def _first_line(error: Exception) -> str:
 
 
 def _split(task: Task, name: str, rows: Mapping[str, list]) -> Split:
-    """The rows, lists by column, as texts and labels; unlabelled ones (label -1) are left out."""
+    """The rows, lists by column, as texts and label ids, without those that have no label."""
     mark, columns = MARKS[task.marks]
     read = [rows[column] for column in (*task.columns, *columns)]
     ids = {word: number for number, word in enumerate(task.names or task.labels)}
     texts, labels = [], []
     for number, (label, *values) in enumerate(zip(rows[task.label_column], *read, strict=True)):
-        if label == -1:
+        label_id = _label_id(label, ids)
+        if label_id == UNLABELLED:
             continue
-        label = ids.get(str(label), label)
-        if type(label) is not int or not 0 <= label < len(task.labels):
+        if label_id is None:
             raise InputError(
                 f"task {task.name!r}: row {number} of {name} has the label {label!r}; expected "
                 f"0 to {len(task.labels) - 1} ({', '.join(task.names or task.labels)})"
             )
         text = tuple(values[: len(task.columns)])
-        if not all(isinstance(part, str) for part in text):
-            raise InputError(
-                f"task {task.name!r}: row {number} of {name} is no text in all of its columns "
-                f"{', '.join(task.columns)}: {text!r}"
-            )
+        for column, part in zip(task.columns, text, strict=True):
+            if not isinstance(part, str):
+                raise InputError(
+                    f"task {task.name!r}: row {number} of {name} has no text in its column "
+                    f"{column!r}, but {part!r}: {_remedy(part)}, or name another column"
+                )
         texts.append(mark(text, *values[len(task.columns) :]) if columns else text)
-        labels.append(label)
+        labels.append(label_id)
     return Split(texts, labels)
+
+
+UNLABELLED = -1
+"""What the Hub's data sets write where a label is not public."""
+
+
+def _label_id(label, ids: Mapping[str, int]) -> int | None:
+    """The id of a label: by its name, else the number that it is itself, `UNLABELLED` among them;
+    None where it is no label."""
+    if isinstance(label, float) and label.is_integer() and str(label) not in ids:
+        label = int(label)
+    if str(label) in ids:
+        return ids[str(label)]
+    known = isinstance(label, int) and (label == UNLABELLED or 0 <= label < len(ids))
+    return int(label) if known else None
+
+
+def _remedy(part) -> str:
+    """What to do about a value that is no text."""
+    if part is None:
+        return "fill it in or remove the row"
+    return "join its items into one text" if isinstance(part, list) else "convert it to text"
 
 
 class Mark(NamedTuple):

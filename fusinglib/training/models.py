@@ -10,6 +10,7 @@ import transformers
 
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
+from fusinglib.fusion.compatibility import SETTINGS_FILES, VOCABULARIES
 from fusinglib.places import PROJECT
 from fusinglib.training.data import Split, label_texts, pair_input, text_input
 from fusinglib.training.scoring import label_scores
@@ -35,7 +36,7 @@ class BaseModel:
         self.task, self.data, self.device = task, data, torch.device(device)
         self.autocast = training.precision == "bf16"
         self.config = _config(folder, training.dropout)
-        self.tokenizer, self.tokenizer_hash = _tokenizer(folder)
+        self.tokenizer, self.tokenizer_hash = tokenizer(folder), tokenizer_hash(folder)
         self.segments = getattr(self.config, "type_vocab_size", 0) > 1
         self.batch_size = _scored_at_a_time(self.config.hidden_size, self.device)
 
@@ -229,9 +230,8 @@ def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:
 
 def check_labels(folder: Path, tasks: Sequence[Task], text_format: str) -> None:
     """Raise `InputError` for a task whose labels the T5 model in `folder` cannot write."""
-    tokenizer, _ = _tokenizer(Path(folder))
     for task in tasks:
-        label_tokens(tokenizer, task, text_format)
+        label_tokens(tokenizer(folder), task, text_format)
 
 
 def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
@@ -330,7 +330,7 @@ def untie(model) -> None:
 
 def _save(model, tokenizer_folder: Path, output: Path) -> None:
     model.save_pretrained(output)
-    _tokenizer(tokenizer_folder)[0].save_pretrained(output)
+    tokenizer(tokenizer_folder).save_pretrained(output)
 
 
 def _config(folder: Path, dropout: float):
@@ -344,23 +344,22 @@ def _config(folder: Path, dropout: float):
 
 def tokenizer(folder: Path):
     """The tokenizer of the model in `folder`."""
-    return _tokenizer(folder)[0]
+    content = tokenizer_hash(folder)
+    if content not in _TOKENIZERS:
+        _TOKENIZERS[content] = transformers.AutoTokenizer.from_pretrained(str(folder))
+    return _TOKENIZERS[content]
 
 
-def _tokenizer(folder: Path):
-    """The tokenizer in `folder` and the hash of its content."""
-    names = ("tokenizer.json", "vocab.txt", "spiece.model", "vocab.json", "merges.txt")
+_TOKENIZERS: dict[str, transformers.PreTrainedTokenizerBase] = {}
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """A hash of all that decides the token ids of a text: the tokenizer's files, and what of the
+    config names its class where they do not."""
     digest = hashlib.sha256()
-    for path in (folder / name for name in names if (folder / name).is_file()):
-        digest.update(path.read_bytes())
-    content = digest.hexdigest()
-    return _load_tokenizer(content, str(folder)), content
-
-
-_LOADED: dict[str, transformers.PreTrainedTokenizerBase] = {}
-
-
-def _load_tokenizer(content: str, folder: str):
-    if content not in _LOADED:
-        _LOADED[content] = transformers.AutoTokenizer.from_pretrained(folder)
-    return _LOADED[content]
+    for path in (folder / name for name in (*VOCABULARIES, *SETTINGS_FILES)):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    config = checkpoints.read_json(folder / "config.json")
+    digest.update(str([config.get("model_type"), config.get("tokenizer_class")]).encode())
+    return digest.hexdigest()

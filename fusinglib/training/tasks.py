@@ -25,8 +25,8 @@ class Task:
 
     `names` are the copy's own names of the labels, where these are others; `marks` how the texts
     say what a row speaks of (see `fusinglib.training.data`); `rows` how many rows the published
-    data have, split by split; `files` the CSV, JSON or Parquet files of a task that is not on the
-    Hub, split by split.
+    data have, split by split; `files` the CSV, TSV, JSON or Parquet files of a task that is not on
+    the Hub: pairs of a split and a file.
     """
 
     name: str
@@ -221,7 +221,7 @@ def own_task(
     *,
     columns: Sequence[str],
     labels: Sequence[str],
-    files: str | Mapping[str, str] | None = None,
+    files: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
     hub_id: str = "",
     config: str = "default",
     label_column: str = "label",
@@ -233,8 +233,9 @@ def own_task(
 
     Arguments:
         columns: of the texts; labels: a word for each label, in the order of their ids.
-        files: a CSV, JSON or Parquet file of training rows, or one for each split (train,
-            validation, test), from the current folder; or hub_id, config and revision.
+        files: a CSV, TSV, JSON or Parquet file of training rows, or a list of them, or the same for
+            each split (train, validation, test), from the current folder; or hub_id, config and
+            revision.
         label_column: its values are ids (0, 1, ...), the `labels`, or the `names` that stand for
             them in the data, in the order of the labels.
         splits: the split rule, by default "cut" for training rows alone (dev and test are cut off),
@@ -256,15 +257,35 @@ def own_task(
         raise InputError(f"task {name!r}: expected {len(labels)} names, one for each label")
     if bool(files) == bool(hub_id):
         raise InputError(f"task {name!r}: say where its rows are, by files or by hub_id")
-    files = {"train": files} if isinstance(files, str) else dict(files or {})
+    files = file_lists(name, files)
     if not splits:
         splits = {("train",): "cut", ("train", "validation"): "carve"}.get(tuple(files), "own")
-    places = tuple((split, str(Path(file).expanduser().resolve())) for split, file in files.items())
+    places = tuple(
+        (split, str(Path(file).expanduser().resolve()))
+        for split, listed in files.items()
+        for file in listed
+    )
     identity = (hub_id, config) if hub_id else ("files", name)
     return Task(
         name, *identity, label_column=label_column, splits=splits, revision=revision, files=places,
         **made,
     )  # fmt: skip
+
+
+def file_lists(name: str, files) -> dict[str, list[str]]:
+    """The `files` of the own task `name` (see `own_task`) as a list of files for each split."""
+    by_split = files if isinstance(files, Mapping) else {"train": files} if files else {}
+    lists = {
+        split: [listed] if isinstance(listed, str) else listed for split, listed in by_split.items()
+    }
+    for split, listed in lists.items():
+        fits = isinstance(listed, Sequence) and listed
+        if not fits or not all(isinstance(file, str) for file in listed):
+            raise InputError(
+                f"task {name!r}: files of {split} are {listed!r}: expected a file or a list "
+                f"of files"
+            )
+    return lists
 
 
 def mini_tasks(world_seed: int) -> dict[str, Task]:
