@@ -10,6 +10,7 @@ import ipaddress
 import shutil
 import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 import transformers
 import yaml
 
+from fusinglib import fuse
 from fusinglib.places import PROJECT
 from fusinglib.study.settings import FamilyTable
 from fusinglib.training import miniworld, pretraining, tasks
@@ -41,6 +43,12 @@ TINY = {
     "executor": "serial",
     "device": "cpu",
 }
+
+
+def weights_hash(model) -> str:
+    """The hash by which a fused model names this parent."""
+    with tempfile.TemporaryDirectory() as folder:
+        return fuse([model], Path(folder) / "copy", progress=False).hashes[0]
 
 
 @pytest.fixture(scope="session", autouse=True)

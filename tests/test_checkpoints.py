@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import weights_hash
 from safetensors.numpy import load_file, save_file
 from transformers.models.auto import modeling_auto
 
 from fusinglib import fuse
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
-from fusinglib.fusion.engine import weights_hash
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.tensors import Stored, narrowed, widen
 from fusinglib.training import models

@@ -121,6 +121,24 @@ def test_without_effect_nothing_is_supported(experiment):
     assert set(others["verdict"]) == {"undecided"}, table
 
 
+def test_all_but_one_of_ten_is_all_but_one():
+    """Nine of ten pairs beat their worse model, the tenth does not, and nothing varies."""
+    tasks = [f"t{i}" for i in range(5)]
+    pairs = list(combinations(tasks, 2))
+    bases = {("pretrained", ""): 0.0, **{("intertrained", task): 0.02 for task in tasks}}
+    bases |= {("fused", " ".join(pair)): 0.05 if pair != pairs[0] else 0.0 for pair in pairs}
+    rows = [
+        ({"base": base, "sources": names, "target": target}, 0.5 + gain, 0.0)
+        for (base, names), gain in bases.items()
+        for target in tasks
+        if target not in names.split()
+    ]
+    table = verdicts("pairwise_heatmap", (results(rows), {"tasks": tasks})).set_index("claim")
+    row = table.loc["6 all but one pair beat their worse model"]
+    assert (row["estimate"], row["low"], row["verdict"]) == (90, 90, "supported")
+    assert table.loc["7 most pairs beat the mean of the two", "verdict"] == "supported"
+
+
 def test_estimates_are_in_points():
     table = verdicts("family_table", family_results(1))
     assert list(table["estimate"][:3]) == pytest.approx([5] * 3, abs=0.5)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import weights_hash
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -27,7 +28,7 @@ from transformers import (
 )
 
 from fusinglib.errors import InputError
-from fusinglib.fusion.engine import fuse, weights_hash
+from fusinglib.fusion.engine import fuse
 
 ENCODER = {
     "hidden_size": 8,

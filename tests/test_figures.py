@@ -8,6 +8,7 @@ from test_paths import line
 from test_tables import FAMILIES, over_decays, study
 
 from fusinglib.evaluation import figures, pairs, paths, tables
+from fusinglib.fusion.geometry import Updates
 
 matplotlib.use("agg")
 
@@ -210,7 +211,7 @@ def test_weight_map_names_every_model(ax):
 
 
 def test_weight_figure_states_what_two_dimensions_keep():
-    figure = figures.weight_figure(np.eye(3, 2), 2 / 3, ["pretrained", "a", "mean"])
+    figure = figures.weight_figure(Updates(["pretrained", "a", "b", "mean"], np.eye(4), 1.0))
     assert "keep 67 %" in figure.axes[0].get_title()
 
 
@@ -229,7 +230,7 @@ def test_planner_figure_has_a_curve_per_spread_the_last_dashed():
 
 def test_squares_write_every_number(ax):
     names = ["a", "b"]
-    matrix = paths.matrix(np.array([[np.nan, 1.25], [-0.001, 3]]), names)
+    matrix = pd.DataFrame([[np.nan, 1.25], [-0.001, 3]], names, names)
     figures.square(matrix, ax, decimals=1)
     assert [text.get_text() for text in ax.texts] == ["1.2", "0.0", "3.0"]
     assert ticks(ax) == names

@@ -100,6 +100,26 @@ def test_the_effect_is_found_with_several_source_seeds():
     assert planner.measured(pd.DataFrame(rows), {"f": targets}).effect == pytest.approx(4, rel=0.1)
 
 
+def test_the_effect_is_found_over_several_worlds():
+    """Pretrained has a run in every world as well, so its noise is divided by their number too."""
+    rng = np.random.default_rng(2)
+    targets = [f"t{number}" for number in range(400)]
+    effects = dict(zip(targets, rng.normal(0, 0.04, len(targets)), strict=True))
+    rows = [
+        {
+            "world": world, "base": base, "source_family": family, "target": target,
+            "source_seed": 0, "seed": seed,
+            "accuracy": 0.7 + effects[target] * (base == "fused") + rng.normal(0, 0.12),
+        }
+        for world in range(6)
+        for base, family in [("pretrained", ""), ("fused", "f"), ("intertrained", "f")]
+        for target in targets
+        for seed in range(2)
+    ]  # fmt: skip
+    spread = planner.measured(pd.DataFrame(rows), {"f": targets})
+    assert (spread.run, spread.effect) == pytest.approx((12, 4), rel=0.1)
+
+
 def test_no_spread_is_measured_where_runs_are_missing_or_alone():
     results = study()
     assert not math.isnan(planner.measured(results, FAMILIES).run)

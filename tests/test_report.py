@@ -37,7 +37,6 @@ def test_a_dry_run_reads_no_weights_and_writes_nothing(tmp_path, heads, monkeypa
     ]
     assert "the labels of the heads differ; heads are left out" in report.notes
     assert not report.problems and report.updates == [] and report.hashes == []
-    assert list(report.table()["value"]) == [row["value"] for row in report.rows()]
     assert "averaged" in report._repr_html_() and "averaged" in str(report)
 
 
@@ -75,6 +74,27 @@ def test_updates_and_who_is_out_of_line(tmp_path):
     expected = ((weights[1] - weights[0]).norm() / weights[0].norm()).item()
     assert norms[0] == pytest.approx(expected, rel=1e-4)
     assert "of the pretrained norm, cosines with the others'" in values(report, "model 1")[0]
+
+
+def test_only_language_models_have_output_embeddings_to_tie(tmp_path):
+    bodies = save_all(tmp_path, [make_bert(seed, kind=BertModel) for seed in range(2)])
+    tied = [tmp_path / f"t5-{seed}" for seed in range(2)]
+    for seed, folder in enumerate(tied):
+        make_t5(seed).save_pretrained(folder)
+    said = "output embeddings are tied to the input embeddings, which are stored once"
+    assert said not in fuse(bodies, dry_run=True).notes
+    assert said in fuse(tied, dry_run=True).notes
+
+
+def test_a_card_cites_the_source_of_its_own_method(tmp_path):
+    folders = save_all(tmp_path, [make_bert(seed, kind=BertModel) for seed in range(2)])
+    cards = {}
+    for method in ("mean", "slerp", "weighted"):
+        fuse(folders, tmp_path / method, method=method, progress=False)
+        cards[method] = (tmp_path / method / "README.md").read_text()
+    assert "by the method mean (Choshen et al. 2022" in cards["mean"]
+    assert "slerp (Shoemake 1985" in cards["slerp"] and "Choshen" not in cards["slerp"]
+    assert "by the method weighted, tensor by tensor" in cards["weighted"]
 
 
 def load(folder):

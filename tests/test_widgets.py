@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from conftest import weights_hash
 
 from fusinglib import fuse, widgets
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.evaluation import pairs, playground
-from fusinglib.fusion.engine import weights_hash
 from fusinglib.study.execution import KeptPool, execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize

@@ -162,6 +162,33 @@ def test_claims_over_worlds_are_those_of_their_differences():
         assert row["verdict"] == "supported" and row["decided by"] == "-"
 
 
+def test_over_worlds_the_source_models_are_covered():
+    assert tables.caveats(study(), FAMILIES) == []
+    (caveat,) = tables.caveats(study(count=1), FAMILIES)
+    assert caveat.startswith("One source seed")
+
+
+def test_no_interval_leaves_what_its_statistic_can_be():
+    """Six pairs in three worlds, of which all or few beat their models."""
+    rng, names = np.random.default_rng(0), "abcd"
+    bases = [("pretrained", ""), *(("intertrained", n) for n in names)]
+    bases += [("fused", f"{one} {two}") for one in names for two in names if one < two]
+    results = pd.DataFrame(
+        [
+            {"world": world, "base": base, "sources": sources, "source_seed": 0, "seed": s,
+             "target": target, "accuracy": 0.5 + rng.normal(0.1 * (world == 1), 0.1)}
+            for world in range(3) for base, sources in bases for s in range(2)
+            for target in "abcdef" if target not in sources
+        ]
+    )  # fmt: skip
+    rows = claims.verdicts("pairwise_heatmap", results, {"six": [*"abcdef"]})
+    shares = rows[~rows["claim"].str.startswith("9")]
+    assert (shares["low"] >= 0).all() and (shares["high"] <= 100).all()
+    assert ((rows["low"] == 0) | (rows["high"] == 100)).any()
+    nine = rows[rows["claim"].str.startswith("9")]
+    assert nine["low"].between(-1, 1).all() and nine["high"].between(-1, 1).all()
+
+
 def test_pairs_over_worlds():
     rng, names = np.random.default_rng(0), "abc"
     bases = [("pretrained", ""), *(("intertrained", n) for n in names)]
@@ -183,12 +210,12 @@ def test_pairs_over_worlds():
 
 def test_worlds_are_drawn_and_foretold():
     differences = tables.paired(study(), FAMILIES)
-    by_world = worlds.by_world(differences)
+    by_world = worlds.by_world(differences, [3, 7, 8, 11])
     assert len(by_world) == 3 * (4 + len(SCOPES))
     figure = figures.world_figure(by_world)
     assert [ax.get_title() for ax in figure.axes] == [n.replace("-", "−") for n in differences]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["world 0", "world 1", "world 2", "world 3", *SCOPES]
+    assert labels == ["world 3", "world 7", "world 8", "world 11", *SCOPES]
     shares = {name: worlds.variances(100 * array)["share"] for name, array in differences.items()}
     assert len(figures.share_figure(pd.DataFrame(shares)).axes[0].patches) == 3 * 4
     found = worlds.forecast(differences["fused - pretrained"], 3)

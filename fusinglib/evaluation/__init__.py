@@ -3,6 +3,6 @@
 Begin with `tables` (a row per run to the table of a paper) and `statistics` (the bootstrap), or,
 for many worlds, `worlds` (intervals in two scopes, and where doubt comes from).
 `figures` draws; `claims` gives verdicts on the paper's claims, `reference` holds its numbers;
-`pairs`, `paths` and `landscape` belong to the heatmap and the loss path, `planner` to the seeds,
+`pairs` and `paths` belong to the heatmap and the loss path, `planner` to the seeds,
 `playground` to the comparison of a few models on one target, `exploration` asks when fusing helps.
 """

@@ -6,7 +6,9 @@ Nothing here was fixed beforehand and nothing decides a claim.
 import numpy as np
 import pandas as pd
 
-from fusinglib.evaluation import landscape, statistics
+from fusinglib.evaluation import statistics
+from fusinglib.fusion import geometry
+from fusinglib.fusion.geometry import Updates
 from fusinglib.study.plans import Plan
 from fusinglib.study.store import Store
 
@@ -34,12 +36,12 @@ def cells(plan: Plan, store: Store, results: pd.DataFrame) -> pd.DataFrame:
         for row in reversed(plan.rows)
         if row["base"] == "fused"
     }
-    known = {world: _Updates(plan, store, world) for world in results["world"].unique()}
+    known = source_updates(plan, store)
     rows = []
     for (world, family, target), gain in gains.items():
         models = [run.key for run in fused[world, family, target].parents]
         traits = {
-            **known[world].traits(models),
+            **_traits(known[world], models),
             "sources": len(models),
             "target size": plan.sizes[target]["train"],
             "pretrained": 100 * start[world, target],
@@ -49,29 +51,54 @@ def cells(plan: Plan, store: Store, results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-class _Updates:
-    """Norms and cosines of the updates of a world's source models, by their keys."""
+def _traits(known: Updates, keys: list[str]) -> dict[str, float]:
+    """What the updates of some source models, named by their keys, are like."""
+    places = [known.names.index(key) for key in keys]
+    cosines, norms = known.cosines[np.ix_(places, places)], known.norms[places]
+    others = cosines[~np.eye(len(places), dtype=bool)]
+    similarity = float(others.mean()) if len(others) else np.nan
+    return {"similarity": similarity, "spread": float(norms.max() / norms.min())}
 
-    def __init__(self, plan: Plan, store: Store, world: int):
-        runs = {
-            parent.key: parent
-            for row in plan.rows
-            if row["world"] == world and row["base"] == "fused"
-            for parent in row["run"].parents[0].parents
-        }
-        (origin,) = {run.parents[0].key: run.parents[0] for run in runs.values()}.values()
-        models = [store.model(run) for run in runs.values()]
-        products = landscape.inner_products(store.model(origin), models)
-        self.places = {key: place for place, key in enumerate(runs)}
-        self.cosines, self.norms = landscape.cosines(products), np.sqrt(np.diag(products))
 
-    def traits(self, keys: list[str]) -> dict[str, float]:
-        places = [self.places[key] for key in keys]
-        cosines = self.cosines[np.ix_(places, places)]
-        norms = self.norms[places]
-        others = cosines[~np.eye(len(places), dtype=bool)]
-        similarity = float(others.mean()) if len(others) else np.nan
-        return {"similarity": similarity, "spread": float(norms.max() / norms.min())}
+def source_updates(plan: Plan, store: Store) -> dict[int, Updates]:
+    """The updates of each world's source models, as far as they are finished, from that world's
+    pretrained model, by their keys; without worlds there is one, 0."""
+    origins, sources = {}, {}
+    for row in plan.rows:
+        world, base = row.get("world", 0), row["run"].parents[0]
+        if row["base"] == "pretrained":
+            origins[world] = base
+        if row["base"] == "fused":
+            known = sources.setdefault(world, {})
+            known |= {run.key: run for run in base.parents if store.has(run)}
+    return {
+        world: geometry.updates(
+            store.model(origins[world]), [store.model(run) for run in runs.values()], [*runs]
+        )
+        for world, runs in sources.items()
+        if runs and store.has(origins[world])
+    }
+
+
+def alikeness(plan: Plan, store: Store) -> pd.DataFrame:
+    """How far the source models of a family table are from their own world's pretrained model, and
+    in which directions.
+
+    Returns: a row per source model, over worlds and source seeds, with the mean norm of its
+    ``update``, in percent of the norm of the pretrained weights, its least and greatest cosine with
+    the others' updates, and a ``note`` where it is out of line.
+    """
+    labels = {run.key: run.label.split(" from ")[0] for run in plan.models}
+    rows = []
+    for updates in source_updates(plan, store).values():
+        notes = updates.out_of_line()
+        for row in updates.rows():
+            cosines = [one for one in row["cosines"] if one is not None] or [np.nan]
+            found = (100 * row["norm"], min(cosines), max(cosines), notes.get(row["model"], ""))
+            rows.append((labels[row["model"]], *found))
+    names = ["model", "update", "least cosine", "greatest cosine", "note"]
+    table = pd.DataFrame(rows, columns=names).groupby("model", sort=False)
+    return table.agg(dict(zip(names[1:], ("mean", "min", "max", "max"), strict=True)))
 
 
 def correlations(found: pd.DataFrame) -> pd.DataFrame:

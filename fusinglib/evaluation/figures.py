@@ -461,7 +461,7 @@ def path_figure(table):
 def weight_map(coordinates, names, ax=None):
     """Models as points of a plane: pretrained, finetuned and mean, by the names of their ends.
 
-    Arguments: ``coordinates`` (models, 2), e.g. of `fusinglib.landscape.plane`. Returns: the Axes.
+    Arguments: ``coordinates`` (models, 2), e.g. of `Updates.plane`. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
     base = {PRETRAINED: "pretrained", MEAN: "fused"}
@@ -479,13 +479,14 @@ def weight_map(coordinates, names, ax=None):
     return ax
 
 
-def weight_figure(coordinates, share, names):
+def weight_figure(updates):
     """The weight space: `weight_map`, and the share of the distances that it keeps.
 
-    Arguments: ``coordinates`` and ``share`` of `fusinglib.landscape.plane`. Returns: a Figure.
+    Arguments: ``updates`` of `fusinglib.fusion.geometry`. Returns: a Figure.
     """
     figure = NotebookFigure(figsize=(7.5, 5.5), layout="constrained")
-    ax = weight_map(coordinates, names, figure.subplots())
+    coordinates, share = updates.plane()
+    ax = weight_map(coordinates, updates.names, figure.subplots())
     ax.set_title(f"two dimensions keep {100 * share:.0f} % of the squared distances")
     ax.set_xlabel("first dimension (Euclidean distance of weights)")
     ax.set_ylabel("second dimension")

@@ -121,11 +121,6 @@ def models(plan: Plan, store: Store) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0] == MEAN))
 
 
-def matrix(values: np.ndarray, names: list[str]) -> pd.DataFrame:
-    """A square of numbers between models, with their names."""
-    return pd.DataFrame(values, index=names, columns=names)
-
-
 def between(table: pd.DataFrame, number: str) -> pd.DataFrame:
     """A number of `lines` (``barrier`` or ``drop``) between every two models, on the tasks that
     they were trained on; the mean over source seeds. NaN on the diagonal."""

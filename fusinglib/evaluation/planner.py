@@ -75,8 +75,9 @@ def measured(results: pd.DataFrame, families: dict) -> Spread:
         for (base, _), runs in arrays.items()
         if base == "fused"
     ]
-    source_seeds = max(runs.shape[0] * runs.shape[1] for runs in arrays.values())
-    effect = max(np.mean(effects) - run**2 / seeds * (1 + 1 / source_seeds), 0)
+    worlds, source_seeds = np.max([runs.shape[:2] for runs in arrays.values()], axis=0)
+    noise = run**2 / (worlds * seeds) * (1 + 1 / source_seeds)  # of pretrained and of fused
+    effect = max(np.mean(effects) - noise, 0)
     return Spread(100 * run, 0.0, 100 * math.sqrt(effect))
 
 

@@ -357,14 +357,14 @@ def reached(sizes, families, source_sizes):
 def caveats(results, families):
     """What a reader of these results has to know, as sentences: print them under the tables."""
     runs = expected_runs(results, distinct_targets(families))
-    seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed")}
+    seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed", "world")}
     lacking = int(runs.isna().sum())
     cut = 100 * results["truncated"].mean() if "truncated" in results else 0
     sentences = [
         (lacking, f"{lacking} of {len(runs)} runs are missing; their cells show –."),
         (seeds["seed"] == 1, "One seed: no standard deviations, and no collapses to be seen."),
         (
-            seeds["source_seed"] == 1,
+            seeds["source_seed"] == seeds["world"] == 1,  # every world has its own source models
             "One source seed: the intervals do not cover the randomness of the source models.",
         ),
         (cut > 0, f"{cut:.1f} % of the texts were longer than the model may read, and are cut."),

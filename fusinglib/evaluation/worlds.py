@@ -9,6 +9,7 @@ Casella and McCulloch 1992, "Variance components", chapter 4). The rest holds wh
 one task type, and the randomness of source models and seeds.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,16 +112,16 @@ def intervals(values: np.ndarray) -> dict[str, Difference]:
     }
 
 
-def by_world(arrays: dict[str, np.ndarray]) -> pd.DataFrame:
+def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFrame:
     """Differences world by world, in points: for each comparison a row per world, with the interval
     that this world gives alone (`statistics.paired_difference`), then one for each of the `SCOPES`.
 
-    Argument: differences by comparison, (worlds, source seeds, seeds, task types), as fractions;
-    worlds are numbered from 0.
+    Arguments: differences by comparison, (worlds, source seeds, seeds, task types), as fractions;
+    the seeds of the worlds, by which they are named.
     """
     rows = []
     for comparison, differences in arrays.items():
-        for world, one in enumerate(differences):
+        for world, one in zip(seeds, differences, strict=True):
             alone = statistics.paired_difference(one, np.zeros_like(one))
             rows.append((comparison, str(world), *(100 * number for number in alone)))
         for scope, found in intervals(differences.mean(axis=(1, 2))).items():

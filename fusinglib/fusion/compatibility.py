@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
-from fusinglib.fusion.streaming import BLOCK, PIECE, Block, Piece, pieces, stream, threads
+from fusinglib.fusion.streaming import BLOCK, PIECE, threads
 from fusinglib.fusion.tensors import Stored
 from fusinglib.progress import amount
 
@@ -32,10 +30,6 @@ READING, WRITING = 4e9, 0.8e9
 """Bytes a second that two cores read from the page cache and write to it, about; from a disk it is
 the disk's speed."""
 
-FAR = 3.0
-"""A model is out of line if its update is that many times longer or shorter than the middle one, or
-if its cosines with all others are negative."""
-
 
 @dataclass(repr=False)
 class Report:
@@ -43,7 +37,7 @@ class Report:
 
     `averaged` and `copied` are names of tensors of the body, `left_out` rows of model, tensor and
     reason, `files` what is copied from the first model; `problems` are reasons to refuse, `notes`
-    what to know; `hashes` are those of the parents (see `engine.weights_hash`). `updates`, where
+    what to know; `hashes` are those of the parents, of all that was read of each. `updates`, where
     the pretrained model is given: a row per model with the norm of its update, relative to that of
     the pretrained weights, and its cosines with the others'.
     """
@@ -88,12 +82,6 @@ class Report:
             *(("refused", problem) for problem in self.problems),
         ]
         return [{"what": what, "value": value} for what, value in rows]
-
-    def table(self):
-        """The rows as a DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows()).set_index("what")
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -210,7 +198,7 @@ def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
         notes.append(f"the labels of the heads {alike}; heads are left out")
     if first.config is None:
         notes.append("no config.json: all tensors of the file are averaged by name")
-    elif whole and not any("lm_head" in name or "decoder.weight" in name for name in first.tensors):
+    elif whole and first.architecture != first.base and not _own_output(first):
         notes.append("output embeddings are tied to the input embeddings, which are stored once")
     elif "lm_head.weight" in first.tensors:
         notes.append("lm_head.weight is stored for itself, and is averaged for itself")
@@ -221,6 +209,11 @@ def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
     found = [name for name in VOCABULARIES if (first.folder / name).is_file()]
     notes.append(f"tokenizers: {', '.join(found)} compared" if found else "tokenizers: none found")
     return notes
+
+
+def _own_output(model: Checkpoint) -> bool:
+    """Whether a language model stores its output embeddings for themselves."""
+    return any("lm_head" in name or "decoder.weight" in name for name in model.tensors)
 
 
 def _kinds(first: Checkpoint, other: Checkpoint) -> list[str]:
@@ -310,59 +303,6 @@ def _same_vocabulary(a: Path, b: Path) -> bool:
     return a.name == "tokenizer.json" and read_json(a) | passing == read_json(b) | passing
 
 
-def memory(models: int, itemsize: int = 4) -> int:
+def memory(models: int) -> int:
     """Bytes of private memory that fusing takes, about."""
-    return int(INTERPRETER + threads() * 2 * max(BLOCK, models * PIECE * itemsize))
-
-
-def inner_products(base: dict[str, Stored], bodies: Sequence[dict[str, Stored]]) -> np.ndarray:
-    """Inner products of the models' updates, their differences from `base`.
-
-    Equivalent: `U @ U.T`, a row of U being all floating weights of a model less those of the base,
-    one after the other. Float64, (models + 1, models + 1): the last row and column are of the base
-    itself (its difference from zero), so that its own norm is known too.
-    """
-    everyone = [*bodies, base]
-    names = sorted(_floats(base))
-    total, parts = np.zeros((len(everyone),) * 2), {}
-
-    def add(piece: Piece, block: Block) -> int:
-        rows = np.stack(block.numbers(piece)).astype(np.float64)
-        with np.errstate(all="ignore"):  # fusing names what is not finite
-            rows[:-1] -= rows[-1]
-            parts[piece.name, piece.start] = rows @ rows.T
-        return 0
-
-    stream(pieces(names, everyone), add)
-    for key in sorted(parts):  # one order, whatever thread was first
-        total += parts[key]
-    return total
-
-
-def updates(names: Sequence[str], products: np.ndarray) -> list[dict]:
-    """Norms and cosines of the models' updates, and who is out of line, from `inner_products`."""
-    norms = np.sqrt(np.diag(products))
-    with np.errstate(all="ignore"):  # updates of zero, numbers that are not finite
-        cosines = products / np.outer(norms, norms)
-        lengths = norms / norms[-1]
-    rows = []
-    for i, name in enumerate(names):
-        others = [None if j == i else float(cosines[i, j]) for j in range(len(names))]
-        rows.append({"model": name, "norm": float(lengths[i]), "cosines": others})
-    return rows
-
-
-def out_of_line(rows: Sequence[dict]) -> list[str]:
-    """Which models do not look like finetuned from the same ancestor."""
-    middle = float(np.median([row["norm"] for row in rows]))
-    notes = []
-    for row in rows:
-        others = [value for value in row["cosines"] if value is not None]
-        if middle and (row["norm"] > FAR * middle or row["norm"] < middle / FAR):
-            notes.append(
-                f"{row['model']} is {row['norm'] / middle:.2g} times as far from the pretrained "
-                f"model as the middle one of these models: does it come from another ancestor?"
-            )
-        elif len(others) > 1 and max(others) < 0:
-            notes.append(f"the update of {row['model']} points away from those of all others")
-    return notes
+    return int(INTERPRETER + threads() * 2 * max(BLOCK, models * PIECE * 4))

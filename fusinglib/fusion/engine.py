@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import compatibility, measures
+from fusinglib.fusion import compatibility, geometry, measures
 from fusinglib.fusion.checkpoints import Checkpoint
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.methods import METHODS, Method, means
@@ -138,25 +138,6 @@ def fuse_subsets(
         wanted.append((Path(folder), subset, part))
     _carry_out(job, wanted, recipe, _bytes("50GB"), progress)
     return [report for _, _, report in wanted]
-
-
-def weights_hash(model: Model, allow_pickle: bool = False) -> str:
-    """The hash by which a fused model names its parents: of the numbers of the model's body.
-
-    XXH3-128 over all tensors in the order of their names, each by its name, dtype, shape and the
-    XXH3-128 hashes of its pieces of `streaming.PIECE` numbers (as float32, if they are narrower);
-    it does not depend on how the model is cut into files. It tells models apart, not forgeries.
-    """
-    opened = open_checkpoint(model, allow_pickle)
-    body = dict(opened.tensors) if opened.is_whole else opened.body()
-    hashes: dict = {}
-
-    def read(piece: Piece, block: Block) -> int:
-        _rows(piece, block)
-        return 0
-
-    stream(pieces(sorted(body), [body]), read, hashes)
-    return _hash(hashes, 0, body)
 
 
 @dataclass
@@ -301,9 +282,9 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job
 
 def _add_updates(job: Job) -> None:
     """How far the models are from the pretrained one, and in which directions."""
-    products = compatibility.inner_products(job.bodies[-1], job.bodies[:-1])
-    job.report.updates = compatibility.updates(job.report.parents, products)
-    job.report.notes += compatibility.out_of_line(job.report.updates)
+    found = geometry.of_bodies(job.report.parents, job.bodies[-1], job.bodies[:-1])
+    job.report.updates = found.rows()
+    job.report.notes += [f"{name}: {note}" for name, note in found.out_of_line().items()]
 
 
 # What is done.
@@ -416,7 +397,12 @@ def _equal(piece: Piece, rows: list, subset: Sequence[int], job: Job) -> np.ndar
 
 
 def _hash(hashes: dict, model: int, body: dict[str, Stored]) -> str:
-    """What `weights_hash` says of a model whose pieces have been read."""
+    """The hash by which a fused model names a parent: of the numbers of the parent's body.
+
+    XXH3-128 over all tensors in the order of their names, each by its name, dtype, shape and the
+    XXH3-128 hashes of its pieces of `streaming.PIECE` numbers (as float32, if they are narrower);
+    it does not depend on how the model is cut into files. It tells models apart, not forgeries.
+    """
     total = xxhash.xxh3_128()
     for name in sorted(body):
         total.update(f"{name} {body[name].dtype} {list(body[name].shape)}".encode())

@@ -155,23 +155,42 @@ class Method(NamedTuple):
 
     `needs` names what the engine finds out: "thresholds" and "angle" of whole tensors, which takes
     passes over all inputs before the one that fuses, `random`, or the Fisher `information` files.
-    `weight` is the weight of a model where none are given, None for 1 / n.
+    `weight` is the weight of a model where none are given, None for 1 / n; `source` is where the
+    method is published.
     """
 
     combine: Callable
+    source: str = ""
     needs: str = ""
     with_base: bool = False
     weight: float | None = None
     cost: str = "one pass"
 
 
+FUSING = "Choshen et al. 2022, Fusing finetuned models for better pretraining, section 2"
+
 METHODS = {
-    "mean": Method(mean),
+    "mean": Method(mean, FUSING),
     "weighted": Method(weighted),
-    "fisher": Method(fisher, needs="information", cost="one pass, over twice as many files"),
-    "task_arithmetic": Method(task_arithmetic, with_base=True, weight=1.0),
-    "ties": Method(ties, "thresholds", with_base=True, weight=1.0, cost="three passes"),
-    "dare": Method(dare, needs="random", with_base=True, weight=1.0),
-    "slerp": Method(slerp, needs="angle", cost="two passes"),
-}
+    "fisher": Method(
+        fisher, "Matena and Raffel 2021, Merging models with Fisher-weighted averaging",
+        "information", cost="one pass, over twice as many files",
+    ),
+    "task_arithmetic": Method(
+        task_arithmetic, "Ilharco et al. 2022, Editing models with task arithmetic",
+        with_base=True, weight=1.0,
+    ),
+    "ties": Method(
+        ties, "Yadav et al. 2023, TIES-Merging", "thresholds",
+        with_base=True, weight=1.0, cost="three passes",
+    ),
+    "dare": Method(
+        dare, "Yu et al. 2023, Language models are super Mario", "random",
+        with_base=True, weight=1.0,
+    ),
+    "slerp": Method(
+        slerp, "Shoemake 1985, Animating rotation with quaternion curves", "angle",
+        cost="two passes",
+    ),
+}  # fmt: skip
 """By name. A function of a user's own is a `Method` that needs nothing."""

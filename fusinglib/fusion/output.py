@@ -14,6 +14,7 @@ import numpy as np
 from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import INDEX, Checkpoint
 from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
+from fusinglib.fusion.methods import METHODS
 from fusinglib.fusion.streaming import Piece
 from fusinglib.fusion.tensors import SIZES, Stored
 
@@ -172,10 +173,11 @@ def _card(report: Report) -> str:
         front += ["base_model:", *bases, "base_model_relation: merge"]
     settings = "".join(f", {name} {value}" for name, value in report.settings.items())
     versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    source = METHODS[report.method].source if report.method in METHODS else ""
     return "\n".join([
         "---", *front, "---", "# Fused model", "",
-        f"Made of {len(report.parents)} models by the method {report.method}{settings}, tensor by "
-        "tensor, in this order", '("Fusing finetuned models for better pretraining", section 2):',
+        f"Made of {len(report.parents)} models by the method {report.method}{settings}"
+        f"{f' ({source})' if source else ''}, tensor by tensor, in this order:",
         "", "| parent | weight | XXH3-128 of its weights |", "|---|---|---|", *lines, "",
         f"{report.architecture or 'A bare file'}: {len(report.averaged)} tensors averaged, "
         f"{len(report.copied)} copied, {len(report.left_out)} of heads left out.",

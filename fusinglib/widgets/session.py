@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import figures, landscape, playground
+from fusinglib.evaluation import figures, playground
+from fusinglib.fusion import geometry
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.engine import fuse
 from fusinglib.study.execution import Execution, KeptPool, Stopped, results, workers
@@ -188,13 +189,11 @@ class Session:
             return None
         places = [self.store.model(pretrained), *models.values()]
         names = [PRETRAINED, *(label.split(" from ")[0] for label in models)]
-        products = landscape.inner_products(places[0], places)
+        updates = geometry.updates(places[0], places, names)
         if settings.method in LINEAR and len(models) == len(settings.models):
             weights = np.array(fused.settings.get("weights") or [1.0] * len(models))
-            mean = np.concatenate([[0.0], weights / weights.sum()])
-            whole = np.vstack([np.eye(len(places)), mean])
-            products, names = whole @ products @ whole.T, [*names, MEAN]
-        return figures.weight_figure(*landscape.plane(products), names)
+            updates = updates.mixed([0.0, *weights / weights.sum()], MEAN)
+        return figures.weight_figure(updates)
 
 
 def only_models(plan: Plan) -> Plan:

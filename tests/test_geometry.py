@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import landscape
-from fusinglib.fusion import engine
+from fusinglib.fusion import engine, geometry
+from fusinglib.fusion.geometry import Updates
 from fusinglib.training import data, models
 from fusinglib.training.finetuning import finetune, fit_head
 
@@ -89,31 +89,45 @@ def test_inner_products_are_those_of_all_weights(pair, tmp_path, monkeypatch):
         np.concatenate([p.detach().double().numpy().ravel() for p in opened(f).body.parameters()])
         for f in folders
     ]
-    updates = np.stack(weights) - weights[0]
-    found = landscape.inner_products(start, folders)
-    np.testing.assert_allclose(found, updates @ updates.T, rtol=1e-9, atol=1e-12)
-    assert found[1, 1] > 0 and found[0, 0] == 0
-    assert landscape.cosines(found)[1, 2] == pytest.approx(1)  # the mean lies on the line
-    assert np.isnan(landscape.cosines(found)[0]).all()
+    differences = np.stack(weights) - weights[0]
+    found = geometry.updates(start, folders, ["start", "end", "mean"])
+    np.testing.assert_allclose(found.products, differences @ differences.T, rtol=1e-9, atol=1e-12)
+    assert found.origin == pytest.approx(np.linalg.norm(weights[0]))
+    assert found.products[1, 1] > 0 and found.products[0, 0] == 0
+    assert found.cosines[1, 2] == pytest.approx(1)  # the mean lies on the line
+    assert np.isnan(found.cosines[0]).all()
+    mixed = found.mixed([0.5, 0.5, 0.0], "half")
+    expected = [*found.products[2], found.products[2, 2]]
+    np.testing.assert_allclose(mixed.products[3], expected, rtol=1e-5)
 
 
-def test_inner_products_of_models_that_do_not_fit_are_refused(t5, tied_t5):
+def test_updates_of_models_that_do_not_fit_are_refused(t5, tied_t5):
     with pytest.raises(InputError, match="differ|missing|shape"):
-        landscape.inner_products(t5, [tied_t5])
+        geometry.updates(t5, [tied_t5])
+
+
+def updates_of(weights) -> Updates:
+    return Updates([f"m{i}" for i in range(len(weights))], weights @ weights.T, 2.0)
 
 
 def test_distances_and_cosines_by_hand():
-    updates = np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0]])
-    products = updates @ updates.T
-    np.testing.assert_allclose(landscape.distances(products), [[0, 3, 4], [3, 0, 5], [4, 5, 0]])
-    assert landscape.cosines(products)[1, 2] == 0 and landscape.cosines(products)[1, 1] == 1
+    found = updates_of(np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0]]))
+    np.testing.assert_allclose(found.distances, [[0, 3, 4], [3, 0, 5], [4, 5, 0]])
+    assert found.cosines[1, 2] == 0 and found.cosines[1, 1] == 1
+    assert found.norms.tolist() == [0, 3, 4] and found.rows()[1]["norm"] == 1.5
 
 
 def test_two_dimensions_keep_all_that_is_flat_and_two_thirds_of_a_tetrahedron():
-    flat = np.array([[0.0, 0, 0], [3, 1, 0], [1, 4, 0], [2, 2, 0]])
-    places, share = landscape.plane(flat @ flat.T)
+    flat = updates_of(np.array([[0.0, 0, 0], [3, 1, 0], [1, 4, 0], [2, 2, 0]]))
+    places, share = flat.plane()
     assert share == pytest.approx(1)
     apart = np.linalg.norm(places[:, None] - places, axis=-1)
-    np.testing.assert_allclose(apart, landscape.distances(flat @ flat.T), atol=1e-7)
-    corners = np.eye(4)
-    assert landscape.plane(corners @ corners.T)[1] == pytest.approx(2 / 3)
+    np.testing.assert_allclose(apart, flat.distances, atol=1e-7)
+    assert updates_of(np.eye(4)).plane()[1] == pytest.approx(2 / 3)
+
+
+def test_models_out_of_line_are_told():
+    far = updates_of(np.array([[1.0, 0, 0], [1, 0.1, 0], [1, 0, 0.2], [9, 0, 0]]))
+    assert list(far.out_of_line()) == ["m3"] and "another ancestor" in far.out_of_line()["m3"]
+    away = updates_of(np.array([[1.0, 0], [1, 0.1], [-1, 0]]))
+    assert away.out_of_line() == {"m2": "its update points away from those of all others"}

@@ -1,0 +1,131 @@
+"""Where models lie in the space of weights: their updates, and what follows from these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusinglib.fusion import compatibility
+from fusinglib.fusion.opening import open_checkpoint
+from fusinglib.fusion.streaming import Block, Piece, pieces, stream
+from fusinglib.fusion.tensors import Stored
+
+FAR = 3.0
+"""A model is out of line if its update is that many times longer or shorter than the median one, or
+if its cosines with all others are negative."""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The updates of models: their weights less those of the model that they were finetuned from.
+
+    `products` are the inner products of all pairs of updates, float64 (models, models), and
+    `origin` is the norm of the weights that they start from; both in the unit of the weights.
+    """
+
+    names: Sequence[str]
+    products: np.ndarray
+    origin: float
+
+    @property
+    def norms(self) -> np.ndarray:
+        """Euclidean norms of the updates, (models,)."""
+        return np.sqrt(np.diag(self.products))
+
+    @property
+    def cosines(self) -> np.ndarray:
+        """Cosines between updates, (models, models); NaN for an update of zero."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.products / np.outer(self.norms, self.norms)
+
+    @property
+    def distances(self) -> np.ndarray:
+        """Euclidean distances between models, (models, models)."""
+        squares = np.diag(self.products)
+        return np.sqrt(np.maximum(squares[:, None] + squares - 2 * self.products, 0))
+
+    def mixed(self, weights: Sequence[float], name: str) -> "Updates":
+        """With one more model, `name`, whose update is the sum of these with such weights."""
+        whole = np.vstack([np.eye(len(self.names)), weights])
+        return Updates([*self.names, name], whole @ self.products @ whole.T, self.origin)
+
+    def plane(self) -> tuple[np.ndarray, float]:
+        """The models in the two dimensions that keep their distances best: classical scaling, which
+        is the principal components of their weights (Torgerson 1952).
+
+        Returns: coordinates, (models, 2), in the unit of the weights, and the share of the summed
+        squared distances between all pairs that these two dimensions keep, 0 to 1.
+        """
+        count = len(self.names)
+        centering = np.eye(count) - 1 / count
+        values, vectors = np.linalg.eigh(centering @ self.products @ centering)
+        largest = np.maximum(values[::-1][:2], 0)
+        return vectors[:, ::-1][:, :2] * np.sqrt(largest), float(
+            largest.sum() / values.clip(0).sum()
+        )
+
+    def rows(self) -> list[dict]:
+        """A row per model: its name, the `norm` of its update, relative to that of the weights it
+        starts from, and its `cosines` with the others (None for itself)."""
+        cosines = self.cosines
+        return [
+            {
+                "model": name,
+                "norm": float(self.norms[i] / self.origin) if self.origin else float("nan"),
+                "cosines": [None if j == i else float(one) for j, one in enumerate(cosines[i])],
+            }
+            for i, name in enumerate(self.names)
+        ]
+
+    def out_of_line(self) -> dict[str, str]:
+        """Which models do not look like finetuned from the same ancestor, and why not."""
+        median, notes = float(np.median(self.norms)), {}
+        for i, (name, norm) in enumerate(zip(self.names, self.norms, strict=True)):
+            others = np.delete(self.cosines[i], i)
+            if median and (norm > FAR * median or norm < median / FAR):
+                notes[name] = (
+                    f"its update is {norm / median:.2g} times as long as the median one: does it "
+                    f"come from another ancestor?"
+                )
+            elif len(others) > 1 and others.max() < 0:
+                notes[name] = "its update points away from those of all others"
+        return notes
+
+
+def updates(origin: str | Path, models: Sequence[str | Path], names: Sequence[str] = ()) -> Updates:
+    """The updates of `models`, finetuned from `origin`; folders are read piece by piece.
+
+    Only bodies are compared, heads are left out. `models` may hold `origin` itself, whose update is
+    zero. `names` are what to call the models, by default what they call themselves. Raises
+    `InputError` where `fusion.fuse` would.
+    """
+    opened = [open_checkpoint(model) for model in models]
+    found = compatibility.compare(opened, open_checkpoint(origin), heads=False)
+    compatibility.refuse(found.problems)
+    names = names or [model.name for model in opened]
+    return of_bodies(names, found.bodies[-1], found.bodies[:-1])
+
+
+def of_bodies(
+    names: Sequence[str], base: dict[str, Stored], bodies: Sequence[dict[str, Stored]]
+) -> Updates:
+    """The updates of bodies, of which every floating tensor of `base` counts.
+
+    Equivalent: `products = U @ U.T`, a row of U being all these weights of a model less those of
+    the base, one after the other, in float64.
+    """
+    everyone = [*bodies, base]
+    total, parts = np.zeros((len(everyone),) * 2), {}
+
+    def add(piece: Piece, block: Block) -> int:
+        rows = np.stack(block.numbers(piece)).astype(np.float64)
+        with np.errstate(all="ignore"):  # fusing names what is not finite
+            rows[:-1] -= rows[-1]
+            parts[piece.name, piece.start] = rows @ rows.T
+        return 0
+
+    stream(pieces(sorted(n for n in base if base[n].is_float), everyone), add)
+    for key in sorted(parts):  # one order, whatever thread was first
+        total += parts[key]
+    return Updates(list(names), total[:-1, :-1], float(np.sqrt(total[-1, -1])))
