@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fusinglib.integrity import write_json
 from fusinglib.places import PROJECT
 from fusinglib.progress import Progress
 from fusinglib.study import parameters, steps
 from fusinglib.study.execution import Execution, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.store import HISTORY, Store, write_json
+from fusinglib.study.store import HISTORY, Store
 
 SIZES = (10, 1_000, 20_000)
 WORKERS = 2

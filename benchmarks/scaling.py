@@ -21,7 +21,8 @@ import train
 
 from fusinglib.places import PROJECT
 from fusinglib.progress import Progress
-from fusinglib.study.execution import Execution, KeptPool
+from fusinglib.study.execution import Execution
+from fusinglib.study.pools import KeptPool
 from fusinglib.study.steps import _encoded, _opened
 from fusinglib.study.store import Store
 from fusinglib.training.finetuning import finetune
@@ -65,8 +66,7 @@ def once(plan, settings, work: Path, pool, workers: int) -> float:
     settings = dataclasses.replace(settings, executor="processes", workers=workers)
     started = time.perf_counter()
     execution = Execution(plan, store, settings, Progress(len(plan.runs)), pool)
-    execution.carry_out()
-    assert not execution.failed
+    assert not execution.carry_out()
     return time.perf_counter() - started
 
 

@@ -184,7 +184,7 @@ def plan_of(settings, known, model):
 
 def base(settings, work: Path):
     """The run of the model that all runs start from, made where the store in `work` lacks it."""
-    from fusinglib.study.experiments import base_model
+    from fusinglib.study.resolver import base_model
     from fusinglib.study.steps import perform
     from fusinglib.study.store import Store
 
@@ -197,8 +197,9 @@ def base(settings, work: Path):
 def ours(spec: dict) -> None:
     """Carry the runs out into an empty store, and print them as the peer does."""
     from fusinglib.progress import Progress
-    from fusinglib.study.execution import Execution, KeptPool, results, workers
-    from fusinglib.study.experiments import base_model
+    from fusinglib.study.execution import Execution, results
+    from fusinglib.study.pools import KeptPool, workers
+    from fusinglib.study.resolver import base_model
     from fusinglib.study.steps import perform
     from fusinglib.study.store import Store
 

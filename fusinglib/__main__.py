@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -110,18 +111,12 @@ def _execute(name, chosen, settings, options) -> int:
 
 def _print_plan(settings) -> None:
     from fusinglib.evaluation import tables
-    from fusinglib.study.execution import overview
-    from fusinglib.study.experiments import base_model, plan_experiment
+    from fusinglib.study.costs import Calibration, estimate
+    from fusinglib.study.experiments import plan_experiment
     from fusinglib.study.store import Store
 
     store, plan = Store(settings.store_folder()), plan_experiment(settings)
-    folder = base_model(settings)[1]
-    if folder:
-        from fusinglib.study.calibration import estimate
-
-        print(tables.show(estimate(plan, store, settings, folder), decimals=2))
-    else:  # the miniature world takes minutes
-        print(tables.show(overview(plan, store, settings)))
+    print(tables.show(estimate(plan, store, settings, Calibration(settings)), decimals=2))
     for note in plan.notes:
         print(note)
 
@@ -140,7 +135,7 @@ def _command(name: str, options: argparse.Namespace) -> str:
 def tasks(options: argparse.Namespace) -> int:
     """List tasks with what their data are like, or show some of their texts."""
     from fusinglib.evaluation.tables import show
-    from fusinglib.study import experiments, parameters
+    from fusinglib.study import parameters, resolver
     from fusinglib.training import description
     from fusinglib.training.tasks import find
 
@@ -153,7 +148,11 @@ def tasks(options: argparse.Namespace) -> int:
             print(f"{task.name}: {task.hub_id} ({task.config})")
             print(description.show(task, how, options.show))
         return 0
-    length, unit = experiments.text_length(settings)
+    try:
+        tokenizer = resolver.tokenizer_of(settings)
+        length, unit = lambda text: len(tokenizer(text)["input_ids"]), "tokens"
+    except InputError:  # the model is not at hand
+        length, unit = lambda text: len(text.split()), "words"
     table = description.describe(named, how, length)
     print(show(table.drop(columns="notes")))
     print(f"length: of an input, in {unit}; examples after the rule {how.split_rule!r}")
@@ -167,9 +166,11 @@ def fuse(options: argparse.Namespace) -> int:
     """Fuse models into a new folder, or only say whether and how they can be fused."""
     from fusinglib.fusion.engine import fuse
 
+    models = [_place(model) for model in options.models]
+    pretrained = _place(options.pretrained) if options.pretrained else None
     report = fuse(
-        options.models, options.output, method=options.method, weights=options.weights,
-        pretrained=options.pretrained, heads=options.heads, dry_run=options.dry_run,
+        models, options.output, method=options.method, weights=options.weights,
+        pretrained=pretrained, heads=options.heads, dry_run=options.dry_run,
         max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle,
         **_settings(options.set),
     )  # fmt: skip
@@ -177,6 +178,17 @@ def fuse(options: argparse.Namespace) -> int:
     if not options.dry_run:
         print(options.output)
     return 2 if report.problems else 0
+
+
+def _place(model: str) -> str:
+    """The folder of a run's model where its key is given; any other model as it is."""
+    if not re.fullmatch("[0-9a-f]{16}", model) or Path(model).exists():
+        return model
+    from fusinglib.places import store_folder
+    from fusinglib.study.resolver import folder_of
+    from fusinglib.study.store import Store
+
+    return str(folder_of(model, Store(store_folder())))
 
 
 def _settings(words: list[str]) -> dict:
@@ -205,7 +217,7 @@ def _weights(text: str) -> list[float]:
 
 
 def store(options: argparse.Namespace) -> int:
-    """Keep house in a store: list it, check it, prune it, export its results."""
+    """List a store, check it, prune it, or export its results."""
     from fusinglib.places import store_folder
     from fusinglib.study.store import Store
 
@@ -228,7 +240,7 @@ def _list(kept, options: argparse.Namespace) -> int:
 
 
 def _check(kept, options: argparse.Namespace) -> int:
-    """Verify every file of every finished run; what is damaged is set aside."""
+    """Verify every file of every finished run; corrupt ones are quarantined."""
     from fusinglib.integrity import problems
     from fusinglib.progress import Line
 
@@ -237,10 +249,10 @@ def _check(kept, options: argparse.Namespace) -> int:
         line.show(f"{number} of {len(folders)} runs checked")
         if found := problems(folder):
             line.close()
-            print(f"{folder.parent.name} {folder.name}: {'; '.join(found)}: set aside")
-            kept.set_aside(folder)
+            print(f"{folder.parent.name} {folder.name}: {'; '.join(found)}: quarantined")
+            kept.quarantine(folder)
             damaged += 1
-    line.show(f"{len(folders)} runs checked, {damaged} set aside", last=True)
+    line.show(f"{len(folders)} runs checked, {damaged} quarantined", last=True)
     return 1 if damaged else 0
 
 

@@ -1,4 +1,4 @@
-"""The exceptions for what a user can mend, and words that their messages share."""
+"""The exceptions for what a user can correct, and words that their messages share."""
 
 import difflib
 
@@ -34,3 +34,35 @@ def nearest(name: str, names) -> str:
     """A did-you-mean for a misspelt name, else the list of names, for messages."""
     close = difflib.get_close_matches(str(name), list(names), n=1)
     return f"did you mean {close[0]!r}?" if close else one_of(sorted(names))
+
+
+EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping of names to values",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number from {ge:g}",
+    "int_type": "a whole number",
+    "less_than_equal": "a number up to {le:g}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "string_type": "text",
+    "too_short": "at least {min_length}",
+    "value_error": "{error}",
+}
+"""What was expected, by the type of a pydantic error."""
+
+
+def refused_parameter(error) -> InputError:
+    """The first problem of a `pydantic.ValidationError`, in words that name the parameter."""
+    found = error.errors()[0]
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    if isinstance(context.get("error"), InputError):  # of a check that says it all
+        return context["error"]
+    expected = EXPECTED[kind].format(**context) if kind in EXPECTED else found["msg"]
+    if isinstance(value, str) and kind in ("int_type", "float_type") and "e" in value.lower():
+        expected += " (YAML reads 1e-4 as text: write 1.0e-4)"
+    if isinstance(value, str) and kind == "list_type" and "[" in value:
+        expected += " (papermill: give it with -y or in a file, since -p makes text of it)"
+    return InputError(f"parameter {found['loc'][0]!r} is {value!r}: expected {expected}")

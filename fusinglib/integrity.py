@@ -1,8 +1,12 @@
-"""Folders whose files have their hashes beside them, so that damage is seen before it is used."""
+"""Files and folders that are there whole or not at all, and whose damage is seen before use."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
@@ -11,38 +15,64 @@ HASHES = "hashes.json"
 """In a sealed folder: the xxh3_128 of every other file, by its name."""
 
 
+@contextlib.contextmanager
+def staged(path: Path, aside: Path | None = None, durable: bool = True) -> Iterator[Path]:
+    """A place for a new file or folder, `aside` or hidden beside `path`, which takes that name when
+    the block is left; if it fails, nothing stays.
+
+    Unless told otherwise, all is on the disk by then, the name included, so that not even a power
+    cut leaves half of it. A file replaces the one that is there; a folder raises `FileExistsError`
+    where another process was faster.
+    """
+    partial = aside or path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        if durable:
+            for each in (partial, *partial.rglob("*")):
+                _flush(each)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            if path.is_dir():
+                raise FileExistsError(f"{path} is there already") from error
+            raise
+        if durable:
+            _flush(path.parent)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def write_json(path: Path, value) -> None:
+    """Write `value` as JSON that a person can read."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
 def seal(folder: Path) -> None:
     """Write the hashes of all files in `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {str(path.relative_to(folder)): _hash(path) for path in files}
-    (folder / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
-
-
-def publish(partial: Path, folder: Path) -> None:
-    """Seal a finished folder, have its files on the disk, and give it its name; where another
-    process was faster, the first one's stays."""
-    seal(partial)
-    partial.chmod(0o755)
-    for path in partial.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-    try:
-        partial.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
+    write_json(folder / HASHES, {str(path.relative_to(folder)): _hash(path) for path in files})
 
 
 def problems(folder: Path, part: str = "") -> list[str]:
     """What is wrong with the files of a sealed folder, or with those whose names begin with `part`:
     not there, or not as they were written. Of one that was never sealed nothing is known."""
     try:
-        hashes = json.loads((folder / HASHES).read_text())
+        hashes = read_json(folder / HASHES)
     except FileNotFoundError:
         return []
     except ValueError as error:
-        return [f"{HASHES}: {error}"]
+        return [str(error)]
     found = []
     for name in (name for name in hashes if name.startswith(part)):
         try:
@@ -51,6 +81,17 @@ def problems(folder: Path, part: str = "") -> list[str]:
         except OSError as error:
             found.append(f"{name}: {error.strerror}")
     return found
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file; raises `ValueError` with the file's name where there is none."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return value
 
 
 def _hash(path: Path) -> str:

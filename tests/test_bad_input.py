@@ -57,12 +57,12 @@ def one_line(err):
         ({"learning_rate": "1e-4"}, "write 1.0e-4"),
         ({"seeds": "0, 1"}, "'seeds' is '0, 1': expected a list"),
         ({"seeds": [0, 1.5]}, "'seeds' is 1.5: expected a whole number"),
-        ({"seeds": []}, "at least one seed"),
-        ({"world_seeds": []}, "'world_seeds' is []: expected at least one seed"),
-        ({"seeds": [0, -1]}, "'seeds' is [0, -1]: expected whole numbers from 0"),
+        ({"seeds": []}, "at least 1"),
+        ({"world_seeds": []}, "'world_seeds' is []: expected at least 1"),
+        ({"seeds": [0, -1]}, "'seeds' is -1: expected a number from 0"),
         ({"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from 0"),
         ({"learning_rate": float("nan")}, "'learning_rate' is nan"),
-        ({"executor": "slurm"}, "'executor' is 'slurm': expected one of serial, processes, dask"),
+        ({"executor": "slurm"}, "'executor' is 'slurm': expected 'serial', 'processes' or 'dask'"),
         ({"workers": -1}, "'workers' is -1: expected a number from 0"),
     ],
 )
@@ -85,10 +85,13 @@ def test_settings(refused, changed, expected):
         ({"trained_on": {"models/mine": ["mood"]}}, "'trained_on' names 'models/mine', which is"),
         (
             {"own_tasks": {"mine": {"columns": ["text"], "label": ["a", "b"]}}},
-            "task 'mine' has no 'label': did you mean 'labels'?",
+            "task 'mine' has no field 'label': did you mean 'labels'?",
         ),
-        ({"own_tasks": {"mine": {"columns": ["text"]}}}, "expected labels of the task 'mine'"),
-        ({"own_tasks": {"mine": "reviews.csv"}}, "expected fields of the task 'mine'"),
+        ({"own_tasks": {"mine": {"columns": ["text"]}}}, "task 'mine' lacks the field 'labels'"),
+        (
+            {"own_tasks": {"mine": "reviews.csv"}},
+            "parameter 'own_tasks' is 'reviews.csv': expected a mapping",
+        ),
         ({"model": "no such name", **REAL}, "model 'no such name': no such folder"),
     ],
 )
@@ -102,18 +105,18 @@ TWO = {"families": {"few": ["mood", "irony"]}}
 @pytest.mark.parametrize(
     ("notebook", "changed", "expected"),
     [
-        ("weight_decay", {"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number from"),
-        ("weight_decay", {"weight_decay": 0.0}, "'weight_decay' is 0.0: expected more than 0"),
+        ("weight_decay", {"weight_decay": -0.1}, "'weight_decay' is -0.1: expected a number above"),
+        ("weight_decay", {"weight_decay": 0.0}, "'weight_decay' is 0.0: expected a number above 0"),
         (
             "weight_decay",
             {"weight_decay": 0.1, "explored_decays": [-1.0]},
-            "'explored_decays' is [-1.0]: expected more",
+            "'explored_decays' is -1.0: expected a number above 0",
         ),
         ("weight_decay", {"weight_decay": 1.0}, "'explored_decays' is [1.0]: expected new ones"),
         ("source_size", {"sizes": [50, 90000]}, "'sizes' has 90000, but the largest source task"),
-        ("source_size", {"sizes": []}, "expected at least one size"),
-        ("source_size", {"sizes": [0, 50]}, "expected whole numbers from 1"),
-        ("source_size", {"sizes": [50, 50]}, "expected each size once"),
+        ("source_size", {"sizes": []}, "'sizes' is []: expected at least 1"),
+        ("source_size", {"sizes": [0, 50]}, "'sizes' is 0: expected a number from 1"),
+        ("source_size", {"sizes": [50, 50]}, "'sizes' is [50, 50]: expected each once"),
         ("source_size", {"families": {"few": ["mood"]}}, "no task left for the target 'mood'"),
         ("pairwise_heatmap", {"families": {"few": ["mood"]}}, "there is no pair of mood"),
         ("pairwise_heatmap", {"families": {"few": ["mood", "mood"]}}, "names 'mood' twice"),
@@ -126,8 +129,12 @@ TWO = {"families": {"few": ["mood", "irony"]}}
             {"world_seeds": [0, 1, 2], "first_worlds": 3},
             "'first_worlds' is 3: expected a number from 2 to 2",
         ),
-        ("loss_path", {"points": 4}, "'points' is 4: expected an odd number from 3"),
-        ("loss_path", {"head_learning_rate": 0.0}, "'head_learning_rate' is 0.0: expected more"),
+        ("loss_path", {"points": 4}, "'points' is 4: expected an odd number"),
+        (
+            "loss_path",
+            {"head_learning_rate": 0.0},
+            "'head_learning_rate' is 0.0: expected a number above",
+        ),
     ],
 )
 def test_the_impossible(refused, notebook, changed, expected):

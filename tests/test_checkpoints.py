@@ -1,6 +1,7 @@
 """Where models are found, what of them is body, and what their headers say."""
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.auto import modeling_auto
 
 from fusinglib import fuse
+from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
 from fusinglib.fusion.opening import open_checkpoint
@@ -122,14 +124,20 @@ def test_a_file_beside_its_config_is_its_folder(tmp_path, encoder):
     assert (tmp_path / "file" / "tokenizer.json").is_file()
 
 
-def test_the_key_of_a_run_is_a_model(tmp_path, encoder, monkeypatch):
+def test_the_key_of_a_run_is_a_model_on_the_command_line(tmp_path, encoder, monkeypatch, capsys):
     monkeypatch.setenv("FUSINGLIB_STORE", str(tmp_path / "store"))
-    key = "0123456789abcdef"
-    made = tmp_path / "store" / "source" / key / "model"
+    made = tmp_path / "store" / "source" / "unnamed" / "model"
     made.parent.mkdir(parents=True)
     made.symlink_to(encoder)
-    report = fuse([key], tmp_path / "out", progress=False)
-    assert report.parents == [key] and report.hashes == [weights_hash(encoder)]
+    run = {"kind": "source", "version": 1, "settings": {}, "parents": []}
+    key = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+    (made.parent / "run.json").write_text(json.dumps({**run, "key": key, "label": "mine"}))
+    made.parent.rename(made.parent.with_name(key))
+    assert main(["fuse", key, "--output", str(tmp_path / "out")]) == 0
+    assert weights_hash(tmp_path / "out") == weights_hash(encoder)
+    assert f"mine [{key}]" in (tmp_path / "out/README.md").read_text()
+    assert main(["fuse", "f" * 16, "--output", str(tmp_path / "no")]) == 2
+    assert "has no finished run" in capsys.readouterr().err
 
 
 def test_a_hub_id_and_its_revision(hub, tmp_path):

@@ -16,15 +16,16 @@ import pytest
 
 from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
-from fusinglib.integrity import HASHES, problems
+from fusinglib.integrity import HASHES, problems, write_json
 from fusinglib.places import PROJECT
 from fusinglib.study import steps
-from fusinglib.study.execution import Pace, execute, overview, results
+from fusinglib.study.costs import Pace, estimate
+from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import DAMAGED, Store, write_json
+from fusinglib.study.store import DAMAGED, Store
 
 INTERRUPTED = """
 import json, sys
@@ -93,7 +94,7 @@ def test_the_store_is_found_from_any_folder(study, mini, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         plan, store, settings = study(store="", seeds=[0])
-        counts.append(int(overview(plan, store, settings).finished.sum()))
+        counts.append(int(estimate(plan, store, settings).loc["all", "finished"]))
         execute(plan, store, settings)
     assert counts == [0, len(plan.runs)]
     monkeypatch.delenv("FUSINGLIB_STORE")
@@ -181,7 +182,7 @@ def test_a_failure_stays_local(study, executor, capsys):
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes"])
-def test_what_is_damaged_is_set_aside_and_made_again(study, executor, tmp_path, capsys):
+def test_corrupt_runs_are_quarantined_and_computed_again(study, executor, tmp_path, capsys):
     plan, store, settings = study(executor=executor, seeds=[0])
     undisturbed = execute(*study(seeds=[0], store=str(tmp_path / "undisturbed")))
     execute(plan, store, settings)
@@ -200,8 +201,9 @@ def test_what_is_damaged_is_set_aside_and_made_again(study, executor, tmp_path, 
     assert frame.drop(columns="seconds").equals(undisturbed.drop(columns="seconds"))
     assert (store.model(source) / "model.safetensors").read_bytes() == good
     said = capsys.readouterr().out
-    assert said.count("damaged, set aside and made again: ") == 3
-    assert len(list((store.root / DAMAGED).iterdir())) == 3
+    assert said.count("corrupt, quarantined and computed again: ") == 2
+    assert said.count("pruned, fused again: ") == 1
+    assert len(list((store.root / DAMAGED).iterdir())) == 2
     assert not (store.root / "failed").exists()
 
 
@@ -325,18 +327,20 @@ def test_the_time_left_is_learnt_from_finished_runs(study):
     assert pace.seconds([pretrain, *targets[:1]]) == pytest.approx(101.0)
 
 
-def test_overview_counts(study):
+def test_a_plan_counts_its_runs_and_goes_by_what_is_finished(study):
     plan, store, settings = study(seeds=[0], workers=2, executor="processes")
-    table = overview(plan, store, settings)
-    assert dict(table.runs) == {"pretrain": 1, "source": 3, "fuse": 3, "target": 9}
-    assert table.finished.sum() == 0 and table.minutes[["source", "target"]].isna().all()
+    table = estimate(plan, store, settings)
+    assert dict(table.runs) == {"pretrain": 1, "source": 3, "fuse": 3, "target": 9, "all": 16}
+    assert table.finished.sum() == 0 and table["to"][["source", "target", "all"]].isna().all()
     for run in plan.runs:
         if run.kind in ("pretrain", "source"):
             with store.new(run) as folder:
                 write_json(folder / "result.json", {"seconds": 60.0})
-    table = overview(plan, store, settings)
-    assert dict(table.finished) == {"pretrain": 1, "source": 3, "fuse": 0, "target": 0}
-    assert table.minutes["source"] == 0
+    table = estimate(plan, store, settings)
+    assert dict(table.finished) == {"pretrain": 1, "source": 3, "fuse": 0, "target": 0, "all": 4}
+    assert table.loc["source", "to"] == 0
     share = settings.target_batch_size / settings.source_batch_size
-    assert table.minutes["target"] == pytest.approx(9 * share / 2)
+    assert table.loc["target", ["hours from", "to"]].tolist() == pytest.approx(
+        [9 * share / 120] * 2
+    )
     assert results(plan, store).accuracy.isna().all()

@@ -81,8 +81,12 @@ def test_fusing_needs_numpy_alone(what):
 def test_a_plan_of_the_miniature_world_needs_no_torch(tmp_path):
     code = f"""
 import sys
-from fusinglib.__main__ import main
-main(["run", "family_table", "--plan", "--set", "store={tmp_path}"])
+from fusinglib.study import costs, experiments, parameters
+from fusinglib.study.store import Store
+chosen = parameters.choose("family_table", None, ["store={tmp_path}"])
+settings = parameters.settings("family_table", chosen)
+plan = experiments.plan_experiment(settings)
+print(costs.estimate(plan, Store(settings.store_folder()), settings))
 print(*({{"torch", "transformers", "datasets", "papermill"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,9 +8,9 @@ import pytest
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
-from fusinglib.study.calibration import estimate
+from fusinglib.study.costs import Calibration, estimate
 from fusinglib.study.execution import execute
-from fusinglib.study.experiments import base_model, plan_experiment
+from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap
 from fusinglib.study.store import Store
 from fusinglib.training import cards
@@ -145,13 +145,12 @@ def test_a_trainers_card_counts_the_examples_of_its_task(mini, encoder, tmp_path
 def test_a_plan_says_what_it_costs(mini, encoder, capsys):
     settings = FamilyTable.from_parameters({**mini, "model": str(encoder)})
     plan, store = plan_experiment(settings), Store(settings.store_folder())
-    folder = base_model(settings)[1]
-    before = estimate(plan, store, settings, folder)
+    before = estimate(plan, store, settings, Calibration(settings))
     counts = before["runs"].to_dict()
     assert counts == {"import": 1, "source": 3, "fuse": 3, "target": 18, "all": 25}
     assert (before["hours from"] <= before["to"]).all() and before.loc["target", "to"] > 0
     execute(plan, store, settings)
-    after = estimate(plan, store, settings, folder)
+    after = estimate(plan, store, settings)
     assert (after["finished"] == after["runs"]).all() and not after["to"].any()
     stored = sum(file.stat().st_size for file in store.root.rglob("*.safetensors"))
     assert before.loc["all", "GB"] == pytest.approx(stored / 1e9, rel=0.2)
@@ -178,5 +177,5 @@ def test_the_playgrounds_plan_says_notes_and_costs_too(mini, encoder, tmp_path, 
     settings = FusePlayground.from_parameters({**mini, **changes})
     plan = plan_experiment(settings)
     assert "test texts are in train too" in " ".join(plan.notes)
-    table = estimate(plan, Store(settings.store_folder()), settings, encoder)
+    table = estimate(plan, Store(settings.store_folder()), settings, Calibration(settings))
     assert table.loc["all", "to"] > 0

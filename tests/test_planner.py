@@ -14,6 +14,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import planner, statistics
 from fusinglib.evaluation.planner import Spread
 from fusinglib.study import notebooks
+from fusinglib.study.costs import of_seeds
 from fusinglib.study.execution import execute
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable, SeedPlanner
@@ -21,7 +22,7 @@ from fusinglib.study.store import Store
 
 PLANNER = {
     "spread_from": "guess", "published_model": "roberta-base", "guess_spread": 5.0,
-    "guess_effect": 4.0, "guess_seconds": 60.0, "tried_seeds": [1, 2], "tried_targets": [3],
+    "guess_effect": 4.0, "tried_seeds": [1, 2], "tried_targets": [3],
 }  # fmt: skip
 
 
@@ -161,26 +162,31 @@ def test_curves_end_with_the_chosen_spread_on_other_targets():
     assert table.iloc[0, -1] == planner.detectable_on_others(found["store"], 2, 9)
 
 
-def test_costs_count_what_is_left_and_go_by_the_guess_at_first(settings, mini):
+def test_costs_count_what_is_left_and_are_timed_at_first(settings, mini):
     store = Store(settings.store_folder())
-    costs = planner.costs(settings, store)
+    costs = of_seeds(settings, store)
     assert costs["runs"].tolist() == [1 + 3 + 3 + 9, 1 + 3 + 3 + 18]
     assert costs["left"].tolist() == costs["runs"].tolist()
-    assert costs["hours left"].tolist() == pytest.approx([16 / 60, 25 / 60])
+    assert (costs["hours from"] > 0).all() and (costs["hours from"] <= costs["to"]).all()
+    assert costs["to"].is_monotonic_increasing
     family_table = FamilyTable(**{**mini, "seeds": [0]})
     execute(plan_experiment(family_table), store, family_table)
-    costs = planner.costs(settings, store)
+    costs = of_seeds(settings, store)
     assert costs["left"].tolist() == [0, 9]
-    assert costs["hours left"].iloc[0] == 0 and 0 < costs["hours left"].iloc[1] < 9 / 60
+    assert costs["to"].tolist() == costs["hours from"].tolist()
+    assert costs["to"].iloc[0] == 0 and 0 < costs["to"].iloc[1] < 9 / 60
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"spread_from": "stor"}, "'spread_from' is 'stor': expected one of published, store"),
+        (
+            {"spread_from": "stor"},
+            "'spread_from' is 'stor': expected 'published', 'store' or 'guess'",
+        ),
         ({"guess_spread": -1.0}, "'guess_spread' is -1.0: expected a number from 0"),
-        ({"tried_seeds": []}, "'tried_seeds' is []: expected at least one"),
-        ({"tried_targets": [0]}, "'tried_targets' is [0]: expected at least one"),
+        ({"tried_seeds": []}, "'tried_seeds' is []: expected at least 1"),
+        ({"tried_targets": [0]}, "'tried_targets' is 0: expected a number from 1"),
     ],
 )
 def test_bad_settings(mini, changed, expected):
@@ -194,7 +200,7 @@ def test_the_notebook_trains_nothing(mini, tmp_path, capsys):
     file.write_text(yaml.safe_dump({**mini, **PLANNER}))
     out = tmp_path / "out"
     assert main(["run", "seed_planner", "--params", str(file), "--output", str(out)]) == 0
-    assert "hours left" in capsys.readouterr().out
+    assert "hours from" in capsys.readouterr().out
     assert (out / "seed_planner-figure.png").is_file()
     assert pd.read_csv(out / "seed_planner.csv")["left"].tolist() == [16, 25]
     assert not Store(mini["store"]).describe()

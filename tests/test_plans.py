@@ -12,6 +12,7 @@ from fusinglib.places import PROJECT
 from fusinglib.study import experiments, parameters, plans
 from fusinglib.study.plans import Run, choose_families, family_table, intertrained
 from fusinglib.study.settings import FamilyTable, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
+from fusinglib.study.store import Store
 from fusinglib.training.data import Split, TaskData
 from fusinglib.training.tasks import FAMILIES, TASKS
 
@@ -339,11 +340,12 @@ def test_plan_of_a_model_folder(mini, encoder):
 
 
 def test_plan_of_a_run_of_the_store(mini, t5):
-    made = Path(mini["store"]) / "fuse" / "0123456789abcdef" / "model"
-    shutil.copytree(t5, made)
-    plan = experiments.plan_experiment(FamilyTable(**{**mini, "model": "0123456789abcdef"}))
+    run, store = Run("fuse", {}, label="mine"), Store(mini["store"])
+    with store.new(run) as folder:
+        shutil.copytree(t5, folder / "model")
+    plan = experiments.plan_experiment(FamilyTable(**{**mini, "model": run.key}))
     assert plan.runs[0].kind == "import"
-    assert plan.runs[0].place == str(made)
+    assert plan.runs[0].place == str(store.model(run))
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import hashlib
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
 
 import nbformat
 import pytest
@@ -10,7 +12,11 @@ import yaml
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.places import PROJECT, store_folder
-from fusinglib.study.settings import CHOICES, EXPERIMENTS, RANGES, FamilyTable, ManyWorlds
+from fusinglib.study import parameters
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import EXPERIMENTS, FamilyTable, ManyWorlds
+
+LISTS = ("seeds", "source_seeds", "world_seeds", "sources", "targets")
 
 
 def refusal(mini, **changes) -> str:
@@ -34,7 +40,7 @@ def test_missing_name_is_named(mini):
 def test_text_for_a_number_is_refused_with_a_hint(mini):
     message = refusal(mini, learning_rate=yaml.safe_load("1e-4"))
     assert message == (
-        "parameter 'learning_rate' is the text '1e-4': expected a number "
+        "parameter 'learning_rate' is '1e-4': expected a number "
         "(YAML reads 1e-4 as text: write 1.0e-4)"
     )
     assert "YAML" not in refusal(mini, learning_rate="0.1")
@@ -58,23 +64,23 @@ def test_text_for_a_number_is_refused_with_a_hint(mini):
         ("seeds", 0, "a list"),
         ("sources", "nli", "a list"),
         ("sources", [1], "text"),
-        ("families", ["nli"], "names with lists of tasks"),
+        ("families", ["nli"], "a mapping of names to values"),
         ("families", {"mine": "mnli"}, "a list"),
         ("families", {1: ["mnli"]}, "text"),
         ("weight_decay", float("nan"), "a finite number"),
         ("learning_rate", float("inf"), "a finite number"),
-        ("learning_rate", 0.0, "more than 0"),
-        ("seeds", [0, -1], "whole numbers from 0"),
-        ("source_seeds", [-2], "whole numbers from 0"),
-        ("seeds", [], "at least one seed"),
-        ("source_seeds", [], "at least one seed"),
-        ("seeds", [1, 1], "each seed once"),
-        ("sources", [], "at least one family"),
-        ("targets", [], "at least one family"),
-        ("targets", ["few", "few"], "each family once"),
-        ("intertraining", "best", "one of largest, paper"),
-        ("dropout", 0.95, "a number from 0 to 0.9"),
-        ("min_gain", 1.5, "a number from 0 to 1"),
+        ("learning_rate", 0.0, "a number above 0"),
+        ("seeds", [0, -1], "a number from 0"),
+        ("source_seeds", [-2], "a number from 0"),
+        ("seeds", [], "at least 1"),
+        ("source_seeds", [], "at least 1"),
+        ("seeds", [1, 1], "each once"),
+        ("sources", [], "at least 1"),
+        ("targets", [], "at least 1"),
+        ("targets", ["few", "few"], "each once"),
+        ("intertraining", "best", "'largest' or 'paper'"),
+        ("dropout", 0.95, "a number up to 0.9"),
+        ("min_gain", 1.5, "a number up to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(mini, name, value, expected):
@@ -82,29 +88,99 @@ def test_what_does_not_fit_is_refused(mini, name, value, expected):
     assert message.startswith(f"parameter {name!r} is ") and message.endswith(expected)
 
 
+CHOICES = {
+    field.name: get_args(field.type)
+    for field in dataclasses.fields(FamilyTable)
+    if get_origin(field.type) is Literal
+}
+RANGES = {
+    field.name: field.type.__metadata__[0].metadata[0].ge
+    for field in dataclasses.fields(FamilyTable)
+    if get_origin(field.type) is Annotated and field.name not in ("learning_rate", *LISTS)
+}
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_choices(mini, name):
     for value in CHOICES[name]:
         assert getattr(FamilyTable(**{**mini, name: value}), name) == value
-    assert ", ".join(CHOICES[name]) in refusal(mini, **{name: "other"})
+    assert all(repr(value) in refusal(mini, **{name: "other"}) for value in CHOICES[name])
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges(mini, name):
-    least, _ = RANGES[name]
+    least = RANGES[name]
     assert getattr(FamilyTable(**{**mini, name: least}), name) == least
     assert f"from {least}" in refusal(mini, **{name: least - 1})
 
 
 def test_every_number_has_a_range(mini):
-    numbers = {f.name for f in dataclasses.fields(FamilyTable) if f.type in (int, float)}
+    numbers = {name for name, value in mini.items() if type(value) in (int, float)}
     assert numbers == {*RANGES, "learning_rate"}
 
 
-def test_whole_number_serves_as_float_and_tuple_as_list(mini):
-    settings = FamilyTable.from_parameters({**mini, "weight_decay": 0, "seeds": (3, 4)})
+def test_whole_number_serves_as_float(mini):
+    settings = FamilyTable.from_parameters({**mini, "weight_decay": 0, "seeds": [3, 4]})
     assert type(settings.weight_decay) is float
     assert settings.seeds == [3, 4]
+
+
+PINNED = {
+    "mini/family_table": (343, "0b967d4c924499d2"),
+    "mini/fuse_playground": (14, "dbbb667de5509a6d"),
+    "mini/loss_path": (142, "b6992498955b9bf6"),
+    "mini/pairwise_heatmap": (181, "bd65f8ff6c077712"),
+    "mini/seed_planner": (343, "0b967d4c924499d2"),
+    "mini/source_size": (206, "570b8bf39566a7da"),
+    "mini/weight_decay": (199, "83b1cbaad02363b8"),
+    "mini-worlds/many_worlds": (3430, "4358949e06a01695"),
+}
+"""How many runs the plans had when the first stores were made, and the hash of their keys."""
+
+
+@pytest.mark.parametrize("path", PINNED)
+def test_the_keys_of_runs_are_those_of_the_first_stores(path, tmp_path):
+    name = path.split("/")[1]
+    chosen = parameters.choose(name, PROJECT / f"params/{path}.yaml", [f"store={tmp_path}"])
+    keys = sorted(run.key for run in plan_experiment(parameters.settings(name, chosen)).runs)
+    assert (len(keys), hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]) == PINNED[path]
+
+
+def test_paths_are_looked_for_beside_their_parameter_file_then_in_the_project(mini, tmp_path):
+    (tmp_path / "models/mine").mkdir(parents=True)
+    (tmp_path / "mood").mkdir()
+    (tmp_path / "all.yaml").write_text("learning_rate: 0.5")
+    (tmp_path / "reviews.csv").write_text("text,label\n")
+    own = {"columns": ["text"], "labels": ["bad", "good"]}
+    del mini["learning_rate"]
+    families = {"few": ["mood", "irony"], "mine": ["models/mine", "you/elsewhere"]}
+    given = {
+        **mini, "common": "all.yaml", "families": families, "sources": ["few"],
+        "trained_on": {"models/mine": ["irony"]},
+        "own_tasks": {
+            "here": {**own, "files": "reviews.csv"}, "there": {**own, "files": ["data/more.csv"]}
+        },
+    }  # fmt: skip
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(given))
+    settings = parameters.settings("family_table", parameters.choose("family_table", file, []))
+    assert settings.learning_rate == 0.5
+    mine = str(tmp_path / "models/mine")
+    assert settings.families == {"few": ["mood", "irony"], "mine": [mine, "you/elsewhere"]}
+    assert settings.trained_on == {mine: ["irony"]}
+    known, _ = settings.known_tasks()
+    assert known["here"].files == (("train", str(tmp_path / "reviews.csv")),)
+    assert known["there"].files == (("train", str(PROJECT / "data/more.csv")),)
+
+
+def test_a_relative_path_means_the_same_wherever_one_stands(monkeypatch, tmp_path):
+    for folder in (PROJECT, PROJECT / "notebooks", PROJECT / "fusinglib/study", tmp_path):
+        monkeypatch.chdir(folder)
+        assert store_folder("kept/runs") == PROJECT / "kept/runs"
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "params").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert store_folder("kept/runs") == tmp_path / "kept/runs"
 
 
 def test_source_and_target_training_take_their_own(mini):
@@ -122,12 +198,11 @@ def test_did_you_mean():
 
 
 def test_store_folder_is_the_parameter_then_the_variable_then_the_project(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FUSINGLIB_STORE", str(tmp_path / "variable"))
     assert store_folder(str(tmp_path / "parameter")) == tmp_path / "parameter"
     assert store_folder() == tmp_path / "variable"
     monkeypatch.delenv("FUSINGLIB_STORE")
-    assert store_folder() == PROJECT / "runs" != tmp_path / "runs"
+    assert store_folder() == PROJECT / "runs"
     assert store_folder("~/runs") == Path.home() / "runs"
 
 
@@ -152,9 +227,6 @@ def test_notebooks_set_what_the_mini_file_sets(name):
     file = yaml.safe_load((PROJECT / f"params/{folder}/{name}.yaml").read_text())
     assert {name: value for name, (_, value) in cell.items()} == file
     assert 10 <= len(cell) <= 15
-    fields = {field.name: field.type for field in dataclasses.fields(EXPERIMENTS[name])}
-    bare = {name: getattr(kind, "__origin__", kind).__name__ for name, kind in fields.items()}
-    assert all(bare.get(key, "str") == annotation for key, (annotation, _) in cell.items())
     assert all(type(value).__name__ == annotation for annotation, value in cell.values())
 
 

@@ -16,20 +16,14 @@ import pytest
 
 from fusinglib.__main__ import main
 from fusinglib.errors import Damaged, InputError, StoreError
-from fusinglib.integrity import HASHES, problems
+from fusinglib.integrity import HASHES, problems, write_json
 from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import (
-    DAMAGED,
-    PENDING,
-    Store,
-    _machine,
-    write_json,
-)
+from fusinglib.study.store import DAMAGED, PENDING, Store, _machine
 
 RUN = Run("source", {"seed": 1}, label="mood from miniature T5")
 
@@ -160,11 +154,11 @@ def test_a_failure_is_kept_until_the_run_succeeds(store, tied_t5):
 def test_a_damaged_run_is_named(store):
     make(store, RUN, 0.5)
     (store.path(RUN) / "result.json").write_text("{")
-    with pytest.raises(StoreError, match=f"{RUN.key} is damaged.*store check` sets it aside"):
+    with pytest.raises(StoreError, match=f"{RUN.key} is damaged.*store check` quarantines it"):
         store.result(RUN)
 
 
-def test_damage_is_found_and_set_aside(store):
+def test_damage_is_found_and_quarantined(store):
     with store.new(RUN) as folder:
         write_json(folder / "result.json", {"accuracy": 0.5})
         (folder / "model").mkdir()
@@ -176,11 +170,11 @@ def test_damage_is_found_and_set_aside(store):
     assert pickle.loads(pickle.dumps(one.value)).key == RUN.key
     (store.path(RUN) / "model" / "model.safetensors").unlink()
     assert len(problems(store.path(RUN))) == 2
-    store.set_aside(store.path(RUN))
+    store.quarantine(store.path(RUN))
     (place,) = (store.root / DAMAGED).iterdir()
     assert place.name.startswith(f"source-{RUN.key}-") and (place / "run.json").is_file()
     assert not store.has(RUN) and not store.describe()
-    store.set_aside(store.path(RUN))  # another process was faster
+    store.quarantine(store.path(RUN))  # another process was faster
 
 
 def test_a_model_is_verified_before_it_is_used(store):
@@ -190,8 +184,8 @@ def test_a_model_is_verified_before_it_is_used(store):
             (folder / "model").mkdir()
             (folder / "model" / "model.safetensors").write_bytes(content)
         assert store.model(RUN).is_dir()
-        store.set_aside(store.path(RUN))
-    with pytest.raises(Damaged, match="no such folder"):
+        store.quarantine(store.path(RUN))
+    with pytest.raises(Damaged, match="it has no folder model/"):
         store.model(RUN)
 
 
@@ -308,18 +302,18 @@ def finished_study(mini):
     return settings, plan, store, execute(plan, store, settings)
 
 
-def test_store_check_finds_and_sets_aside(mini, capsys):
+def test_store_check_finds_and_quarantines(mini, capsys):
     _, plan, store, _ = finished_study(mini)
     words = ["store", "check", "--store", str(store.root)]
     assert main(words) == 0
-    assert "16 runs checked, 0 set aside" in capsys.readouterr().err
+    assert "16 runs checked, 0 quarantined" in capsys.readouterr().err
     target, source = (next(r for r in plan.runs if r.kind == kind) for kind in ("target", "source"))
     (store.path(target) / "predictions.safetensors").write_bytes(b"")
     (store.model(source) / "config.json").unlink()
     assert main(words) == 1
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and len(store.folders()) == 14
-    expected = f"target {target.key}: predictions.safetensors is not as it was written: set aside"
+    expected = f"target {target.key}: predictions.safetensors is not as it was written: quarantined"
     assert said[1] == expected and "model/config.json: No such file" in said[0]
     assert main(words) == 0
 
@@ -338,7 +332,7 @@ def test_store_prune_takes_means_alone_and_they_are_made_again(mini, capsys):
     more = FamilyTable.from_parameters({**mini, "seeds": [0, 1]})
     capsys.readouterr()
     assert execute(plan_experiment(more), store, more).accuracy.notna().all()
-    assert capsys.readouterr().out.count("made again") == 3 and len(store.prunable()) == 3
+    assert capsys.readouterr().out.count("pruned, fused again") == 3 and len(store.prunable()) == 3
 
 
 def test_store_export(mini, tmp_path, capsys):

@@ -15,8 +15,9 @@ from fusinglib import fuse, widgets
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.evaluation import pairs, playground
-from fusinglib.study.execution import KeptPool, execute, results
+from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.pools import KeptPool
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
 from fusinglib.study.store import Store
 from fusinglib.widgets import choice, curves
@@ -390,7 +391,7 @@ def test_a_stop_ends_long_runs_and_the_pool_starts_anew(settings):
     short = dataclasses.replace(settings, executor="processes", workers=2)
     assert session.start(short)
     until(lambda: session.state.phase == "done")
-    session.pool.stop()
+    session.pool.close()
 
 
 def test_a_kept_pool_serves_twice():
@@ -399,10 +400,10 @@ def test_a_kept_pool_serves_twice():
         first = workers.submit(time.time).result()
     with pool() as again:
         assert again is workers and again.submit(time.time).result() > first
-    pool.stop()
+    pool.close()
     with pool() as anew:
         assert anew is not workers
-    pool.stop()
+    pool.close()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Tables of the seed planner: what seeds and targets can detect, and what they cost."""
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -10,12 +9,7 @@ import pandas as pd
 from fusinglib.errors import InputError, one_of
 from fusinglib.evaluation import reference, statistics
 from fusinglib.evaluation.tables import distinct_targets, run_arrays
-from fusinglib.places import PROJECT
-from fusinglib.study import parameters
-from fusinglib.study.execution import overview, workers
-from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import EXPERIMENTS, SeedPlanner
-from fusinglib.study.store import Store
+from fusinglib.study.settings import SeedPlanner
 
 PUBLISHED_TARGETS = 14
 """How many data sets the published standard deviations of a mean are over."""
@@ -153,40 +147,3 @@ def curves(found: dict[str, Spread], seeds: list[int], targets: int) -> pd.DataF
         detectable_on_others(chosen, k, targets) for k in seeds
     ]
     return pd.DataFrame(columns, index=pd.Index(seeds, name="seeds"))
-
-
-def costs(settings: SeedPlanner, store: Store) -> pd.DataFrame:
-    """The family table with each number of seeds: runs, those that are finished, hours left.
-
-    Hours go by the runs that the store has finished; without any, by `guess_seconds` for each.
-    """
-    rows = {}
-    for count in settings.tried_seeds:
-        seeds = dataclasses.replace(settings, seeds=list(range(count)))
-        kinds = overview(plan_experiment(seeds), store, seeds)
-        left = kinds["runs"].sum() - kinds["finished"].sum()
-        hours = kinds["minutes"].sum(skipna=False) / 60
-        if math.isnan(hours):
-            hours = left * settings.guess_seconds / 3600 / workers(settings)
-        rows[count] = {"runs": kinds["runs"].sum(), "left": left, "hours left": hours}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
-
-
-def states(folder: str) -> pd.DataFrame:
-    """How far the store is with every notebook that the folder has a parameter file for.
-
-    `folder` is taken from the project's root. Returns: a row per notebook, with its runs, how many
-    are finished, and the minutes that the rest takes (NaN where that is unknown).
-    """
-    rows = {}
-    for name in EXPERIMENTS:
-        file = PROJECT / folder / f"{name}.yaml"
-        if file.is_file():
-            settings = parameters.settings(name, parameters.choose(name, str(file), []))
-            kinds = overview(plan_experiment(settings), Store(settings.store_folder()), settings)
-            minutes = kinds["minutes"].sum(skipna=False)
-            rows[name] = [kinds["runs"].sum(), kinds["finished"].sum(), minutes]
-    if not rows:
-        raise InputError(f"{PROJECT / folder} has no parameter files: name a folder of params/")
-    columns = ["runs", "finished", "minutes left"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("notebook")

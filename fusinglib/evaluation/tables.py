@@ -6,7 +6,6 @@ source_seed, seed and accuracy (a fraction), and ``families`` maps a family's na
 
 import numpy as np
 import pandas as pd
-from IPython.display import display
 
 from fusinglib.errors import InputError
 from fusinglib.evaluation import reference, statistics, worlds
@@ -422,6 +421,8 @@ def spaced(name):
 
 def record(results) -> None:
     """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
+    from IPython.display import display
+
     missing = int(results["accuracy"].isna().sum()) if "accuracy" in results else 0
     text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
     content = {"text/csv": results.to_csv(index=False), "text/plain": text}

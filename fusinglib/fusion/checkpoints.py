@@ -15,7 +15,6 @@ from typing import NamedTuple
 from fusinglib.errors import InputError
 from fusinglib.fusion.pickles import unpickled
 from fusinglib.fusion.tensors import SIZES, Stored, headers_of_file
-from fusinglib.places import store_folder
 
 INDEX = ".safetensors.index.json"
 ARCHITECTURE = re.compile(r"(\w+?)(LMHeadModel|Model|ForCausalLM|ForMaskedLM|ForPreTraining|"
@@ -83,17 +82,14 @@ def opened(path: Path, name: str, allow_pickle: bool = False) -> Checkpoint:
 
 def locate(model: str) -> tuple[Path, str]:
     """The folder or file of a model, and its name, which is the same on every machine: its Hub id
-    and commit, the label and key of its run, or the last two parts of its path."""
+    and commit, the label and key of the run that made it, or the last two parts of its path."""
     path = Path(model).expanduser()
     if model and path.exists():
         return path, _run_name(path) or "/".join(path.absolute().parts[-2:])
-    if re.fullmatch("[0-9a-f]{16}", model):
-        for folder in store_folder().glob(f"*/{model}/model"):
-            return folder, _run_name(folder) or model
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is not a folder and not a file: check the path.")
     identity, _, revision = model.partition("@")
-    folder = snapshot(identity, revision)
+    folder = snapshot(identity, revision, FILES)
     return folder, f"{identity}@{folder.name[:12]}"
 
 
@@ -105,17 +101,20 @@ def _run_name(folder: Path) -> str:
     return f"{run.get('label')} [{run.get('key')}]"
 
 
-FILES = ["*.safetensors", f"*{INDEX}", "*.json", "*.txt", "*.model", "*.jinja"]
+TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+"""What a Hub model's tokenizer and configuration are in."""
+
+FILES = ["*.safetensors", *TEXT_FILES]
 """What is taken of a Hub model: no pickles, no code."""
 
 
-def snapshot(model: str, revision: str = "", more: Sequence[str] = ()) -> Path:
-    """The folder of a Hub id's snapshot, downloaded if need be, with `more` kinds of files."""
+def snapshot(model: str, revision: str, files: Sequence[str]) -> Path:
+    """The folder of a Hub id's snapshot, downloaded if need be, with such files."""
     import huggingface_hub
 
     try:
         folder = huggingface_hub.snapshot_download(
-            model, revision=revision or None, allow_patterns=[*FILES, *more]
+            model, revision=revision or None, allow_patterns=list(files)
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(

@@ -3,9 +3,9 @@
 Models are compared by their headers first; then all are read side by side, piece by piece.
 """
 
+import contextlib
 import inspect
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ from fusinglib.fusion.checkpoints import Checkpoint
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.methods import METHODS, Method, means
 from fusinglib.fusion.opening import open_checkpoint
-from fusinglib.fusion.output import Folder, beside, check_free
+from fusinglib.fusion.output import check_free, new_folder
 from fusinglib.fusion.streaming import PIECE, Block, Piece, pieces, stream
 from fusinglib.fusion.tensors import FLOATS, SIZES, Stored, finite, narrowed
+from fusinglib.integrity import staged
 from fusinglib.progress import Progress, amount
 
 Model = str | Path
@@ -49,8 +50,8 @@ def fuse(
     written as their body alone, as AutoModel saves it; T5 and other language models are all body.
 
     Arguments:
-        models: folders, safetensors files, LoRA adapters, keys of the store, or Hub ids
-            (`name@revision`), in the order of summation; each may be given only once.
+        models: folders, safetensors files, LoRA adapters, or Hub ids (`name@revision`), in the
+            order of summation; each may be given only once.
         output: a folder that does not exist yet (a dry run needs none). It appears whole or not at
             all.
         method: a name in `methods.METHODS`, or a function with the signature described there.
@@ -102,16 +103,11 @@ def leave_one_out(
         raise InputError(f"leave_one_out takes at least three models, not {count}.")
     members = [[j for j in range(count) if j != i] for i in range(count)]
     check_free(output)
-    partial = beside(output)
-    try:
+    with staged(output, durable=False) as partial:
         partial.mkdir(parents=True)
         folders = [partial / f"without-{i}" for i in range(count)]
         options = {"progress": progress, "allow_pickle": allow_pickle}
-        reports = fuse_subsets(models, members, folders, **options)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return reports
+        return fuse_subsets(models, members, folders, **options)
 
 
 def fuse_subsets(
@@ -297,11 +293,11 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
     """Read all models once and write every folder that is wanted, all of them or none."""
     body, hashes = job.bodies[0], {}
     total = job.report.bytes_read + sum(report.bytes_written for _, _, report in wanted)
-    folders: list[Folder] = []
-    bar = Progress(total, _count) if progress else None
-    try:
-        for path, _, report in wanted:
-            folders.append(Folder(path, report, body, shard))
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(contextlib.closing(Progress(total, _count))) if progress else None
+        folders = [
+            stack.enter_context(new_folder(path, report, body, shard)) for path, _, report in wanted
+        ]
 
         def do(piece: Piece, block: Block) -> int:
             rows = _rows(piece, block)
@@ -317,13 +313,6 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
         for folder, (_, subset, report) in zip(folders, wanted, strict=True):
             report.hashes = [_hash(hashes, i, job.bodies[i]) for i in subset]
             folder.finish(job.models[subset[0]])
-        for folder in folders:
-            folder.publish()
-    finally:
-        if bar:
-            bar.close()
-        for folder in folders:
-            folder.clean()
 
 
 def _count(done: int, total: int) -> str:

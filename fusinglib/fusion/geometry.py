@@ -31,12 +31,13 @@ class Updates:
     @property
     def norms(self) -> np.ndarray:
         """Euclidean norms of the updates, (models,)."""
-        return np.sqrt(np.diag(self.products))
+        with np.errstate(invalid="ignore"):  # weights that are not finite are refused elsewhere
+            return np.sqrt(np.diag(self.products))
 
     @property
     def cosines(self) -> np.ndarray:
         """Cosines between updates, (models, models); NaN for an update of zero."""
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             return self.products / np.outer(self.norms, self.norms)
 
     @property

@@ -10,9 +10,9 @@ def open_checkpoint(model: str | Path, allow_pickle: bool = False) -> Checkpoint
     """What `model` holds, by its headers and configuration; no weights are read.
 
     Arguments:
-        model: a folder, a safetensors file, the key of a run of the store, or a Hub id, with its
-            revision after an `@` if it is to be pinned. A folder with a LoRA adapter stands for
-            its base model with the adapter merged in.
+        model: a folder, a safetensors file, or a Hub id, with its revision after an `@` if it is to
+            be pinned. A folder with a LoRA adapter stands for its base model with the adapter
+            merged in.
         allow_pickle: whether `.bin` files may be opened (weights only) where there is nothing else.
 
     Raises `InputError` where nothing is found, and for files that are damaged or of other kinds.

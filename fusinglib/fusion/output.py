@@ -1,11 +1,12 @@
 """A fused model's folder: written beside its place, and there whole or not at all."""
 
+import contextlib
 import json
 import os
 import shutil
 import struct
 import sys
-import uuid
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
 from fusinglib.fusion.methods import METHODS
 from fusinglib.fusion.streaming import Piece
 from fusinglib.fusion.tensors import SIZES, Stored
+from fusinglib.integrity import staged, write_json
 
 UNKNOWN = "0" * 32
 """Stands for a parent's hash until all of it has been read."""
@@ -28,30 +30,38 @@ def check_free(folder: Path) -> None:
         raise InputError(f"Output {folder} exists already: give a new folder, or remove it first.")
 
 
-def beside(folder: Path) -> Path:
-    """A new hidden name in the same parent."""
-    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+@contextlib.contextmanager
+def new_folder(path: Path, report: Report, body: dict[str, Stored], shard: int) -> Iterator:
+    """A model `Folder` under way: `write` the pieces, then `finish`; on leaving it has its name.
+
+    It is not forced onto the disk, which would take longer than fusing: what the system crashes
+    upon within seconds may be lost.
+    """
+    check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path, durable=False) as partial:
+        partial.mkdir()
+        with contextlib.closing(Folder(partial, report, body, shard)) as folder:
+            yield folder
+        check_free(path)
 
 
 class Folder:
-    """A model folder under way: `write` the pieces, then `finish` and `publish`; `clean` always.
+    """The files of a fused model.
 
     Weights are cut into files of at most `shard` bytes (or one tensor). Within a file wider dtypes
     come first, so that all tensors are aligned.
     """
 
     def __init__(self, path: Path, report: Report, body: dict[str, Stored], shard: int):
-        check_free(path)
-        self.path, self.report = path, report
-        self.partial, self.files = beside(path), []
+        self.path, self.report, self.files = path, report, []
         self.places: dict[str, tuple[int, int, int]] = {}
+        self.shards = _shards(body, shard)
         try:
-            self.partial.mkdir(parents=True)
-            self.shards = _shards(body, shard)
             for i, names in enumerate(self.shards):
                 self._begin(_file_name(i, len(self.shards)), names, body)
         except BaseException:
-            self.clean()
+            self.close()
             raise
 
     def _begin(self, file: str, names: list[str], body: dict[str, Stored]) -> None:
@@ -60,7 +70,7 @@ class Folder:
             start, end = end, end + body[name].bytes
             shape = list(body[name].shape)
             header[name] = {"dtype": body[name].dtype, "shape": shape, "data_offsets": [start, end]}
-        opened = os.open(self.partial / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        opened = os.open(self.path / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self.files.append((opened, header))
         first = len(self._header(header))
         if hasattr(os, "posix_fallocate"):  # which makes writing faster, and a full disk known now
@@ -86,26 +96,20 @@ class Folder:
         for opened, header in self.files:
             _write_all(opened, np.frombuffer(self._header(header), np.uint8), 0)
         if len(self.shards) > 1:
-            _write_json(self.partial / f"model{INDEX}", _index(self.shards, self.report))
+            write_json(self.path / f"model{INDEX}", _index(self.shards, self.report))
         if first.config is not None:
             dropped = HEAD_SETTINGS if self.report.architecture == first.base else ()
             config = {key: first.config[key] for key in first.config if key not in dropped}
             config["architectures"] = [self.report.architecture]
-            _write_json(self.partial / "config.json", config)
-        (self.partial / "README.md").write_text(_card(self.report), encoding="utf-8")
+            write_json(self.path / "config.json", config)
+        (self.path / "README.md").write_text(_card(self.report), encoding="utf-8")
         for name in self.report.files:
-            shutil.copyfile(first.folder / name, self.partial / name)
+            shutil.copyfile(first.folder / name, self.path / name)
 
-    def publish(self) -> None:
-        """Give the folder its name."""
-        check_free(self.path)
-        self.partial.rename(self.path)
-
-    def clean(self) -> None:
-        """Close the files and remove what has not been published."""
+    def close(self) -> None:
+        """Close the files."""
         while self.files:
             os.close(self.files.pop()[0])
-        shutil.rmtree(self.partial, ignore_errors=True)
 
 
 def _write_all(file: int, content: np.ndarray, position: int) -> None:
@@ -113,10 +117,6 @@ def _write_all(file: int, content: np.ndarray, position: int) -> None:
     while view:
         written = os.pwrite(file, view, position)
         view, position = view[written:], position + written
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _shards(body: dict[str, Stored], largest: int) -> list[list[str]]:

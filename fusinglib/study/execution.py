@@ -1,25 +1,23 @@
 """Carry a plan out: serially or in processes, each run whole or absent, the rest going on."""
 
 import concurrent.futures
-import contextlib
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
-import shutil
-import signal
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
 import pandas as pd
 
 from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.progress import Progress, duration
-from fusinglib.study.plans import VERSIONS, Plan, Run, unique
-from fusinglib.study.settings import Study
+from fusinglib.study.costs import Pace
+from fusinglib.study.plans import Plan, Run
+from fusinglib.study.pools import worker_pool, workers
+from fusinglib.study.schedule import Schedule
+from fusinglib.study.settings import Settings
 from fusinglib.study.store import Store
 
 
@@ -30,22 +28,13 @@ class Stopped(Exception):
 POLL = 0.5
 """Seconds between two looks at the runs under way, and between two lines of progress."""
 
-GPU_SHARE = 8 * 2**30
-"""Bytes of a GPU's memory that a run is given where `workers` is 0."""
-
-TRIES = 3
-"""How often a run is started whose worker process dies."""
-
 START_FAILED = (
     "the worker processes do not start; in a script of your own, call execute under "
     "`if __name__ == '__main__':`, or set executor to 'serial'"
 )
 
-RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
-"""Of the runs that are ready, those that others wait for come first."""
 
-
-def execute(plan: Plan, store: Store, settings: Study, cluster=None) -> pd.DataFrame:
+def execute(plan: Plan, store: Store, settings: Settings, cluster=None) -> pd.DataFrame:
     """Carry out what `store` lacks of `plan`, and return its results, a row per table row.
 
     A run that fails leaves its traceback in the store, what depends on it is left out, and the
@@ -58,14 +47,13 @@ def execute(plan: Plan, store: Store, settings: Study, cluster=None) -> pd.DataF
     if settings.executor == "dask":
         on = _cluster(cluster or settings.scheduler, store, settings, progress)
         places = {"pool": on, "places": on.places}
-    execution = Execution(plan, store, settings, progress, **places)
-    execution.carry_out()
-    for key, error in execution.failed.items():
+    failed = Execution(plan, store, settings, progress, **places).carry_out()
+    for key, error in failed.items():
         print(f"failed: {key}: {error} (traceback in {store.failure_file(key)})")
     return results(plan, store)
 
 
-def _cluster(cluster, store: Store, settings: Study, progress: Progress):
+def _cluster(cluster, store: Store, settings: Settings, progress: Progress):
     try:
         from fusinglib.study.cluster import Cluster
     except ModuleNotFoundError as error:
@@ -90,125 +78,58 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def overview(plan: Plan, store: Store, settings: Study) -> pd.DataFrame:
-    """What the plan asks for: runs by kind, how many are finished, and the minutes that the rest
-    takes, going by the runs that are finished (unknown without any)."""
-    finished = [run for run in plan.runs if store.has(run)]
-    pace, done = Pace(finished, store), {run.key for run in finished}
-    rows = []
-    for kind in unique([[run.kind for run in plan.runs]]):
-        runs = [run for run in plan.runs if run.kind == kind]
-        left = [run for run in runs if run.key not in done]
-        minutes = pace.seconds(left) / workers(settings) / 60
-        count = {"runs": len(runs), "finished": len(runs) - len(left)}
-        rows.append({"kind": kind, **count, "minutes": minutes})
-    return pd.DataFrame(rows).set_index("kind")
-
-
-def workers(settings: Study) -> int:
-    """How many runs go on at a time. With `workers` 0: one for each core that this process may
-    use, counted with `threads`; on a GPU one for every `GPU_SHARE` of its free memory at most."""
-    if settings.executor == "serial":
-        return 1
-    if settings.workers:
-        return settings.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = cores // settings.threads
-    if settings.device in ("auto", "cuda") and shutil.which("nvidia-smi"):
-        import torch
-
-        if torch.cuda.is_available():
-            most = min(most, torch.cuda.mem_get_info()[0] // GPU_SHARE)
-    return max(1, most)
-
-
-class Pace:
-    """How long runs take, learnt from finished ones of the same kind.
-
-    As long as there are none, finetuning takes as long per example of its `max_steps` as
-    finetuning of the other kind, and copying and fusing take no time.
-    """
-
-    def __init__(self, finished: list[Run], store: Store):
-        self.taken: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))  # sum, count
-        for run in finished:
-            self.learn(run, store.result(run)["seconds"])
-
-    def learn(self, run: Run, seconds: float) -> None:
-        """Take note that `run` took `seconds`."""
-        self._add(run.kind, seconds)
-        if examples := _examples(run):
-            self._add("per example", seconds / examples)
-
-    def _add(self, name: str, seconds: float) -> None:
-        total, count = self.taken[name]
-        self.taken[name] = total + seconds, count + 1
-
-    def seconds(self, runs: list[Run]) -> float:
-        """How long `runs` take one after the other; not a number where that is unknown."""
-        return sum(self._expected(run) for run in runs)
-
-    def _expected(self, run: Run) -> float:
-        (total, count), factor = self.taken[run.kind], 1
-        if not count and _examples(run):
-            (total, count), factor = self.taken["per example"], _examples(run)
-        if count:
-            return factor * total / count
-        return 0 if run.kind in ("import", "random", "fuse") else math.nan
-
-
-def _examples(run: Run) -> int:
-    """How many examples a finetuning sees at most; 0 for other runs."""
-    training = run.settings.get("training")
-    return training["max_steps"] * training["batch_size"] if training else 0
-
-
-def _is_mean(run: Run) -> bool:
-    """Whether a run is a plain mean, which can be made in one pass with others."""
-    return run.kind == "fuse" and not run.settings
-
-
 class Execution:
-    """One pass over a plan: which runs are ready, under way, done, failed.
+    """One pass over a plan: hands what its `schedule` says to workers, and books what comes back.
 
     `progress` is told how far it is; `pool` gives worker processes, as a context, and `places` how
     many runs they can have under way; once `stopped` is set, the pass ends with `Stopped`, and so
     do the runs under way.
     """
 
-    def __init__(self, plan: Plan, store: Store, settings: Study, progress, pool=None, places=None):
-        self.plan, self.store, self.settings = plan, store, settings
-        self.progress = progress
+    def __init__(self, plan: Plan, store: Store, settings: Settings, progress, pool=None,
+                 places=None):  # fmt: skip
+        self.plan, self.store, self.settings, self.progress = plan, store, settings, progress
+        self.at_once = workers(settings)
+        self.pool = pool or (lambda: worker_pool(self.at_once))
+        self.places = places or (lambda: self.at_once)
         self.stopped = threading.Event()
-        self.pool = pool or (lambda: worker_pool(self.workers))
-        self.again: set[str] = set()
-        self.done: set[str] = set()
-        finished = [run for run in plan.runs if store.has(run) and self._sound(run)]
-        self.done |= {run.key for run in finished}
-        self.failed: dict[str, str] = {}
-        self.alone: set[str] = set()
-        self.waiting = [run for run in plan.runs if run.key not in self.done]
-        self.waiting.sort(key=lambda run: RANK[run.kind])
-        self.under_way: dict[str, Run] = {}
-        self.deaths: dict[str, int] = defaultdict(int)
-        self.computed = 0
-        self.started, self.shown = time.monotonic(), -math.inf
+        finished = self._finished()
+        self.schedule = Schedule(plan.runs, {run.key for run in finished})
         self.pace = Pace(finished, store)
-        self.workers = workers(settings)
-        self.places = places or (lambda: self.workers)
+        self.started, self.shown, self.computed = time.monotonic(), -math.inf, 0
 
-    def _sound(self, run: Run) -> bool:
-        """Whether the result of a finished run can be read; if not, it is set aside."""
+    def _finished(self) -> list[Run]:
+        """The runs that need not be carried out: whole ones, but for means that were pruned and are
+        needed again."""
+        done = [run for run in self.plan.runs if self.store.has(run) and self._whole(run)]
+        keys = {run.key for run in done}
+        inner = {parent.key for run in self.plan.runs for parent in run.parents}
+        needed = {run.key for run in self.plan.runs} - inner
+        for run in reversed(self.plan.runs):  # those that start from others come first
+            if run.key in keys & needed and self.store.pruned(run):
+                self.store.forget(run)
+                self.progress.say(f"pruned, fused again: {run.label} ({run.key})")
+                keys.discard(run.key)
+            if run.key not in keys:
+                needed |= {parent.key for parent in run.parents}
+        return [run for run in done if run.key in keys]
+
+    def _whole(self, run: Run) -> bool:
+        """Whether the result of a finished run can be read; if not, it is quarantined."""
         try:
             self.store.result(run)
         except Damaged:
-            self._set_aside(run)
+            self._quarantine(run)
             return False
         return True
 
-    def carry_out(self) -> None:
-        """Run until nothing is left that can run."""
-        todo = bool(self.waiting)
+    def _quarantine(self, run: Run) -> None:
+        self.store.quarantine(self.store.path(run))
+        self.progress.say(f"corrupt, quarantined and computed again: {run.label} ({run.key})")
+
+    def carry_out(self) -> dict[str, str]:
+        """Run until nothing is left that can run. Returns why runs failed, by their keys."""
+        todo = bool(self.schedule.waiting)
         try:
             if self.settings.executor == "serial":
                 self._serially()
@@ -216,101 +137,32 @@ class Execution:
                 self._in_pool()
         except BaseException:
             self.store.sweep()
-            self.progress.update(len(self.done), "stopped; finished runs are kept", last=True)
+            self._tell("stopped; finished runs are kept")
             raise
-        took = duration(time.monotonic() - self.started)
+        took, failed = duration(time.monotonic() - self.started), self.schedule.failed
         text = f"{self.computed} computed in {took}" if todo else "all there already"
-        if self.failed or self.waiting:
-            text += f"; {len(self.failed)} failed, {len(self.waiting)} left out for want of them"
-        self.progress.update(len(self.done), text, last=True)
-
-    def _ready(self, run: Run) -> bool:
-        return all(parent.key in self.done for parent in run.parents)
-
-    def _any_ready(self) -> bool:
-        return any(self._ready(run) for run in self.waiting)
-
-    def _next(self) -> list[Run]:
-        """A run whose parents are done, taken off the waiting list; of means all that share a model
-        with it, to be made in one pass."""
-        first = next((run for run in self.waiting if self._ready(run)), None)
-        if not first:
-            return []
-        batch = [first]
-        if _is_mean(first) and first.key not in self.alone:
-            batch += [run for run in self.waiting if run is not first and self._joins(run, first)]
-        for run in batch:
-            self.waiting.remove(run)
-            self.under_way[run.key] = run
-        return batch
-
-    def _joins(self, run: Run, first: Run) -> bool:
-        """Whether a mean can be made in the same pass as the first one."""
-        if not _is_mean(run) or run.key in self.alone or not self._ready(run):
-            return False
-        return not {parent.key for parent in run.parents}.isdisjoint(p.key for p in first.parents)
-
-    def _finish_all(self, batch: list[Run], error: BaseException | None) -> None:
-        """Book the outcome of a batch; the runs of one that failed go again, each for itself."""
-        if isinstance(error, Damaged):
-            self._make_again(error, batch)
-            return
-        if error is None or len(batch) == 1 or isinstance(error, StoreError):
-            for run in batch:
-                self._finish(run, error)
-            return
-        for run in batch:
-            del self.under_way[run.key]
-            self.alone.add(run.key)
-            self.waiting.insert(0, run)
-
-    def _make_again(self, error: Damaged, batch: list[Run]) -> None:
-        """Set a damaged run aside; it goes again, and then what needed it. Once in a pass: a disk
-        that damages it again ends everything."""
-        parents = {parent.key: parent for run in batch for parent in run.parents}
-        for run in batch:
-            del self.under_way[run.key]
-        if error.key in self.done:
-            if error.key in self.again:
-                raise error
-            self._set_aside(parents[error.key])
-            batch = [parents[error.key], *batch]
-        self.waiting[:0] = batch
-
-    def _set_aside(self, run: Run) -> None:
-        self.store.set_aside(self.store.path(run))
-        self.progress.say(f"damaged, set aside and made again: {run.label} ({run.key})")
-        self.again.add(run.key)
-        self.done.discard(run.key)
-
-    def _finish(self, run: Run, error: BaseException | None) -> None:
-        """Book the outcome of a run; a store that cannot be written ends everything."""
-        del self.under_way[run.key]
-        if error is None:
-            self.done.add(run.key)
-            self.computed += 1
-            self.pace.learn(run, self.store.result(run)["seconds"])
-        elif isinstance(error, StoreError):
-            raise error
-        else:
-            self.failed[run.key] = f"{run.label}: {type(error).__name__}: {error}"
+        if failed or self.schedule.waiting:
+            lost = len(self.schedule.waiting)
+            text += f"; {len(failed)} failed, {lost} left out for want of them"
+        self._tell(text)
+        return failed
 
     def _serially(self) -> None:
         """One run after the other, in this very thread."""
-        while batch := self._next():
+        while batch := self.schedule.next():
             self._show()
             if self.stopped.is_set():
                 raise Stopped
             try:
                 _perform(batch, self.store, self.settings.device, self._show)
             except Exception as error:
-                self._finish_all(batch, error)
+                self._book(batch, error)
             else:
-                self._finish_all(batch, None)
+                self._book(batch, None)
 
     def _in_pool(self) -> None:
         """Keep the workers busy; if one of them dies, start anew what was under way."""
-        while self._any_ready():
+        while self.schedule.any_ready:
             with self.pool() as pool:
                 alive = pool.submit(os.getpid)
                 try:
@@ -320,36 +172,16 @@ class Execution:
                         raise RuntimeError(START_FAILED) from error
                     self._recover()
 
-    def _recover(self) -> None:
-        """A worker died: what was under way goes again, alone, until it has died too often."""
-        labels = ", ".join(run.label for run in self.under_way.values())
-        self.progress.say(f"a worker process died; what was under way is tried again: {labels}")
-        for run in list(self.under_way.values()):
-            self.deaths[run.key] += 1
-            if self.store.has(run):
-                self._finish(run, None)
-            elif self.deaths[run.key] >= TRIES:
-                death = RuntimeError(f"its process died {TRIES} times (for want of memory?)")
-                self.store.record_failure(run, str(death))
-                self._finish(run, death)
-            else:
-                del self.under_way[run.key]
-                self.waiting.insert(0, run)
-
-    def _places(self) -> int:
-        """How many runs may go on at a time: one while one of them has seen a worker die."""
-        pending = (run for runs in (self.waiting, self.under_way.values()) for run in runs)
-        suspect = self.deaths and any(run.key in self.deaths for run in pending)
-        return 1 if suspect else self.places()
-
     def _drain(self, pool) -> None:
         futures: dict = {}
         while True:
             if self.stopped.is_set():
                 raise Stopped
-            while len(futures) < self._places() and (batch := self._next()):
+            self.at_once = self.places()
+            most = 1 if self.schedule.suspect else self.at_once
+            while len(futures) < most and (batch := self.schedule.next()):
                 futures[pool.submit(_work, batch, self.store.root, self.settings.device)] = batch
-            if not futures and not self._any_ready():
+            if not futures and not self.schedule.any_ready:
                 return
             self._show()
             if not futures:
@@ -360,7 +192,41 @@ class Execution:
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
                     raise error
-                self._finish_all(futures.pop(future), error)
+                self._book(futures.pop(future), error)
+
+    def _recover(self) -> None:
+        """A worker died: what it finished is booked, the rest of what was under way goes again."""
+        batch = list(self.schedule.under_way.values())
+        labels = ", ".join(run.label for run in batch)
+        self.progress.say(f"a worker process died; what was under way is tried again: {labels}")
+        self._finish([run for run in batch if self.store.has(run)])
+        for run in self.schedule.died(list(self.schedule.under_way.values())):
+            self.store.record_failure(run, self.schedule.failed[run.key])
+
+    def _book(self, batch: list[Run], error: BaseException | None) -> None:
+        """Book the outcome of a batch; a store that cannot be written ends everything."""
+        if error is None:
+            self._finish(batch)
+        elif isinstance(error, Damaged):
+            parents = {parent.key: parent for run in batch for parent in run.parents}
+            broken = parents.get(error.key)
+            known = error.key in self.schedule.done
+            if not broken or not self.schedule.redo(broken, batch):
+                raise error
+            if known:
+                self._quarantine(broken)
+        elif isinstance(error, StoreError):
+            raise error
+        else:
+            for run in self.schedule.fail(batch, f"{type(error).__name__}: {error}"):
+                if not self.store.failure_file(run.key).is_file():  # its worker could not say it
+                    self.store.record_failure(run, "".join(traceback.format_exception(error)))
+
+    def _finish(self, batch: list[Run]) -> None:
+        self.schedule.finish(batch)
+        self.computed += len(batch)
+        for run in batch:
+            self.pace.learn(run, self.store.result(run)["seconds"])
 
     def _show(self) -> None:
         """One line: how many are done, the rate, the time left, what is under way."""
@@ -369,89 +235,19 @@ class Execution:
         self.shown, parts = time.monotonic(), []
         if self.computed:
             parts.append(f"{60 * self.computed / (time.monotonic() - self.started):.0f} a minute")
-        left = self.pace.seconds([*self.waiting, *self.under_way.values()]) / self.workers
-        if not math.isnan(left):
-            parts.append(f"about {duration(left)} left")
-        if self.failed:
-            parts.append(f"{len(self.failed)} failed")
-        if not self.under_way:
+        seconds = self.pace.seconds(self.schedule.left) / max(self.at_once, 1)
+        if not math.isnan(seconds):
+            parts.append(f"about {duration(seconds)} left")
+        if self.schedule.failed:
+            parts.append(f"{len(self.schedule.failed)} failed")
+        if not self.schedule.under_way:
             parts.append("waiting for a worker")
-        for run in list(self.under_way.values())[:1]:
+        for run in list(self.schedule.under_way.values())[:1]:
             parts.append(f"{run.kind} {self.store.progress(run) or run.label}")
-        self.progress.update(len(self.done), ", ".join(parts))
+        self.progress.update(len(self.schedule.done), ", ".join(parts))
 
-
-@contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[concurrent.futures.Executor]:
-    """Worker processes; when the block fails or this process dies, they end at once.
-
-    They live as long as the other end of their pipe, which is held here alone, stays open.
-    """
-    context = multiprocessing.get_context("spawn")
-    theirs, ours = context.Pipe(duplex=False)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(theirs,)
-    )
-    try:
-        yield pool
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        pool.shutdown()
-        ours.close()
-        theirs.close()
-
-
-class KeptPool:
-    """Worker processes that stay between two passes; called, it gives them as a context.
-
-    They are started at once, in the background, and anew after a pass that failed or was stopped.
-    """
-
-    def __init__(self, workers: int):
-        self.workers, self.context, self.pool = workers, None, None
-        self.start()
-
-    def start(self) -> None:
-        """Start the workers, unless they are there, and have them import what runs need."""
-        if self.pool is None:
-            self.context = contextlib.ExitStack()
-            self.pool = self.context.enter_context(worker_pool(self.workers))
-            for _ in range(self.workers):
-                self.pool.submit(_warm_up)
-
-    def stop(self) -> None:
-        """End the workers at once."""
-        context, self.context, self.pool = self.context, None, None
-        with contextlib.suppress(Stopped):
-            if context:
-                with context:
-                    raise Stopped
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[concurrent.futures.Executor]:
-        self.start()
-        try:
-            yield self.pool
-        except BaseException:
-            self.stop()
-            raise
-
-
-def _warm_up() -> None:
-    import fusinglib.study.steps  # noqa: F401
-
-
-def _start_worker(parent: multiprocessing.connection.Connection) -> None:
-    """Leave Ctrl-C to the parent, and end when the parent closes its end of the pipe, or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow() -> None:
-        parent.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    def _tell(self, text: str) -> None:
+        self.progress.update(len(self.schedule.done), text, last=True)
 
 
 def _work(batch: list[Run], root, device: str) -> None:

@@ -1,17 +1,15 @@
 """From settings to a plan: the data loaded, everything checked before anything is trained."""
 
-import contextlib
 import dataclasses
-import glob
-from collections.abc import Callable
 from pathlib import Path
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.study import plans
-from fusinglib.study.plans import Model, Plan, Run
-from fusinglib.study.settings import Families, FusePlayground, LossPath, PairwiseHeatmap, Study
+from fusinglib.study.plans import Model, Plan
+from fusinglib.study.resolver import base_model, finetuned_model, random_model
+from fusinglib.study.settings import Families, FusePlayground, LossPath, PairwiseHeatmap, Settings
 from fusinglib.study.store import Store
-from fusinglib.training import cards, data, miniworld, tasks
+from fusinglib.training import data, tasks
 from fusinglib.training.tasks import MINIWORLD, Task
 
 
@@ -87,64 +85,9 @@ def _models(
     """The finetuned models among the sources, and what is known of their training, in words."""
     found, notes, store = {}, [], Store(settings.store_folder())
     for name in names:
-        run = _finished_model(name, store, settings.allow_pickle)
-        folder = Path(run.place) if run.place else None
-        tasks_of, said = trained_on(name, settings, known, run, folder)
-        found[name] = Model(run, tasks_of, _examples(run, tasks_of, settings, known, store))
+        found[name], said = finetuned_model(name, settings, known, store)
         notes.append(f"{name}: {said}")
     return found, notes
-
-
-def _examples(
-    run: Run,
-    tasks_of: tuple[tuple[str, str], ...],
-    settings: Families | FusePlayground,
-    known: dict[str, Task],
-    store: Store,
-) -> int:
-    """How many training examples a model saw: as its run says, or all of its tasks at hand."""
-    if run.kind == "source" and store.has(run):
-        return store.result(run)["n_train"]
-    examples = 0
-    for task in known.values():
-        if tasks.among(task, tasks_of):
-            with contextlib.suppress(InputError):  # not at hand
-                examples += len(data.load(task, settings.data()).train)
-    return examples
-
-
-def trained_on(
-    name: str,
-    settings: Families | FusePlayground,
-    known: dict[str, Task],
-    run: Run | None,
-    folder: Path | None,
-) -> tuple[tuple[tuple[str, str], ...], str]:
-    """The identities of what the model `name` was trained on, and who says so: the settings, the
-    run that made it, or the card in its folder."""
-    if name in settings.trained_on:
-        given = settings.trained_on[name]
-        found = [tasks.find(task, known).identity for task in given]
-        return tuple(found), f"trained on {' '.join(given)} (parameter 'trained_on')"
-    if trained := _tasks_behind(run) if run else {}:
-        return tuple(trained), f"trained on {' '.join(trained.values())} (its run)"
-    found = cards.read(folder) if folder else ()
-    if not found:
-        return (), (
-            "what it was trained on is unknown, so no target leaves it out: name its tasks in "
-            "'trained_on'"
-        )
-    said = ", ".join(" ".join(filter(None, identity)) for identity in found)
-    return found, f"trained on {said} (its model card)"
-
-
-def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
-    """The tasks that a run and all that it was made from were trained on: identities to names."""
-    task = run.settings.get("task")
-    found = {(task["hub_id"], task["config"]): task["name"]} if task else {}
-    for parent in run.parents:
-        found |= _tasks_behind(parent)
-    return found
 
 
 def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task]) -> Plan:
@@ -167,20 +110,7 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
     return dataclasses.replace(plan, notes=(*notes, *_of_data(loaded)))
 
 
-def _finished_model(name: str, store: Store, allow_pickle: bool) -> Run:
-    """The run of a finetuned model that is there already: by its key in the store, or brought in
-    from a folder or the Hub."""
-    if plans.is_key(name):
-        return store.find(name)
-    from fusinglib.training import models
-
-    place, _, revision = name.partition("@")
-    folder = models.locate(place, revision, allow_pickle)
-    identity = {"fingerprint": models.fingerprint(folder)}
-    return Run("import", identity, label=name, place=str(folder))
-
-
-def _writes_labels(folder: Path, loaded: dict, settings: Study) -> bool:
+def _writes_labels(folder: Path, loaded: dict, settings: Settings) -> bool:
     """Whether the model writes its labels as text, if so having checked that it can write them."""
     from fusinglib.training import models  # torch: needed only for models that are at hand
 
@@ -188,48 +118,3 @@ def _writes_labels(folder: Path, loaded: dict, settings: Study) -> bool:
         return False
     models.check_labels(folder, [one.task for one in loaded.values()], settings.text_format)
     return True
-
-
-def base_model(settings: Study, world: int | None = None) -> tuple[Run, Path | None]:
-    """The run that brings the pretrained model into the store, and where it is found today.
-
-    `model` is "miniworld" (that of a world, by default the first), a Hub id, a model folder, or the
-    key of a run of the store.
-    """
-    if settings.model == MINIWORLD:
-        world = {
-            "world_version": miniworld.VERSION,
-            "world_seed": settings.world_seeds[0] if world is None else world,
-            "seed": settings.pretraining_seed,
-            "steps": settings.pretraining_steps,
-        }
-        return Run("pretrain", world, label="miniature T5"), None
-    from fusinglib.training import models
-
-    made = list(settings.store_folder().glob(f"*/{glob.escape(settings.model)}/model"))
-    folder = models.locate(
-        str(made[0]) if made else settings.model, settings.model_revision, settings.allow_pickle
-    )
-    identity = {"fingerprint": models.fingerprint(folder)}
-    return Run("import", identity, label=settings.model, place=str(folder)), folder
-
-
-def text_length(settings: Study) -> tuple[Callable[[str], int], str]:
-    """How long a text is for the model that the settings name, and in what: its tokens, or words
-    where the model is not at hand."""
-    try:
-        folder = base_model(settings)[1]
-    except InputError:
-        return lambda text: len(text.split()), "words"
-    from fusinglib.training import models
-
-    tokenizer = models.tokenizer(folder) if folder else miniworld.tokenizer()
-    return lambda text: len(tokenizer(text)["input_ids"]), "tokens"
-
-
-def random_model(settings: Study, pretrained: Run) -> Run:
-    """The run that makes a model of the same architecture that was never pretrained."""
-    if settings.model == MINIWORLD:
-        return Run("pretrain", {**pretrained.settings, "steps": 0}, label="untrained miniature T5")
-    seed = {"seed": settings.pretraining_seed}
-    return Run("random", seed, (pretrained,), label=f"random weights like {pretrained.label}")

@@ -1,12 +1,18 @@
 """The parameters of notebooks: their cells, parameter files, and what the command line adds."""
 
 import ast
-import dataclasses
 import json
+from pathlib import Path
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.places import PROJECT
-from fusinglib.study.settings import EXPERIMENTS, Study, parse_yaml, read_parameters
+from fusinglib.study.settings import (
+    EXPERIMENTS,
+    Settings,
+    parameter_names,
+    parse_yaml,
+    read_parameters,
+)
 
 FOLDER = PROJECT / "notebooks"
 """Where the notebooks are."""
@@ -25,7 +31,7 @@ def defaults(name: str) -> dict:
 
 def names(name: str) -> set[str]:
     """The parameters that the notebook `name` takes: of its cell, and of its `common` file."""
-    return {"common", *(field.name for field in dataclasses.fields(EXPERIMENTS[name]))}
+    return {"common", *parameter_names(EXPERIMENTS[name])}
 
 
 def choose(name: str, file: str | None, overrides: list[str]) -> dict:
@@ -36,7 +42,7 @@ def choose(name: str, file: str | None, overrides: list[str]) -> dict:
     """
     if name not in EXPERIMENTS:
         raise InputError(f"unknown notebook {name!r}: {nearest(name, EXPERIMENTS)}")
-    chosen = read_parameters(file) if file else {}
+    chosen = beside(Path(file).parent, read_parameters(file)) if file else {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
@@ -44,6 +50,36 @@ def choose(name: str, file: str | None, overrides: list[str]) -> dict:
         chosen[key] = parse_yaml(value, f"--set {text!r}")
     check(name, chosen)
     return chosen
+
+
+def beside(folder: Path, values: dict) -> dict:
+    """Parameters of a file in `folder`, in which relative paths of what lies there are absolute.
+
+    These are `common`, `model`, the files of own tasks, and models that are named by a path (a bare
+    word is a task).
+    """
+
+    def located(value, bare: bool = False):
+        if isinstance(value, dict):
+            return {located(key, bare): located(one, bare) for key, one in value.items()}
+        if isinstance(value, list):
+            return [located(one, bare) for one in value]
+        is_path = isinstance(value, str) and value and (bare or "/" in value)
+        return str((folder / value).resolve()) if is_path and (folder / value).exists() else value
+
+    found = {name: located(values[name], True) for name in ("common", "model") if name in values}
+    for name in ("families", "models", "trained_on"):
+        if name in values:
+            found[name] = located(values[name])
+    own = values.get("own_tasks")
+    if isinstance(own, dict):
+        found["own_tasks"] = {
+            task: {**fields, "files": located(fields["files"], True)}
+            if isinstance(fields, dict) and "files" in fields
+            else fields
+            for task, fields in own.items()
+        }
+    return {**values, **found}
 
 
 def check(name: str, chosen: dict) -> None:
@@ -54,6 +90,6 @@ def check(name: str, chosen: dict) -> None:
             raise InputError(f"notebook {name} has no parameter {key!r}: {nearest(key, known)}")
 
 
-def settings(name: str, chosen: dict) -> Study:
+def settings(name: str, chosen: dict) -> Settings:
     """The validated settings of the notebook `name` under the chosen parameters."""
     return EXPERIMENTS[name].from_parameters({**defaults(name), **chosen})

@@ -12,14 +12,13 @@ from types import MappingProxyType
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
-from fusinglib.places import PROJECT
 from fusinglib.study.settings import (
     Families,
     FamilyTable,
     FusePlayground,
     LossPath,
     PairwiseHeatmap,
-    Study,
+    Settings,
 )
 from fusinglib.training.data import TaskData
 from fusinglib.training.settings import Training
@@ -116,7 +115,7 @@ class Builder:
     the `source_size`, which is how many training examples a source model sees at most.
     """
 
-    settings: Study
+    settings: Settings
     data: Mapping[str, TaskData]
     models: Mapping[str, Model] = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
@@ -438,8 +437,9 @@ def choose_families(
 
 
 def is_model(name: str) -> bool:
-    """Whether the name of a source is not one of a task, but a folder, a Hub id or a run's key."""
-    return "/" in name or is_key(name) or (PROJECT / name).is_dir()
+    """Whether the name of a source is not one of a task, but a folder, a Hub id or a run's key: a
+    bare word is a task, `./word` a folder."""
+    return "/" in name or is_key(name)
 
 
 def is_key(name: str) -> bool:

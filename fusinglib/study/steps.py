@@ -14,8 +14,9 @@ import torch
 
 from fusinglib.errors import InputError, StoreError
 from fusinglib.fusion import engine
+from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
-from fusinglib.study.store import HISTORY, PROGRESS, Store, write_json
+from fusinglib.study.store import HISTORY, PROGRESS, Store
 from fusinglib.training import cards, data, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, fit_head
 from fusinglib.training.scoring import accuracies, cross_entropy, predict

@@ -8,15 +8,15 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from fusinglib.errors import Damaged, InputError, StoreError
-from fusinglib.integrity import HASHES, problems, publish
+from fusinglib.integrity import HASHES, problems, read_json, seal, staged, write_json
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"
@@ -28,7 +28,7 @@ RECORDS = ("run.json", "result.json")
 """What a run is, and what came out."""
 
 DAMAGED = ".damaged"
-"""The folder of runs that were set aside: their files are not as they were written."""
+"""Quarantine: the folder of runs whose files are not as they were written."""
 
 TOKENS = ".tokens"
 """The folder of tokenized texts, which can be made again at any time."""
@@ -56,15 +56,26 @@ class Store:
         with self.writing():
             if not (self.root / PENDING).is_dir():
                 self.root.mkdir(parents=True, exist_ok=True)
-                replace_json(self.root / "store.json", {"version": VERSION})
+                with staged(self.root / "store.json") as file:
+                    write_json(file, {"version": VERSION})
                 (self.root / PENDING).mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            made = json.loads((self.root / "store.json").read_text())["version"]
-            if made > VERSION:
-                raise StoreError(
-                    f"the store {self.root} has version {made}, and this package reads up to "
-                    f"{VERSION}: use a newer package, or another store"
-                )
+        self._check_version()
+
+    def _check_version(self) -> None:
+        file = self.root / "store.json"
+        try:
+            made = read_json(file).get("version")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{file} cannot be read ({error}): {REWRITE}") from error
+        if not isinstance(made, int):
+            raise StoreError(f"{file} has version {made!r}, which is no number: {REWRITE}")
+        if made > VERSION:
+            raise StoreError(
+                f"the store {self.root} has version {made}, and this package reads up to "
+                f"{VERSION}: use a newer package, or another store"
+            )
 
     def path(self, run: Run) -> Path:
         """The folder of `run`, finished or not."""
@@ -74,24 +85,24 @@ class Store:
         """Whether `run` is finished."""
         return self.path(run).is_dir()
 
+    def pruned(self, run: Run) -> bool:
+        """Whether `run` is a finished mean whose model was removed: it can be made again."""
+        return run.kind == "fuse" and self.has(run) and not (self.path(run) / "model").is_dir()
+
     def result(self, run: Run) -> dict:
         """What came out of a finished run; raises `Damaged` where that cannot be read."""
-        path = self.path(run)
-        for problem in problems(path, "result.json"):
-            raise self._damaged(run, problem)
+        return self.read(self.path(run), "result.json")
+
+    def read(self, folder: Path, name: str) -> dict:
+        """A JSON file of a finished run, verified; raises `Damaged` where it cannot be read."""
+        for problem in problems(folder, name):
+            raise _damaged(folder, problem)
         try:
-            return json.loads((path / "result.json").read_text())
+            return read_json(folder / name)
         except (OSError, ValueError) as error:
-            raise self._damaged(run, str(error)) from error
+            raise _damaged(folder, str(error)) from error
 
-    def _damaged(self, run: Run, problem: str) -> Damaged:
-        return Damaged(
-            f"the finished run {self.path(run)} is damaged ({problem}): `python -m fusinglib store "
-            f"check` sets it aside, and it is computed again",
-            run.key,
-        )
-
-    def set_aside(self, folder: Path) -> None:
+    def quarantine(self, folder: Path) -> None:
         """Move the folder of a finished run that is damaged into `.damaged`."""
         place = self.root / DAMAGED / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         with self.writing():
@@ -104,13 +115,13 @@ class Store:
 
         Raises `InputError` where there is none, or where it was made by other code than today's.
         """
-        for path in self.root.glob(f"[!.]*/{glob.escape(key)}/run.json"):
-            said = json.loads(path.read_text())
+        for path in self.root.glob(f"[!.]*/{glob.escape(key)}"):
+            said = self.read(path, "run.json")
             parents = tuple(self.find(parent) for parent in said["parents"])
             run = Run(said["kind"], said["settings"], parents, said["label"])
             if run.key == key:
                 return run
-            raise InputError(f"run {key} was made by another version of the code: make it anew")
+            raise InputError(f"run {key} was made by another version of the code: run it again")
         raise InputError(f"the store {self.root} has no finished run {key}")
 
     def model(self, run: Run) -> Path:
@@ -122,9 +133,9 @@ class Store:
         try:
             written = tuple(path.stat().st_mtime_ns for path in sorted(folder.iterdir()))
         except OSError as error:
-            raise self._damaged(run, f"no such folder: {folder}") from error
+            raise _damaged(self.path(run), f"it has no folder {folder.name}/") from error
         for problem in _model_problems(self.path(run), written):
-            raise self._damaged(run, problem)
+            raise _damaged(self.path(run), problem)
         return folder
 
     @contextlib.contextmanager
@@ -138,7 +149,7 @@ class Store:
     def error(self, cause: Exception) -> StoreError:
         """The clear error for a store that cannot be written."""
         return StoreError(
-            f"the store {self.root} cannot be written ({cause}): free some space, mend its "
+            f"the store {self.root} cannot be written ({cause}): free some space, correct its "
             f"permissions, or set another one (parameter 'store' or FUSINGLIB_STORE); finished "
             f"runs are kept"
         )
@@ -146,20 +157,30 @@ class Store:
     @contextlib.contextmanager
     def new(self, run: Run) -> Iterator[Path]:
         """A pending folder for the files of `run`; on leaving it becomes the run's own."""
+        folder = self._pending(run.key)
         with self.writing():
-            owner = f"{run.key}-{_machine()}-{os.getpid()}-"
-            folder = Path(tempfile.mkdtemp(prefix=owner, dir=self.root / PENDING))
+            folder.mkdir()
         try:
             yield folder
-            with self.writing():
+            with (
+                self.writing(),
+                contextlib.suppress(FileExistsError),  # another process was faster
+                staged(self.path(run), aside=folder),
+            ):
                 description = {**run.identity, "key": run.key, "label": run.label}
                 write_json(folder / "run.json", description)
                 (folder / PROGRESS).unlink(missing_ok=True)
                 self.path(run).parent.mkdir(exist_ok=True)
-                publish(folder, self.path(run))
+                seal(folder)
+            with self.writing():
                 self.failure_file(run.key).unlink(missing_ok=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _pending(self, key: str) -> Path:
+        """A new name for a folder that belongs to this process."""
+        name = f"{key}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return self.root / PENDING / name
 
     def progress(self, run: Run) -> str:
         """How far `run` is, if it is under way and says so."""
@@ -201,7 +222,7 @@ class Store:
         found = []
         for folder in self.folders():
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            found.append({**json.loads((folder / "run.json").read_text()), "bytes": size})
+            found.append({**self.read(folder, "run.json"), "bytes": size})
         return found
 
     def results(self) -> pd.DataFrame:
@@ -209,7 +230,7 @@ class Store:
         what came out of it."""
         rows = []
         for folder in self.folders():
-            said, result = (json.loads((folder / name).read_text()) for name in RECORDS)
+            said, result = (self.read(folder, name) for name in RECORDS)
             rows.append({**said, **result, "parents": " ".join(said["parents"])})
         return pd.json_normalize(rows)
 
@@ -228,24 +249,31 @@ class Store:
         """Remove the model in the folder of a finished run; its result stays."""
         with self.writing():
             if (folder / HASHES).is_file():
-                hashes = json.loads((folder / HASHES).read_text())
+                hashes = self.read(folder, HASHES)
                 kept = {name: of for name, of in hashes.items() if not name.startswith("model/")}
-                replace_json(folder / HASHES, kept)
-            shutil.rmtree(folder / "model")
+                with staged(folder / HASHES) as file:
+                    write_json(file, kept)
+            removed = self._pending(folder.name)
+            (folder / "model").rename(removed)  # so that it is never there in part
+            shutil.rmtree(removed)
+
+    def forget(self, run: Run) -> None:
+        """Remove the folder of a finished run, so that it is carried out again."""
+        removed = self._pending(run.key)
+        with self.writing(), contextlib.suppress(FileNotFoundError):  # another process was faster
+            self.path(run).rename(removed)
+            shutil.rmtree(removed)
 
 
-def write_json(path: Path, value) -> None:
-    """Write `value` as JSON that a person can read."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+REWRITE = "remove this file; the runs of the store stay as they are"
 
 
-def replace_json(path: Path, value) -> None:
-    """Write `value` as JSON in the place of `path`, whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as stream:
-        temporary = Path(stream.name)
-    write_json(temporary, value)
-    temporary.chmod(0o644)
-    temporary.replace(path)
+def _damaged(folder: Path, problem: str) -> Damaged:
+    return Damaged(
+        f"the finished run {folder} is damaged ({problem}): `python -m fusinglib store check` "
+        f"quarantines it, and it is computed again",
+        folder.name,
+    )
 
 
 @functools.cache

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 
 from fusinglib.errors import InputError
 from fusinglib.training.tasks import Task
-
-huggingface_hub.utils.logging.set_verbosity_error()
 
 
 def write(folder: Path, task: Task, accuracy: float) -> None:
@@ -36,21 +33,25 @@ def read(folder: Path) -> tuple[tuple[str, str], ...]:
     if not file.is_file():
         return ()
     try:
-        card = ModelCard.load(file, ignore_metadata_errors=True).data
-    except Exception as error:  # of the YAML parser, or of what the metadata should be
+        said = metadata_load(file) or {}  # ModelCard.load drops results that lack a metric
+        results = [one for index in said.get("model-index") or [] for one in index["results"] or []]
+        named = [one["dataset"] for one in results if "type" in one.get("dataset", {})]
+    except Exception as error:  # of the YAML parser, or of metadata of another shape
         raise InputError(
             f"the metadata of {file} cannot be read: correct or remove them "
             f"({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
-    found = [
-        (str(result.dataset_type), str(result.dataset_config or _config(result.dataset_args)))
-        for result in card.eval_results or []
-    ]
-    listed = [card.datasets] if isinstance(card.datasets, str) else card.datasets or []
+    found = [(str(one["type"]), _config(one)) for one in named]
+    listed = said.get("datasets") or []
     known = {name for name, _ in found}
-    return tuple(dict.fromkeys(found + [(str(n), "") for n in listed if str(n) not in known]))
+    for name in [listed] if isinstance(listed, str) else listed:
+        if str(name) not in known:
+            found.append((str(name), ""))
+    return tuple(dict.fromkeys(found))
 
 
-def _config(arguments) -> str:
-    """The configuration among the arguments of a data set, which older Trainers wrote instead."""
-    return arguments.get("config", "") if isinstance(arguments, dict) else arguments or ""
+def _config(dataset: dict) -> str:
+    """The configuration of a data set, which older Trainers wrote among its arguments."""
+    arguments = dataset.get("args") or ""
+    inside = arguments.get("config", "") if isinstance(arguments, dict) else arguments
+    return str(dataset.get("config") or inside)

@@ -413,10 +413,6 @@ def _fingerprint(splits: dict[str, Split]) -> str:
     return digest.hexdigest()[:16]
 
 
-TEXT_FORMATS = ("t5", "later")
-"""How a text-to-text model may read a task."""
-
-
 def text_input(task: Task, text: tuple[str, ...], text_format: str) -> str:
     """The input of a text-to-text model.
 

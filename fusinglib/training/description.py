@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from fusinglib.errors import InputError
 from fusinglib.progress import Progress
 from fusinglib.training import data
 from fusinglib.training.data import SPLITS, TaskData
-from fusinglib.training.settings import Data
+from fusinglib.training.settings import Data, TextFormat
 from fusinglib.training.tasks import Task
 
 SAMPLE = 1000
@@ -67,7 +68,7 @@ def show(task: Task, how: Data, count: int) -> str:
         split: data.Split = getattr(loaded, name)
         for text, label in zip(split.texts[:count], split.labels[:count], strict=True):
             lines.append(f"{name}:")
-            for text_format in data.TEXT_FORMATS:
+            for text_format in get_args(TextFormat):
                 read = data.text_input(task, text, text_format)
                 lines.append(f"  {text_format}: {read}")
                 lines.append(f"    -> {data.label_texts(task, text_format)[label]}")

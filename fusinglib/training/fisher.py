@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import Checkpoint
 from fusinglib.fusion.opening import open_checkpoint
-from fusinglib.fusion.output import beside, check_free
+from fusinglib.fusion.output import check_free
+from fusinglib.integrity import staged
 from fusinglib.progress import Progress
 from fusinglib.training import data
 from fusinglib.training.models import BaseModel, Classifier, TextToText, is_text_to_text
@@ -79,7 +80,7 @@ def estimate(
     appears whole or not at all.
 
     Arguments:
-        model: the folder of the finetuned model, its Hub id, or the key of its run.
+        model: the folder of the finetuned model, or its Hub id.
         task: what it was finetuned on; the texts are the first `examples` of a shuffle of its
             training split by `seed`, all of them where there are fewer.
         how: how the task's rows become splits and texts.
@@ -179,12 +180,7 @@ def _shown(count: int, progress: bool) -> Iterator[int]:
 
 
 def _write(output: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file beside its place, then give it its name."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = beside(output)
-    try:
+    with staged(output) as partial:
         save_file(tensors, partial, metadata)
         check_free(output)
-        partial.rename(output)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import transformers
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
 from fusinglib.fusion.compatibility import SETTINGS_FILES, VOCABULARIES
-from fusinglib.places import PROJECT
 from fusinglib.training.data import Split, label_texts, pair_input, text_input
 from fusinglib.training.scoring import label_scores
 from fusinglib.training.settings import Data, Training
@@ -240,9 +239,10 @@ def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
     Raises `InputError` where there is none, or where it has no safetensors weights, unless pickled
     ones are allowed, which transformers opens with weights only.
     """
-    folder = PROJECT / Path(model).expanduser()  # a relative path is one from the project's root
+    folder = Path(model)
     if not model or not folder.is_dir():
-        folder = checkpoints.snapshot(model, revision, ["*.bin"] * allow_pickle)
+        kinds = [*checkpoints.FILES, *["*.bin"] * allow_pickle]
+        folder = checkpoints.snapshot(model, revision, kinds)
     if not (folder / "config.json").is_file():
         raise InputError(f"model {model!r}: no config.json in it; expected a saved model folder")
     if list(folder.glob("*.safetensors")) or (allow_pickle and list(folder.glob("*.bin"))):

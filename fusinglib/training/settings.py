@@ -1,7 +1,18 @@
-"""How a task is read, and how a model is finetuned."""
+"""How a task is read, and how a model is finetuned.
+
+The annotations say what a value may be; `fusinglib.study.settings` checks them (with pydantic)
+where parameters come from people.
+"""
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+TextFormat = Literal["t5", "later"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +25,16 @@ class Finetuning:
     of `micro_batch` texts (0: whole). With `group_by_length`, texts of like length share a batch.
     """
 
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    dropout: float
-    eval_every: int
-    min_gain: float
-    metric: str
-    precision: str
-    threads: int
-    micro_batch: int = 0
+    learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Literal["constant", "linear"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Annotated[float, Field(ge=0, le=0.9)]
+    eval_every: Positive
+    min_gain: Annotated[float, Field(ge=0, le=1)]
+    metric: Literal["ranked", "exact"]
+    precision: Literal["fp32", "bf16"]
+    threads: Positive
+    micro_batch: Count = 0
     group_by_length: bool = False
 
 
@@ -32,9 +43,9 @@ class Training(Finetuning):
     """How one finetuning is run. It ends after `max_steps` batches, or once `patience` batches
     have passed without a gain."""
 
-    batch_size: int
-    max_steps: int
-    patience: int
+    batch_size: Positive
+    max_steps: Positive
+    patience: Positive
 
     def settings(self) -> dict:
         """What decides a run, as JSON data; what is younger than the store's first runs is left out
@@ -47,9 +58,9 @@ class Training(Finetuning):
 class Data:
     """How a task's rows become splits and text (study: Splits, Finetuning)."""
 
-    split_rule: str
-    split_seed: int
-    max_dev: int
-    max_test: int
-    text_format: str
-    max_length: int
+    split_rule: Literal["paper", "later"]
+    split_seed: Count
+    max_dev: Count
+    max_test: Count
+    text_format: TextFormat
+    max_length: Annotated[int, Field(ge=8)]

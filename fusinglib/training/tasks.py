@@ -1,12 +1,13 @@
 """The tasks and families of the study: one table, a row per task."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from fusinglib.errors import InputError, nearest
+from fusinglib.places import anchored
 from fusinglib.training import miniworld
 
 MINIWORLD = "miniworld"
@@ -200,7 +201,20 @@ def table(
     known, families = (
         (mini_tasks(world_seed), MINI_FAMILIES) if tasks == MINIWORLD else (TASKS, FAMILIES)
     )
-    return {**known, **ADDED, **{name: own_task(name, **own[name]) for name in own}}, families
+    made = {name: own_task(name, **_fields(name, fields)) for name, fields in own.items()}
+    return {**known, **ADDED, **made}, families
+
+
+def _fields(name: str, fields: Mapping) -> Mapping:
+    """The fields of an own task, with names that make one (see `own_task`)."""
+    known = list(inspect.signature(own_task).parameters)[1:]
+    for field in fields:
+        if field not in known:
+            raise InputError(f"task {name!r} has no field {field!r}: {nearest(field, known)}")
+    for field in ("columns", "labels"):
+        if field not in fields:
+            raise InputError(f"task {name!r} lacks the field {field!r}: give it a list of texts")
+    return fields
 
 
 ADDED: dict[str, Task] = {}
@@ -234,8 +248,7 @@ def own_task(
     Arguments:
         columns: of the texts; labels: a word for each label, in the order of their ids.
         files: a CSV, TSV, JSON or Parquet file of training rows, or a list of them, or the same for
-            each split (train, validation, test), from the current folder; or hub_id, config and
-            revision.
+            each split (train, validation, test); or hub_id, config and revision.
         label_column: its values are ids (0, 1, ...), the `labels`, or the `names` that stand for
             them in the data, in the order of the labels.
         splits: the split rule, by default "cut" for training rows alone (dev and test are cut off),
@@ -257,13 +270,11 @@ def own_task(
         raise InputError(f"task {name!r}: expected {len(labels)} names, one for each label")
     if bool(files) == bool(hub_id):
         raise InputError(f"task {name!r}: say where its rows are, by files or by hub_id")
-    files = file_lists(name, files)
+    files = _file_lists(name, files)
     if not splits:
         splits = {("train",): "cut", ("train", "validation"): "carve"}.get(tuple(files), "own")
     places = tuple(
-        (split, str(Path(file).expanduser().resolve()))
-        for split, listed in files.items()
-        for file in listed
+        (split, str(anchored(file))) for split, listed in files.items() for file in listed
     )
     identity = (hub_id, config) if hub_id else ("files", name)
     return Task(
@@ -272,7 +283,7 @@ def own_task(
     )  # fmt: skip
 
 
-def file_lists(name: str, files) -> dict[str, list[str]]:
+def _file_lists(name: str, files) -> dict[str, list[str]]:
     """The `files` of the own task `name` (see `own_task`) as a list of files for each split."""
     by_split = files if isinstance(files, Mapping) else {"train": files} if files else {}
     lists = {

@@ -1,10 +1,10 @@
 """Token ids of texts: flat arrays, made once and mapped into the memory of all who need them."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 import torch
 
-from fusinglib.integrity import problems, publish
+from fusinglib.integrity import problems, seal, staged, write_json
 
 PARTS = ("input_ids", "token_type_ids")
 """What a model may be given of each text."""
@@ -113,18 +113,16 @@ def cached(what: dict, encode: Callable[[], Encoded], cache: Path) -> Encoded:
 
 
 def _write(folder: Path, encoded: Encoded, what: dict) -> None:
-    partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-    try:
+    with contextlib.suppress(FileExistsError), staged(folder) as partial:
+        partial.mkdir()
         for name, tokens in encoded.splits.items():
             arrays = {**tokens.flat, **{each: getattr(tokens, each) for each in ARRAYS}}
             for part, array in arrays.items():
                 np.save(partial / f"{name}-{part}.npy", array)
         pad_ids = {name: tokens.pad_id for name, tokens in encoded.splits.items()}
         about = {"pad_ids": pad_ids, "revision": encoded.revision, "notes": encoded.notes, **what}
-        (partial / "tokens.json").write_text(json.dumps(about, indent=1, ensure_ascii=False))
-        publish(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / "tokens.json", about)
+        seal(partial)
 
 
 def _read(folder: Path) -> Encoded:

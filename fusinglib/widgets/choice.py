@@ -4,10 +4,11 @@ import json
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fusinglib.errors import InputError
-from fusinglib.study.experiments import base_model, trained_on
 from fusinglib.study.plans import Builder, Run, is_key
+from fusinglib.study.resolver import base_model, finetuned_model
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 from fusinglib.training import data, tasks
@@ -103,17 +104,15 @@ def named(name: str, settings: FusePlayground) -> Candidate:
 
     Raises `InputError` where there is no such model.
     """
-    from fusinglib.fusion.opening import open_checkpoint
-
     store, known = Store(settings.store_folder()), settings.known_tasks()[0]
-    run = store.find(name) if is_key(name) else None
-    opened = open_checkpoint(store.model(run) if run else name)
-    identities, _ = trained_on(name, settings, known, run, opened.folder)
-    if run and run.kind == "source":
+    model, _ = finetuned_model(name, settings, known, store)
+    run, folder = model.run, Path(model.run.place or store.path(model.run) / "model")
+    if run.kind == "source":
         made = of_run(name, {**run.identity, "key": run.key, "label": run.label}, store)
-        return replace(made, trained_on=identities)
-    size = sum(tensor.bytes for tensor in opened.tensors.values())
-    return Candidate(name, run.label if run else opened.name, identities, megabytes=size / 1e6)
+        return replace(made, trained_on=model.trained_on)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    label = run.label if is_key(name) else "/".join(folder.parts[-2:])
+    return Candidate(name, label, model.trained_on, model.examples, megabytes=size / 1e6)
 
 
 def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fusinglib.evaluation import pairs, tables
 from fusinglib.evaluation.figures import PAIRS
-from fusinglib.study.settings import FusePlayground, PairwiseHeatmap, Study
+from fusinglib.study.settings import FusePlayground, PairwiseHeatmap, Settings
 from fusinglib.widgets.view import Playground
 
 
@@ -65,7 +65,7 @@ class PairExplorer(ipw.VBox):
 
     def _open_playground(self) -> None:
         """Below, a playground with the two models ticked and the first target chosen."""
-        shared = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Study)}
+        shared = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
         target = self.results.query("sources == @self.names")["target"].iloc[0]
         shared["trained_on"] = self.settings.trained_on
         how = {"method": "mean", "weights": [], "method_settings": {}}

@@ -5,7 +5,6 @@ import os
 import shutil
 import threading
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,12 @@ from fusinglib.evaluation import figures, playground
 from fusinglib.fusion import geometry
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.engine import fuse
-from fusinglib.study.execution import Execution, KeptPool, Stopped, results, workers
+from fusinglib.integrity import staged
+from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import MEAN, PRETRAINED, Plan, Run
+from fusinglib.study.pools import KeptPool, workers
+from fusinglib.study.resolver import model_of
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 
@@ -89,14 +91,14 @@ class Session:
         try:
             self.store.sweep()
             plan = plan_experiment(settings)
+            runs = plan if finetune else only_models(plan)
+            execution = Execution(runs, self.store, settings, self, self.pool)  # calls `say`
             with self.lock:
                 self.plan = plan
                 if self.state.phase == "stopped":
                     raise Stopped
-                runs = plan if finetune else only_models(plan)
-                self.execution = Execution(runs, self.store, settings, self, self.pool)
-            self.execution.carry_out()
-            failed = list(self.execution.failed.values())
+                self.execution = execution
+            failed = list(execution.carry_out().values())
             phase = "failed" if failed else "done"
             text = failed[0] if failed else f"done in {time.monotonic() - started:.1f} s"
         except Stopped:
@@ -151,14 +153,12 @@ class Session:
             raise InputError("there is no fused model yet: fuse first")
         if not folder.strip() or os.path.lexists(path):
             raise InputError(f"folder {folder!r}: give a new one, there is something already")
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        model = model_of(run, self.store)
         try:
-            shutil.copytree(self.store.model(run), partial)
-            partial.rename(path)
+            with staged(path) as partial:
+                shutil.copytree(model, partial)
         except OSError as error:
             raise InputError(f"folder {folder} cannot be written ({error.strerror})") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return path.resolve()
 
     # Before anything is made.
@@ -169,7 +169,7 @@ class Session:
         rows = {row["base"]: row["run"].parents[0] for row in plan_experiment(settings).rows}
         fused, pretrained = rows["fused"], rows["pretrained"]
         models = [run for run in fused.parents if run.key != pretrained.key]
-        there = {run.label: self.store.model(run) for run in models if self.store.has(run)}
+        there = {run.label: model_of(run, self.store) for run in models if self.store.has(run)}
         return fused, pretrained, there
 
     def report(self, settings: FusePlayground) -> Report | str:

@@ -1,0 +1,117 @@
+"""Worker processes of this machine: how many, and how they end with whom they work for."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+
+from fusinglib.study.settings import Settings
+
+GPU_SHARE = 8 * 2**30
+"""Bytes of a GPU's memory that a run is given where `workers` is 0."""
+
+
+def workers(settings: Settings) -> int:
+    """How many runs go on at a time. With `workers` 0: one for each core that this process may
+    use, counted with `threads`; on a GPU one for every `GPU_SHARE` of its free memory at most."""
+    if settings.executor == "serial":
+        return 1
+    if settings.workers:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = cores // settings.threads
+    if settings.device in ("auto", "cuda") and shutil.which("nvidia-smi"):
+        import torch
+
+        if torch.cuda.is_available():
+            most = min(most, torch.cuda.mem_get_info()[0] // GPU_SHARE)
+    return max(1, most)
+
+
+@contextlib.contextmanager
+def worker_pool(count: int) -> Iterator[concurrent.futures.Executor]:
+    """Worker processes; when the block fails or this process dies, they end at once.
+
+    They live as long as the other end of their pipe, which is held here alone, stays open.
+    """
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start_worker, initargs=(theirs,)
+    )
+    try:
+        yield pool
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        pool.shutdown()
+        ours.close()
+        theirs.close()
+
+
+class KeptPool:
+    """Worker processes that stay between two passes; called, it gives them as a context.
+
+    They are started at once, in the background, and anew after a pass that failed or was stopped.
+    Whoever makes one ends it: with `close`, or as a context.
+    """
+
+    def __init__(self, count: int):
+        self.count, self.context, self.pool = count, None, None
+        self.start()
+
+    def start(self) -> None:
+        """Start the workers, unless they are there, and have them import what runs need."""
+        if self.pool is None:
+            self.context = contextlib.ExitStack()
+            self.pool = self.context.enter_context(worker_pool(self.count))
+            for _ in range(self.count):
+                self.pool.submit(_warm_up)
+
+    def close(self) -> None:
+        """End the workers at once."""
+        context, self.context, self.pool = self.context, None, None
+        with contextlib.suppress(_Closed):
+            if context:
+                with context:
+                    raise _Closed
+
+    def __enter__(self) -> "KeptPool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[concurrent.futures.Executor]:
+        self.start()
+        try:
+            yield self.pool
+        except BaseException:
+            self.close()
+            raise
+
+
+class _Closed(Exception):
+    """Ends a pool as a failure would: at once."""
+
+
+def _warm_up() -> None:
+    import fusinglib.study.steps  # noqa: F401
+
+
+def _start_worker(parent: multiprocessing.connection.Connection) -> None:
+    """Leave Ctrl-C to the parent, and end when the parent closes its end of the pipe, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        parent.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

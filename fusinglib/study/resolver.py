@@ -1,0 +1,149 @@
+"""Where a model is that somebody names, and what it was trained on: the one place that answers."""
+
+import contextlib
+from pathlib import Path
+
+from fusinglib.errors import InputError
+from fusinglib.places import anchored
+from fusinglib.study.plans import Model, Run, is_key
+from fusinglib.study.settings import Families, FusePlayground, Settings
+from fusinglib.study.store import Store
+from fusinglib.training import cards, data, miniworld, tasks
+from fusinglib.training.tasks import MINIWORLD, Task
+
+Chosen = Families | FusePlayground
+Identities = tuple[tuple[str, str], ...]
+
+
+def folder_of(name: str, store: Store, revision: str = "", allow_pickle: bool = False) -> Path:
+    """The folder of the model `name`: the key of a finished run, a folder (a relative path is one
+    from the project), or a Hub id, of a revision or as `id@revision`.
+
+    Raises `InputError` where there is none, or where it is not complete.
+    """
+    if is_key(name):
+        return model_of(store.find(name), store)
+    from fusinglib.training import models
+
+    path = anchored(name) if name else Path()
+    if path.is_dir():
+        return models.locate(str(path), "", allow_pickle)
+    place, _, pinned = name.partition("@")
+    return models.locate(place, pinned or revision, allow_pickle)
+
+
+def model_of(run: Run, store: Store) -> Path:
+    """The folder of a finished run's model; a mean that was pruned is fused again."""
+    if store.pruned(run):
+        from fusinglib.study import steps
+
+        for parent in run.parents:
+            model_of(parent, store)
+        store.forget(run)
+        steps.perform(run, store, "cpu")
+    return store.model(run)
+
+
+def imported(name: str, folder: Path) -> Run:
+    """The run that brings the model `name` from a folder into the store."""
+    from fusinglib.training import models
+
+    identity = {"fingerprint": models.fingerprint(folder)}
+    return Run("import", identity, label=name, place=str(folder))
+
+
+def base_model(settings: Settings, world: int | None = None) -> tuple[Run, Path | None]:
+    """The run that brings the pretrained model into the store, and where it is found today (None
+    for the miniature world's, of a world, by default the first)."""
+    if settings.model == MINIWORLD:
+        identity = {
+            "world_version": miniworld.VERSION,
+            "world_seed": settings.world_seeds[0] if world is None else world,
+            "seed": settings.pretraining_seed,
+            "steps": settings.pretraining_steps,
+        }
+        return Run("pretrain", identity, label="miniature T5"), None
+    store = Store(settings.store_folder())
+    folder = folder_of(settings.model, store, settings.model_revision, settings.allow_pickle)
+    return imported(settings.model, folder), folder
+
+
+def random_model(settings: Settings, pretrained: Run) -> Run:
+    """The run that makes a model of the same architecture that was never pretrained."""
+    if settings.model == MINIWORLD:
+        return Run("pretrain", {**pretrained.settings, "steps": 0}, label="untrained miniature T5")
+    seed = {"seed": settings.pretraining_seed}
+    return Run("random", seed, (pretrained,), label=f"random weights like {pretrained.label}")
+
+
+def finetuned_model(
+    name: str, settings: Chosen, known: dict[str, Task], store: Store
+) -> tuple[Model, str]:
+    """A finetuned model that is there already, and who says what it was trained on, in words."""
+    if is_key(name):
+        run = store.find(name)
+        model_of(run, store)
+    else:
+        run = imported(name, folder_of(name, store, allow_pickle=settings.allow_pickle))
+    tasks_of, said = trained_on(name, settings, known, run)
+    return Model(run, tasks_of, examples_of(run, tasks_of, settings, known, store)), said
+
+
+def trained_on(
+    name: str, settings: Chosen, known: dict[str, Task], run: Run
+) -> tuple[Identities, str]:
+    """The identities of what the model `name` was trained on, and who says so: the settings, the
+    run that made it, or the card in its folder."""
+    if name in settings.trained_on:
+        given = settings.trained_on[name]
+        found = [tasks.find(task, known).identity for task in given]
+        return tuple(found), f"trained on {' '.join(given)} (parameter 'trained_on')"
+    if trained := _tasks_behind(run):
+        return tuple(trained), f"trained on {' '.join(trained.values())} (its run)"
+    found = cards.read(Path(run.place)) if run.place else ()
+    if not found:
+        return (), (
+            "what it was trained on is unknown, so no target leaves it out: name its tasks in "
+            "'trained_on'"
+        )
+    said = ", ".join(" ".join(filter(None, identity)) for identity in found)
+    return found, f"trained on {said} (its model card)"
+
+
+def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
+    """The tasks that a run and all that it was made from were trained on: identities to names."""
+    task = run.settings.get("task")
+    found = {(task["hub_id"], task["config"]): task["name"]} if task else {}
+    for parent in run.parents:
+        found |= _tasks_behind(parent)
+    return found
+
+
+def examples_of(
+    run: Run, tasks_of: Identities, settings: Chosen, known: dict[str, Task], store: Store
+) -> int:
+    """How many training examples a model saw: as its run says, or all of its tasks at hand."""
+    if run.kind == "source" and store.has(run):
+        return store.result(run)["n_train"]
+    examples = 0
+    for task in known.values():
+        if tasks.among(task, tasks_of):
+            with contextlib.suppress(InputError):  # not at hand
+                examples += len(data.load(task, settings.data()).train)
+    return examples
+
+
+def tokenizer_of(settings: Settings):
+    """The tokenizer of the pretrained model, for which no weights are downloaded.
+
+    Raises `InputError` where it is not at hand.
+    """
+    if settings.model == MINIWORLD:
+        return miniworld.tokenizer()
+    from fusinglib.fusion import checkpoints
+    from fusinglib.training import models
+
+    if is_key(settings.model) or anchored(settings.model).is_dir():
+        return models.tokenizer(base_model(settings)[1])
+    folder = checkpoints.snapshot(settings.model, settings.model_revision, checkpoints.TEXT_FILES)
+    return models.tokenizer(folder)

@@ -1,0 +1,122 @@
+"""Which runs of a plan come next: a state machine without clocks, processes or files."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from fusinglib.study.plans import VERSIONS, Run
+
+TRIES = 3
+"""How often a run is started whose worker process dies."""
+
+RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
+"""Of the runs that are ready, those that others wait for come first."""
+
+
+class Schedule:
+    """Runs that are `done`, `under_way`, `waiting` for others or for their turn, or `failed` (why).
+
+    Runs are taken in batches: means of overlapping models are made in one pass, all others alone.
+    """
+
+    def __init__(self, runs: Iterable[Run], done: set[str]):
+        self.done, self.failed = set(done), {}
+        self.waiting = [run for run in runs if run.key not in self.done]
+        self.waiting.sort(key=lambda run: RANK[run.kind])
+        self.under_way: dict[str, Run] = {}
+        self.deaths: Counter[str] = Counter()
+        self.alone: set[str] = set()
+        self.redone: set[str] = set()
+
+    @property
+    def ready(self) -> list[Run]:
+        """The runs that wait for nothing but their turn."""
+        return [run for run in self.waiting if self._ready(run)]
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether there are such runs."""
+        return any(self._ready(run) for run in self.waiting)
+
+    @property
+    def left(self) -> list[Run]:
+        """The runs that are neither done nor failed."""
+        return [*self.waiting, *self.under_way.values()]
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a run is left that has seen a worker die: then one goes on at a time."""
+        return bool(self.deaths) and any(run.key in self.deaths for run in self.left)
+
+    def next(self) -> list[Run]:
+        """A batch of runs that are ready, now under way; none if nothing is ready."""
+        first = next((run for run in self.waiting if self._ready(run)), None)
+        if not first:
+            return []
+        batch = [first]
+        if self._shares(first):
+            models = {parent.key for parent in first.parents}
+            batch += [
+                run
+                for run in self.waiting
+                if run is not first
+                and self._shares(run)
+                and self._ready(run)
+                and not models.isdisjoint(parent.key for parent in run.parents)
+            ]
+        for run in batch:
+            self.waiting.remove(run)
+            self.under_way[run.key] = run
+        return batch
+
+    def finish(self, batch: Iterable[Run]) -> None:
+        """Runs that were under way are done."""
+        for run in batch:
+            del self.under_way[run.key]
+            self.done.add(run.key)
+
+    def fail(self, batch: list[Run], why: str) -> list[Run]:
+        """A batch has failed: a single run for good, several go again, each alone. Returns the runs
+        that have failed for good."""
+        if len(batch) > 1:
+            self._again(batch)
+            return []
+        (run,) = batch
+        del self.under_way[run.key]
+        self.failed[run.key] = f"{run.label}: {why}"
+        return batch
+
+    def died(self, batch: list[Run]) -> list[Run]:
+        """The worker of a batch died: it goes again, each run alone. Returns the runs whose workers
+        have died too often, which have failed for good."""
+        self.deaths.update(run.key for run in batch)
+        lost = [run for run in batch if self.deaths[run.key] >= TRIES]
+        for run in lost:
+            self.fail([run], f"its process died {TRIES} times (for want of memory?)")
+        self._again([run for run in batch if run not in lost])
+        return lost
+
+    def redo(self, run: Run, batch: list[Run]) -> bool:
+        """A finished run is damaged, which a batch under way needed: both go again. False if that
+        has happened before: then the disk is at fault."""
+        self._again(batch, alone=False)
+        if run.key not in self.done:  # another batch has told
+            return True
+        if run.key in self.redone:
+            return False
+        self.redone.add(run.key)
+        self.done.discard(run.key)
+        self.waiting.insert(0, run)
+        return True
+
+    def _again(self, batch: list[Run], alone: bool = True) -> None:
+        for run in batch:
+            del self.under_way[run.key]
+        self.alone.update(run.key for run in batch if alone)
+        self.waiting[:0] = batch
+
+    def _ready(self, run: Run) -> bool:
+        return all(parent.key in self.done for parent in run.parents)
+
+    def _shares(self, run: Run) -> bool:
+        """Whether a run is a plain mean, which is made in one pass with others."""
+        return run.kind == "fuse" and not run.settings and run.key not in self.alone
