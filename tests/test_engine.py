@@ -512,7 +512,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path, berts, monkeypatch):
 def test_nothing_is_read_or_written_before_all_headers_agree(tmp_path, berts, monkeypatch):
     edit(berts[2], lambda tensors: tensors.pop("bert.pooler.dense.bias"))
     monkeypatch.setattr("fusinglib.fusion.tensors.Reader.raw", None)
-    monkeypatch.setattr("fusinglib.fusion.engine.Folder", None)
+    monkeypatch.setattr("fusinglib.fusion.engine.new_folder", None)
     refused(tmp_path, berts, "pooler.dense.bias")
 
 

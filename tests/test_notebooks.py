@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from fusinglib.__main__ import main
-from fusinglib.evaluation import planner
 from fusinglib.places import PROJECT
 from fusinglib.progress import Line, duration
 from fusinglib.study import notebooks, parameters
+from fusinglib.study.costs import of_notebooks
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable
@@ -433,6 +433,6 @@ def test_the_index_leads_to_every_notebook_with_a_picture(mini, tmp_path, monkey
     pictures = re.findall(r"!\[.+\]\(\.\./(.+\.png)\)", text)
     assert len(pictures) == len(links) and all((PROJECT / one).is_file() for one in pictures)
     monkeypatch.setenv("FUSINGLIB_STORE", mini["store"])
-    found = planner.states("params/mini")
+    found = of_notebooks("params/mini")
     assert list(found.index) == [name for name in parameters.EXPERIMENTS if name not in WORLDS]
     assert (found["finished"] == 0).all() and found.loc["family_table", "runs"] == 343

@@ -17,7 +17,7 @@ RUNS = np.array([[0.5, 0.2], [0.6, 0.2], [0.1, 0.5]])
 def test_mean_deviation_and_median_of_a_small_case():
     assert statistics.mean(RUNS) == pytest.approx(0.35)
     # Per target: squares of (0.1, 0.2, -0.3) sum to 0.14, of (-0.1, -0.1, 0.2) to 0.06; over 2.
-    assert statistics.deviation(RUNS) == pytest.approx((np.sqrt(0.07) + np.sqrt(0.03)) / 2)
+    assert statistics.std(RUNS) == pytest.approx((np.sqrt(0.07) + np.sqrt(0.03)) / 2)
     assert statistics.median(RUNS) == pytest.approx((0.5 + 0.2) / 2)
 
 
@@ -29,21 +29,21 @@ def test_collapse_rate_counts_runs_more_than_ten_points_below_their_own_median()
 
 
 def test_one_seed_has_no_deviation_and_cannot_collapse():
-    assert np.isnan(statistics.deviation(RUNS[:1]))
+    assert np.isnan(statistics.std(RUNS[:1]))
     assert np.isnan(statistics.collapse_rate(RUNS[:1]))
     assert statistics.median(RUNS[:1]) == statistics.mean(RUNS[:1]) == pytest.approx(0.35)
 
 
 def test_deviation_and_median_are_taken_within_each_source_seed():
     two = np.stack([RUNS, RUNS + 0.3])
-    assert statistics.deviation(two) == pytest.approx(statistics.deviation(RUNS))
+    assert statistics.std(two) == pytest.approx(statistics.std(RUNS))
     assert statistics.median(two) == pytest.approx(statistics.median(RUNS) + 0.15)
     assert statistics.collapse_rate(two) == pytest.approx(statistics.collapse_rate(RUNS))
 
 
 @pytest.mark.parametrize(
     "statistic",
-    [statistics.mean, statistics.deviation, statistics.median, statistics.collapse_rate],
+    [statistics.mean, statistics.std, statistics.median, statistics.collapse_rate],
 )
 def test_a_missing_run_makes_every_statistic_nan(statistic):
     holed = RUNS.copy()

@@ -100,9 +100,7 @@ def test_thin_results_run():
     families = {"only": ["a"]}
     results = study(families, seeds=(0,))
     assert tables.accuracy_table(results, families).notna().all(axis=None)
-    assert (tables.show(tables.accuracy_table(results, families, "deviation")) == "–").all(
-        axis=None
-    )
+    assert (tables.show(tables.accuracy_table(results, families, "std")) == "–").all(axis=None)
     differences = tables.differences(results, families)
     assert differences["estimate"].notna().all() and differences["low"].isna().all()
 
@@ -262,7 +260,7 @@ def test_shown_table_prints_whole():
 
 def test_unusable_input_is_refused():
     results = study()
-    with pytest.raises(InputError, match="none of mean, deviation"):
+    with pytest.raises(InputError, match="none of mean, std"):
         tables.accuracy_table(results, FAMILIES, "mode")
     with pytest.raises(InputError, match="column.*accuracy"):
         tables.accuracy_table(results.drop(columns="accuracy"), FAMILIES)

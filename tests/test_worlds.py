@@ -70,7 +70,7 @@ def test_components_and_variances_find_what_was_put_in():
             + rng.normal(0, 1.5, (8, 2, 1, 1)) + rng.normal(0, 1, (8, 1, 1, 10))
             + rng.normal(0, 4, (8, 2, 3, 10))
         )  # fmt: skip
-        sums = sums + worlds.variances(made)["deviation"] ** 2 / 150
+        sums = sums + worlds.variances(made)["std"] ** 2 / 150
     expected = {"world": 2, "task type": 3, "source seed": 1.5, "seed": 4, "world x task type": 1}
     for name, deviation in expected.items():
         assert np.sqrt(sums[name]) == pytest.approx(deviation, rel=0.12), name

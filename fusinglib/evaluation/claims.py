@@ -1,8 +1,8 @@
 """The paper's claims: the statistic that decides each, its interval, and a verdict.
 
-A statistic is a plain function of a `Sample`; its interval comes from a bootstrap over targets and
-seeds, in which every base model keeps the same draws. A claim is supported where the whole interval
-lies above its threshold (or from it on, where the claim says "all but"), contradicted where it lies
+A statistic is a plain function of a `Sample`; its interval is that of all tables (`worlds.interval`
+over many worlds, `statistics.interval` in one). A claim is supported where the whole interval lies
+above its threshold (or from it on, where the claim says "all but"), contradicted where it lies
 below, and else undecided at this size. A verdict speaks of the model and the data of its results
 alone.
 """
@@ -15,144 +15,166 @@ import pandas as pd
 from scipy import stats
 
 from fusinglib.evaluation import reference, statistics, tables, worlds
+from fusinglib.evaluation.statistics import mean_of_runs
+
+MEMBER = "member of"
+"""Begins the keys of a sample that say which targets belong to a family."""
+
+Sample = dict[tuple, np.ndarray]
+"""Accuracies by base model, and which targets belong to which family.
+
+Arrays of shape (..., source seeds, seeds, targets): fractions, NaN where a model was trained on the
+target. A key is (base, source family), with the value of the varied column in front where there is
+one; in a heatmap it is (base, sources). (`MEMBER`, family) is 1 for its targets, else 0.
+"""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Accuracies by base model, and which targets belong to which family.
-
-    `runs`: key -> (source seeds, seeds, targets), as fractions, NaN where a model was trained on
-    the target. A key is (base, source family), with the value of the varied column in front where
-    there is one; in a heatmap it is (base, sources). `members`: family -> bool (targets,).
-    """
-
-    runs: dict[tuple, np.ndarray]
-    members: dict[str, np.ndarray]
-
-    def drawn(self, source, seed, target) -> "Sample":
-        """The sample of these source seeds, seeds (per target) and targets."""
-        runs = {
-            key: array[source if len(array) > 1 else slice(None)][:, seed, target]
-            for key, array in self.runs.items()
-        }
-        return Sample(runs, {name: mask[target] for name, mask in self.members.items()})
-
-    def of(self, *start) -> list[np.ndarray]:
-        """The runs of all base models whose key begins so."""
-        return [array for key, array in self.runs.items() if key[: len(start)] == start]
-
-    def accuracy(self, *start, family: str = "") -> float:
-        """Their mean accuracy in points, over one family or all targets."""
-        columns = self.members[family] if family else slice(None)
-        return 100 * float(np.mean([array[..., columns].mean() for array in self.of(*start)]))
+def runs_of(sample: Sample, *start) -> list[np.ndarray]:
+    """The runs of all base models whose key begins so."""
+    return [array for key, array in sample.items() if key[: len(start)] == start]
 
 
-def gain(sample: Sample, family: str) -> float:
-    """Fused over pretrained, mean of source families, on a target family."""
-    return sample.accuracy("fused", family=family) - sample.accuracy("pretrained", family=family)
+def accuracy(sample: Sample, *start, family: str = "") -> np.ndarray:
+    """Their mean accuracy in points, over all targets or those of one family."""
+    if not family:
+        return 100 * np.mean([mean_of_runs(array) for array in runs_of(sample, *start)], axis=0)
+    member = sample[MEMBER, family]
+    with np.errstate(invalid="ignore"):  # a family may have been drawn away
+        means = [mean_of_runs(array * member) for array in runs_of(sample, *start)]
+        return 100 * np.mean(means, axis=0) / mean_of_runs(member)
 
 
-def stability(sample: Sample) -> float:
+def gain(sample: Sample) -> np.ndarray:
+    """Fused over pretrained, mean of source families."""
+    return accuracy(sample, "fused") - accuracy(sample, "pretrained")
+
+
+def stability(sample: Sample) -> np.ndarray:
     """How much less fused varies over seeds than pretrained: the difference of their Table 3s."""
     spreads = [
-        np.mean([statistics.deviation(array) for array in sample.of(base)])
+        np.mean([_std(array) for array in runs_of(sample, base)], axis=0)
         for base in ("pretrained", "fused")
     ]
-    return 100 * float(spreads[0] - spreads[1])
+    return 100 * (spreads[0] - spreads[1])
 
 
-def intertraining(sample: Sample) -> float:
+def _std(runs: np.ndarray) -> np.ndarray:
+    """`statistics.std` of every resample; NaN for one seed."""
+    if runs.shape[-2] < 2:
+        return np.full(runs.shape[:-3], np.nan)
+    return runs.std(axis=-2, ddof=1).mean(axis=(-2, -1))
+
+
+def intertraining(sample: Sample) -> np.ndarray:
     """Intertrained over fused, mean of source families."""
-    return sample.accuracy("intertrained") - sample.accuracy("fused")
+    return accuracy(sample, "intertrained") - accuracy(sample, "fused")
 
 
-def own_family(sample: Sample) -> float:
+def own_family(sample: Sample) -> np.ndarray:
     """How much more intertrained than fused models gain from sources of the target's own family."""
     return _advantage(sample, "intertrained") - _advantage(sample, "fused")
 
 
-def _advantage(sample: Sample, base: str) -> float:
+def _advantage(sample: Sample, base: str) -> np.ndarray:
     """Own source family over the others, mean of the families that are source and target."""
-    sources = [key[1] for key in sample.runs if key[0] == base and key[1] in sample.members]
-    table = np.array([[sample.accuracy(base, s, family=t) for s in sources] for t in sources])
-    others = ~np.eye(len(sources), dtype=bool)
-    return float(np.diag(table).mean() - table[others].mean()) if others.any() else float("nan")
+    families = [key[1] for key in sample if key[0] == base and (MEMBER, key[1]) in sample]
+    own = [accuracy(sample, base, f, family=f) for f in families]
+    others = [accuracy(sample, base, s, family=t) for t in families for s in families if s != t]
+    return np.mean(own, axis=0) - (np.mean(others, axis=0) if others else np.nan)
 
 
-def losing_singles(sample: Sample) -> float:
+def losing_singles(sample: Sample) -> np.ndarray:
     """The share of intertrained models that lie below pretrained, in percent."""
-    (start,) = sample.of("pretrained")
-    gains = [array - start for array in sample.of("intertrained")]
-    return 100 * float(np.mean([np.nanmean(g) < 0 for g in gains if not np.isnan(g).all()]))
+    (start,) = runs_of(sample, "pretrained")
+    return _share([_gain(array, start) < 0 for array in runs_of(sample, "intertrained")],
+                  [_gain(array, start) for array in runs_of(sample, "intertrained")])  # fmt: skip
 
 
-def pairs_above(which: Callable) -> Callable[[Sample], float]:
-    """The share of pairs, in percent, that lie above `which` (max or middle) of their two."""
+def _gain(runs: np.ndarray, start: np.ndarray, seen: np.ndarray | float = 0.0) -> np.ndarray:
+    """The mean gain over `start` on the targets that a model, or another one, has not `seen`; NaN
+    where no target is left."""
+    gains = runs - start + 0 * seen
+    count = (~np.isnan(gains)).sum(axis=(-3, -2, -1))
+    with np.errstate(invalid="ignore"):
+        return np.nansum(gains, axis=(-3, -2, -1)) / count
 
-    def share(sample: Sample) -> float:
-        above = [pair > which([one, two]) for pair, one, two in _pair_gains(sample)]
-        return 100 * float(np.mean(above))
+
+def _share(holds: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
+    """In how many of the models something holds, in percent of those that have a value."""
+    with np.errstate(invalid="ignore"):
+        return 100 * np.sum(holds, axis=0) / (~np.isnan(values)).sum(axis=0)
+
+
+def pairs_above(which: Callable) -> Callable[[Sample], np.ndarray]:
+    """The share of pairs, in percent, that lie above `which` (of the better, the mean) of two."""
+
+    def share(sample: Sample) -> np.ndarray:
+        gains = _pair_gains(sample)
+        return _share([pair > which(one, two) for pair, one, two in gains], [g[0] for g in gains])
 
     return share
 
 
-def above_worse(sample: Sample) -> float:
+def above_worse(sample: Sample) -> np.ndarray:
     """The share of pairs, in percent, that beat the worse of their two models; a pair that has no
     target in a resample is not held against them."""
-    pairs = len(sample.of("fused"))
-    failed = sum(pair <= min(one, two) for pair, one, two in _pair_gains(sample))
-    return 100 * (1 - failed / pairs)
+    gains = _pair_gains(sample)
+    failed = np.sum([pair <= np.minimum(one, two) for pair, one, two in gains], axis=0)
+    return 100 * (1 - failed / len(gains))
 
 
-def middle(two) -> float:
+def middle(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """The mean of two numbers."""
-    return sum(two) / 2
+    return (one + two) / 2
 
 
-def good_pairs(sample: Sample) -> float:
+def good_pairs(sample: Sample) -> np.ndarray:
     """The rank correlation of the gain of a pair with the mean gain of its two models."""
-    gains = np.array(_pair_gains(sample))
-    if np.ptp(gains[:, 0]) == 0 or np.ptp(gains[:, 1:].mean(axis=1)) == 0:
-        return np.nan  # it is not defined
-    return float(stats.spearmanr(gains[:, 0], gains[:, 1:].mean(axis=1)).statistic)
+    gains = np.array([(pair, middle(one, two)) for pair, one, two in _pair_gains(sample)])
+    ranks = stats.rankdata(gains, axis=0, nan_policy="omit")
+    ranks -= np.nanmean(ranks, axis=0)
+    with np.errstate(invalid="ignore"):  # where nothing varies it is not defined
+        products = np.nansum(ranks[:, 0] * ranks[:, 1], axis=0)
+        return products / np.sqrt(np.prod(np.nansum(ranks**2, axis=0), axis=0))
 
 
-def _pair_gains(sample: Sample) -> list[tuple[float, float, float]]:
+def _pair_gains(sample: Sample) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Gains of every pair and of its two models over pretrained, on the pair's targets."""
-    (start,) = sample.of("pretrained")
-    found = []
-    for (base, names), pair in sample.runs.items():
-        if base == "fused" and not np.isnan(pair).all():
-            unseen = ~np.isnan(pair)
-            models = [pair, *(sample.runs["intertrained", name] for name in names.split())]
-            found.append(tuple(float((model - start)[unseen].mean()) for model in models))
-    return found
+    (start,) = runs_of(sample, "pretrained")
+    return [
+        tuple(
+            _gain(model, start, seen=pair)
+            for model in (pair, *(sample["intertrained", name] for name in names.split()))
+        )
+        for (base, names), pair in sample.items()
+        if base == "fused"
+    ]
 
 
-def interaction(sample: Sample) -> float:
+def interaction(sample: Sample) -> np.ndarray:
     """How much more intertrained than fused models lose under decay."""
     return _lost(sample, "intertrained") - _lost(sample, "fused")
 
 
-def decay_loss(sample: Sample) -> float:
+def decay_loss(sample: Sample) -> np.ndarray:
     """What is lost under decay, mean of the three base models."""
-    return float(np.mean([_lost(sample, b) for b in ("pretrained", "intertrained", "fused")]))
+    return np.mean([_lost(sample, b) for b in ("pretrained", "intertrained", "fused")], axis=0)
 
 
-def more_data(sample: Sample) -> float:
+def more_data(sample: Sample) -> np.ndarray:
     """Fused models of the largest source size over those of the smallest."""
     return -_lost(sample, "fused")
 
 
-def flatter(sample: Sample) -> float:
+def flatter(sample: Sample) -> np.ndarray:
     """How much more intertrained than fused models rise from the smallest to the largest size."""
     return _lost(sample, "fused") - _lost(sample, "intertrained")
 
 
-def _lost(sample: Sample, base: str) -> float:
+def _lost(sample: Sample, base: str) -> np.ndarray:
     """Accuracy at the least value of the varied column less that at the greatest."""
-    values = sorted({key[0] for key in sample.runs})
-    return sample.accuracy(values[0], base) - sample.accuracy(values[-1], base)
+    values = sorted({key[0] for key in sample if key[0] != MEMBER})
+    return accuracy(sample, values[0], base) - accuracy(sample, values[-1], base)
 
 
 @dataclass(frozen=True)
@@ -161,13 +183,14 @@ class Claim:
     `or_equal` to reach it.
 
     `bounds` are the least and the greatest value of the statistic. `said` is what the paper says
-    where none of its tables gives the statistic. `seeds` says whether seeds are drawn anew in the
-    bootstrap: a spread over them would come out too small if so.
+    where none of its tables gives the statistic. `per_family`: the claim is made of every target
+    family. `seeds` says whether seeds are drawn anew in the bootstrap: a spread over them would
+    come out too small if so.
     """
 
     number: int
     text: str
-    statistic: Callable[..., float]
+    statistic: Callable[[Sample], np.ndarray]
     threshold: float = 0.0
     said: str = ""
     per_family: bool = False
@@ -205,7 +228,7 @@ CLAIMS = {
             threshold=50, said="most", bounds=SHARE,
         ),
         Claim(
-            8, "pairs often beat the better one", pairs_above(max),
+            8, "pairs often beat the better one", pairs_above(np.maximum),
             threshold=50, said="often", bounds=SHARE,
         ),
         Claim(9, "good models make good pairs", good_pairs, said="yes", bounds=(-1.0, 1.0)),
@@ -224,22 +247,23 @@ CLAIMS = {
 """All 13 claims, by the notebook that decides them; statistics are in points or percent."""
 
 
-def in_the_paper(experiment: str, claim: Claim, more: dict) -> str:
+def in_the_paper(experiment: str, claim: Claim, family: str = "") -> str:
     """What the paper's own tables give for a claim, else what it says."""
-    if claim.said or more.get("family", "general") not in reference.FAMILY_SIZES:
+    if claim.said or family not in ("", *reference.FAMILY_SIZES):
         return claim.said
     if experiment == "weight_decay":
         runs = {
-            (decay, base): np.array([[[accuracy / 100]]])
+            (decay, base): np.array([[[number / 100]]])
             for decay, row in reference.TABLE_2.iterrows()
-            for base, accuracy in row.items()
+            for base, number in row.items()
         }
-        members = {"general": np.array([True])}
     else:  # a family stands as one target
         table = reference.TABLE_1.drop(columns="average")
         runs = {key: row.to_numpy()[None, None] / 100 for key, row in table.iterrows()}
-        members = {name: table.columns == name for name in table.columns}
-    return f"{claim.statistic(Sample(runs, members), **more):+.1f}"
+        names = list(table.columns)
+        runs = with_members(runs, names, {name: [name] for name in names})
+        runs = only(runs, names, [family] if family else names)
+    return f"{float(claim.statistic(runs)):+.1f}"
 
 
 VARIED = {"weight_decay": ["weight_decay"], "source_size": ["source_size"]}
@@ -247,141 +271,87 @@ VARIED = {"weight_decay": ["weight_decay"], "source_size": ["source_size"]}
 
 
 def sample_of(experiment: str, results: pd.DataFrame, families: dict) -> Sample:
-    """The results of an experiment as a `Sample`."""
+    """The results of an experiment as a `Sample`, with an axis of worlds in front."""
     targets = tables.distinct_targets(families)
-    members = {family: np.isin(targets, members) for family, members in families.items()}
     source = "sources" if experiment == "pairwise_heatmap" else "source_family"
-    keys = [*VARIED.get(experiment, []), "base", source]
-    seeds = sorted(results["seed"].unique())
-    runs = {}
-    for key, part in results.groupby(keys, sort=False):
-        columns = [sorted(part["source_seed"].unique()), seeds, targets]
-        index = pd.MultiIndex.from_product(columns)
-        accuracy = part.set_index(["source_seed", "seed", "target"])["accuracy"].reindex(index)
-        runs[key] = accuracy.to_numpy().reshape([len(column) for column in columns])
-    return Sample(runs, members)
+    runs = tables.arrays(results, [*VARIED.get(experiment, []), "base", source], targets)
+    return with_members(runs, targets, families)
 
 
-def verdicts(experiment: str, results: pd.DataFrame, families: dict, resamples=1000):
-    """The claims that an experiment decides: a row each (claim 1: a row per target family); over
-    many worlds those of `verdicts_over_worlds`.
+def with_members(runs: Sample, targets: list[str], families: dict) -> Sample:
+    """Runs on these targets, and which of these belong to which family."""
+    shape = (1,) * (next(iter(runs.values())).ndim - 1)
+    members = {
+        (MEMBER, family): np.isin(targets, names).astype(float).reshape(*shape, -1)
+        for family, names in families.items()
+    }
+    return runs | members
 
-    Returns: a DataFrame with the columns claim, estimate, low, high, ``threshold``, ``paper``,
-    ``verdict`` and ``seeds``: how many would decide it if the estimate stayed what it is ("-" where
-    it is decided, "more targets" where seeds alone cannot).
+
+def only(sample: Sample, targets: list[str], names: list[str]) -> Sample:
+    """The runs on some of the targets."""
+    kept = tables.positions(targets, names)
+    return {key: array[..., kept] for key, array in sample.items()}
+
+
+def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataFrame:
+    """The claims that an experiment decides: a row for each claim (claim 1: for each target family)
+    and scope of the interval; over many worlds there are the two `worlds.SCOPES`.
+
+    Returns: a DataFrame with the columns claim, scope, estimate, low, high, ``threshold``,
+    ``paper``, ``verdict``, and ``decided by``: how many seeds, worlds or task types would decide it
+    if the estimate stayed what it is ("-" where it is decided, "more targets" where seeds alone
+    cannot).
     """
-    if "world" in results and results["world"].nunique() > 1:
-        return verdicts_over_worlds(experiment, results, families)
-    rows = []
-    whole = not results["accuracy"].isna().any()
+    targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
+    whole = not results["accuracy"].isna().any()
     for claim in CLAIMS[experiment]:
         for family in families if claim.per_family else [""]:
-            more = {"family": family} if family else {}
-            estimate = claim.statistic(sample, **more) if whole else np.nan
-            low, high, seeds = _interval(sample, claim, more, estimate, resamples)
-            rows.append(
-                {
-                    "claim": f"{claim.number} {claim.text}" + (f" on {family}" if family else ""),
-                    "estimate": estimate,
-                    "low": low,
-                    "high": high,
-                    "threshold": claim.threshold,
-                    "paper": in_the_paper(experiment, claim, more),
-                    "verdict": claim.verdict(low, high),
-                    "seeds": seeds,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def verdicts_over_worlds(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataFrame:
-    """The claims that an experiment decides over many worlds (column ``world`` of the results).
-
-    A statistic is taken in every world and averaged; its interval is that of `worlds.intervals`, of
-    what each task type adds to it in each world, found by leaving that type out (the jackknife: of
-    a mean over task types it is the type's own value).
-
-    Returns: a DataFrame with a row for each claim and scope (`worlds.SCOPES`), with the columns of
-    `verdicts` but ``decided by`` for ``seeds``: how many worlds, or task types, would decide it if
-    the estimate stayed what it is ("-" where it is decided).
-    """
-    samples = [
-        sample_of(experiment, part, families) for _, part in results.groupby("world", sort=True)
-    ]
-    rows = []
-    for claim in CLAIMS[experiment]:
-        for family in families if claim.per_family else [""]:
-            values = np.stack([_by_type(claim, sample, family) for sample in samples])
+            some = only(sample, targets, families[family]) if family else sample
             name = f"{claim.number} {claim.text}" + (f" on {family}" if family else "")
-            paper = in_the_paper(experiment, claim, {"family": family} if family else {})
-            for scope, found in worlds.intervals(values).items():
+            paper = in_the_paper(experiment, claim, family)
+            for scope, found, decided in _found(claim, some) if whole else NOTHING:
                 low, high = np.clip([found.low, found.high], *claim.bounds)
                 verdict = claim.verdict(low, high)
-                decided = "-"
-                if verdict == "undecided":
-                    decided = _counts(worlds.needed(values, claim.threshold, scope))
+                decided = decided() if verdict == "undecided" else "-"
                 said = [claim.threshold, paper, verdict, decided]
                 rows.append([name, scope, found.estimate, low, high, *said])
     names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "verdict"]
     return pd.DataFrame(rows, columns=[*names, "decided by"])
 
 
-def _by_type(claim: Claim, sample: Sample, family: str) -> np.ndarray:
-    """What each of T task types adds to a statistic, with the mean of the statistic itself: that
-    plus T - 1 times how much it falls, against the mean of all, without the type."""
-    more = {"family": family} if family else {}
-    sources, seeds, targets = np.max([array.shape for array in sample.runs.values()], axis=0)
-    every_seed = np.arange(seeds)[:, None]
-    kept = np.flatnonzero(sample.members[family]) if family else np.arange(targets)
+HERE = "other targets like these"
+"""What an interval speaks of in one world."""
 
-    def value(types: np.ndarray) -> float:
-        some = Sample(sample.runs, {family: sample.members[family]} if family else sample.members)
-        return _value(claim, some.drawn(np.arange(sources), every_seed, types), more)
-
-    without = np.array([value(kept[kept != one]) for one in kept])
-    return value(kept) - (len(kept) - 1) * (without - without.mean())
+NOTHING = [(HERE, statistics.Difference(*[np.nan] * 3), lambda: "-")]
+"""What is found where runs are missing."""
 
 
-WAYS = ("worlds", "task types")
+def _found(claim: Claim, sample: Sample) -> list[tuple]:
+    """The scopes, their intervals, and how to find what would decide the claim."""
+    if max(len(array) for array in sample.values()) == 1:
+        world = {key: array[0] for key, array in sample.items()}
+        found = statistics.interval(world, claim.statistic, seeds=claim.seeds)
+        return [(HERE, found, lambda: _seeds_needed(claim, world, found))]
+    values = worlds.by_type(sample, claim.statistic)
+    return [
+        (scope, found, lambda s=scope: worlds.in_words(worlds.needed(values, claim.threshold, s)))
+        for scope, found in worlds.intervals(values).items()
+    ]
 
 
-def _counts(needed: tuple[int | None, int | None]) -> str:
-    """ "14 worlds or 40 task types", of what would do."""
-    words = [f"{count} {what}" for count, what in zip(needed, WAYS, strict=True) if count]
-    return " or ".join(words) or "neither"
-
-
-def _interval(sample: Sample, claim: Claim, more: dict, estimate: float, resamples: int):
-    """The 95 % interval of a statistic, and how many seeds would decide the claim."""
-    first = next(iter(sample.runs.values()))
-    sources = max(len(array) for array in sample.runs.values())
-    seeds, targets = first.shape[1:]
-    if np.isnan(estimate) or targets < 2:
-        return np.nan, np.nan, "-"
-    rng = np.random.default_rng(0)
-    every_seed, every_target = np.arange(seeds)[:, None], np.arange(targets)
-    everywhere, seeds_only = np.empty(resamples), np.empty(resamples)
-    for number in range(resamples):
-        source = rng.integers(sources, size=sources)
-        seed = rng.integers(seeds, size=(seeds, targets)) if claim.seeds else every_seed
-        target = rng.integers(targets, size=targets)
-        everywhere[number] = _value(claim, sample.drawn(source, seed, target), more)
-        seeds_only[number] = _value(claim, sample.drawn(source, seed, every_target), more)
-    tail = statistics.expanded_tail(targets)
-    low, high = np.nanquantile(everywhere, [tail, 1 - tail])
-    gap = abs(estimate - claim.threshold)
-    of_seeds = np.nanvar(seeds_only)
-    of_targets = max(np.nanvar(everywhere) - of_seeds, 0)
-    if claim.verdict(low, high) != "undecided":
-        return low, high, "-"
-    return low, high, seeds_needed(gap, of_targets, of_seeds * seeds, targets, seeds)
-
-
-def _value(claim: Claim, sample: Sample, more: dict) -> float:
-    """The statistic of a resample; NaN where a family has been drawn away."""
-    empty = [mask for mask in sample.members.values() if not mask.any()]
-    return np.nan if empty else claim.statistic(sample, **more)
+def _seeds_needed(claim: Claim, world: Sample, found: statistics.Difference) -> str:
+    """How many seeds would decide a claim, going by what of its variance comes from seeds."""
+    seeds, targets = np.max([array.shape[1:] for array in world.values()], axis=0)
+    if np.isnan(found.low):  # a single target, or a statistic that is not defined
+        return "-"
+    everywhere, of_seeds = (
+        float(np.nanvar(statistics.resample(world, claim.statistic, seeds=claim.seeds, targets=t)))
+        for t in (True, False)
+    )
+    gap = abs(found.estimate - claim.threshold)
+    return seeds_needed(gap, max(everywhere - of_seeds, 0), of_seeds * seeds, targets, seeds)
 
 
 def seeds_needed(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fusinglib.evaluation import statistics, worlds
+from fusinglib.evaluation import statistics, tables, worlds
 
 CLASSES = {
     "better than both": "++",
@@ -66,22 +66,10 @@ def arrays(results, names):
 
     Returns: four arrays, (worlds, source seeds, seeds, targets), NaN where a run is missing.
     """
-    one, two = names.split()
-    if "world" not in results:
-        results = results.assign(world=0)
-    shared = results[results["sources"].isin([names, one, two, ""])]
-    targets = list(dict.fromkeys(shared.query("sources == @names")["target"]))
-    runs = shared.set_index(["sources", "world", "source_seed", "seed", "target"])["accuracy"]
-    worlds, seeds = (sorted(results[name].unique()) for name in ("world", "seed"))
-
-    def array(sources, source_seeds):
-        index = pd.MultiIndex.from_product([[sources], worlds, source_seeds, seeds, targets])
-        shape = (len(worlds), len(source_seeds), len(seeds), -1)
-        return runs.reindex(index).to_numpy().reshape(shape)
-
-    source_seeds = sorted(shared.query("base != 'pretrained'")["source_seed"].unique())
-    trained = [array(sources, source_seeds) for sources in (names, one, two)]
-    return [*trained, array("", [0])]
+    targets = list(dict.fromkeys(results.query("sources == @names")["target"]))
+    bases = [names, *names.split(), ""]
+    found = tables.arrays(results.query("sources in @bases"), ["sources"], targets)
+    return [found[sources,] for sources in bases]
 
 
 def detail(results, names):
@@ -120,19 +108,11 @@ def diagonal(results):
     indexed by task with estimate, low, high.
     """
     rows = {}
-    if "world" not in results:
-        results = results.assign(world=0)
     for name, part in results.query("base == 'intertrained'").groupby("sources", sort=False):
         targets = list(dict.fromkeys(part["target"]))
-        start = results.query("base == 'pretrained' and target in @targets")
-        order = ["world", "source_seed", "seed"]
-        two = [
-            runs.pivot_table("accuracy", order, "target", dropna=False)[targets]
-            .to_numpy()
-            .reshape(*(runs[axis].nunique() for axis in order), len(targets))
-            for runs in (part, start)
-        ]
-        rows[name] = [100 * value for value in worlds.difference(*two)]
+        both = results.query("sources in ['', @name]")
+        found = tables.arrays(both, ["sources"], targets)
+        rows[name] = [100 * v for v in worlds.difference(found[name,], found["",])]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
 
 

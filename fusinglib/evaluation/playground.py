@@ -36,7 +36,7 @@ def accuracies(results: pd.DataFrame) -> pd.DataFrame:
         mean, low, high = statistics.over_seeds(100 * runs)
         spread = 100 * runs.std(ddof=1) if len(runs) > 1 else math.nan
         rows[base] = [mean, low, high, spread, len(runs)]
-    names = ["accuracy", "low", "high", "deviation", "seeds"]
+    names = ["accuracy", "low", "high", "std", "seeds"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("base")
     return table.astype({"seeds": int})
 

@@ -14,7 +14,7 @@ RUN = ["base", "source_family", "world", "source_seed", "seed", "target"]
 TRAINED = ("intertrained", "fused")  # base models made from the models of a source family
 STATISTICS = {
     "mean": statistics.mean,
-    "deviation": statistics.deviation,
+    "std": statistics.std,
     "median": statistics.median,
     "collapse": statistics.collapse_rate,
 }
@@ -77,17 +77,29 @@ def expected_runs(results, targets):
 
 
 def run_arrays(results, targets):
-    """The expected runs as arrays of shape (worlds, source seeds, seeds, targets), NaN where
-    missing; without worlds there is one of them.
+    """The expected runs as `arrays`, NaN where missing: a dict from (base, source family) to array,
+    in the order of Table 1."""
+    runs = expected_runs(results, targets).reset_index(name="accuracy")
+    return arrays(runs, ["base", "source_family"], targets)
 
-    Returns: a dict from (base, source family) to array, in the order of Table 1.
+
+def arrays(results, keys, targets):
+    """Accuracies by the columns ``keys``: arrays of shape (worlds, source seeds, seeds, targets),
+    NaN where there is no run; without worlds there is one of them.
+
+    Arguments: ``keys``, columns that tell base models apart. Source seeds are those of a base
+    model; worlds and seeds those of all results. Returns: a dict from tuples of their values.
     """
-    runs = expected_runs(results, targets)
-    worlds, seeds = (runs.index.unique(name).size for name in ("world", "seed"))
-    return {
-        base: part.to_numpy().reshape(worlds, -1, seeds, len(targets))
-        for base, part in runs.groupby(level=["base", "source_family"], sort=False)
-    }
+    if "world" not in results:
+        results = results.assign(world=0)
+    worlds, seeds = (sorted(results[name].unique()) for name in ("world", "seed"))
+    found = {}
+    for key, part in results.groupby(keys, sort=False):
+        axes = [worlds, sorted(part["source_seed"].unique()), seeds, targets]
+        runs = part.set_index(["world", "source_seed", "seed", "target"])["accuracy"]
+        accuracy = runs.reindex(pd.MultiIndex.from_product(axes)).to_numpy(dtype=float)
+        found[key] = accuracy.reshape([len(axis) for axis in axes])
+    return found
 
 
 def missing(results, families):
@@ -117,7 +129,7 @@ def tasks_table(families, sizes):
 def accuracy_table(results, families, statistic="mean"):
     """Tables 1 and 3 of the paper: a row per base model, a column per target family, and average.
 
-    Arguments: ``statistic``: "mean", "deviation" (over seeds), "median" (over seeds) or "collapse"
+    Arguments: ``statistic``: "mean", "std" (over seeds), "median" (over seeds) or "collapse"
     (share of collapsed runs); see `fusinglib.statistics`.
 
     Returns: a DataFrame in percent or points, indexed by base and source. ``average`` is the plain

@@ -9,7 +9,7 @@ Casella and McCulloch 1992, "Variance components", chapter 4). The rest holds wh
 one task type, and the randomness of source models and seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +102,23 @@ def difference(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Differen
     return intervals(values)[scope]
 
 
+def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray:
+    """What each of T task types adds to a statistic in each world, (worlds, T): its value with all
+    plus T - 1 times how much it falls, against the mean over types, without this one (the
+    jackknife; of a mean over task types it is the type's own value).
+
+    Arguments: ``arrays`` of shape (worlds, source seeds, seeds, T), or with 1 for an axis in which
+    nothing varies; ``statistic`` of such a dict gives a number for each world.
+    """
+    count = max(array.shape[-1] for array in arrays.values())
+    without = np.stack([
+        statistic({key: np.delete(array, one, axis=-1) for key, array in arrays.items()})
+        for one in range(count)
+    ], axis=-1)  # fmt: skip
+    falls = without.mean(axis=-1, keepdims=True) - without
+    return statistic(arrays)[..., None] + (count - 1) * falls
+
+
 def intervals(values: np.ndarray) -> dict[str, Difference]:
     """The mean of a table (worlds, task types) with its 95 % interval in each of the `SCOPES`."""
     estimate, found = float(values.mean()), Squares.of(values)
@@ -162,6 +179,12 @@ def needed(values: np.ndarray, threshold: float, scope: str) -> tuple[int | None
     return worlds, None if scope == SCOPES[0] else types
 
 
+def in_words(needed: tuple[int | None, int | None]) -> str:
+    """ "14 worlds or 40 task types", of what would do (see `needed`)."""
+    ways = zip(needed, ("worlds", "task types"), strict=True)
+    return " or ".join(f"{count} {what}" for count, what in ways if count) or "neither"
+
+
 def to_decide(differences: dict[str, np.ndarray]) -> pd.DataFrame:
     """How many worlds, and how many task types, decide on which side of zero each difference lies.
 
@@ -201,7 +224,7 @@ def variances(differences: np.ndarray) -> pd.DataFrame:
     Argument: differences of the shape (worlds, source seeds, seeds, task types), in points.
 
     Returns: a row for each of world, task type, source seed (where there are two or more; else it
-    is part of the rows around it), seed, and the rest, with ``deviation``, the standard deviation
+    is part of the rows around it), seed, and the rest, with ``std``, the standard deviation
     of its effect on one run, in points, and ``share``, what it contributes to the variance of the
     mean, in percent.
     """
@@ -224,7 +247,7 @@ def variances(differences: np.ndarray) -> pd.DataFrame:
     rows = {
         name: [np.sqrt(found[name]), counts[name], 100 * of_mean[name] / total] for name in found
     }
-    columns = ["deviation", "draws", "share"]
+    columns = ["std", "draws", "share"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("source")
 
 

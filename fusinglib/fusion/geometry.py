@@ -70,10 +70,12 @@ class Updates:
         """A row per model: its name, the `norm` of its update, relative to that of the weights it
         starts from, and its `cosines` with the others (None for itself)."""
         cosines = self.cosines
+        with np.errstate(all="ignore"):
+            norms = self.norms / self.origin
         return [
             {
                 "model": name,
-                "norm": float(self.norms[i] / self.origin) if self.origin else float("nan"),
+                "norm": float(norms[i]),
                 "cosines": [None if j == i else float(one) for j, one in enumerate(cosines[i])],
             }
             for i, name in enumerate(self.names)
@@ -82,6 +84,8 @@ class Updates:
     def out_of_line(self) -> dict[str, str]:
         """Which models do not look like finetuned from the same ancestor, and why not."""
         median, notes = float(np.median(self.norms)), {}
+        if not np.isfinite(median):
+            return notes
         for i, (name, norm) in enumerate(zip(self.names, self.norms, strict=True)):
             others = np.delete(self.cosines[i], i)
             if median and (norm > FAR * median or norm < median / FAR):
