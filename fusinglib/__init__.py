@@ -10,4 +10,8 @@ def __getattr__(name: str):
         from fusinglib.training.tasks import add_task
 
         return add_task
+    if name == "Study":
+        from fusinglib.study.study import Study
+
+        return Study
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -16,6 +17,7 @@ import papermill
 import psutil
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from fusinglib.__main__ import main
 from fusinglib.places import PROJECT
@@ -132,6 +134,15 @@ def test_a_notebook_in_batch(params, plan, mini, tmp_path):
     shown = [output.data["text/plain"] for output in cell.outputs if "data" in output]
     assert [text for text in shown if "16 of 16 runs, 16 computed in" in text] == shown
     assert "<progress value='16' max='16'" in cell.outputs[0].data["text/html"]
+    shown = {cell.id: cell.get("outputs", []) for cell in copy.cells}
+    tensors = len(load_file(next(Path(mini["store"]).glob("source/*/model/model.safetensors"))))
+    expected = f"{tensors} of {tensors} tensors are equal, bit for bit"
+    assert shown["mean"][0]["text"].strip() == expected
+    assert "sentiment sentence: " in shown["texts"][0]["data"]["text/html"]
+    order = [cell.id for cell in copy.cells]
+    assert order.index("mean") < order.index("accuracy") < order.index("table-1")
+    assert order.index("claims") < order.index("table-3") < order.index("settings")
+    assert "learning_rate" in shown["settings"][0]["data"]["text/plain"]
 
 
 PATH = {

@@ -1,7 +1,7 @@
 """What the data of tasks are like: sizes, labels, lengths, and the texts that a model reads."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import get_args
 
 import numpy as np
@@ -58,6 +58,19 @@ def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
         "95 %": int(np.quantile(lengths, 0.95)),
         "notes": "; ".join(loaded.notes),
     }
+
+
+def examples(families: Mapping[str, list[str]], tasks: Mapping[str, Task], how: Data, count: int):
+    """The first training text of `count` tasks of each family as a text-to-text model reads it, and
+    the label that it should write: a DataFrame indexed by family and task."""
+    rows = {}
+    for family, names in families.items():
+        for name in [name for name in names if name in tasks][:count]:
+            train, text_format = data.load(tasks[name], how).train, how.text_format
+            text = data.text_input(tasks[name], train.texts[0], text_format)
+            label = data.label_texts(tasks[name], text_format)[train.labels[0]]
+            rows[family, name] = {"text": text, "label": label}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["family", "task"])
 
 
 def show(task: Task, how: Data, count: int) -> str:

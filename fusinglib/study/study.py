@@ -1,0 +1,92 @@
+"""A study as a notebook sees it: parameters in; a plan, what it costs, and results out."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fusinglib.study import costs, execution, experiments, resolver
+from fusinglib.study.plans import Plan, Run
+from fusinglib.study.settings import EXPERIMENTS, Settings
+from fusinglib.study.store import Store
+from fusinglib.training import description
+
+
+class Study:
+    """One experiment: its validated `settings`, the `store` of its runs, and its `plan`.
+
+    `Study.open("family_table", globals())` opens that of a notebook.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings, self.store = settings, Store(settings.store_folder())
+
+    @classmethod
+    def open(cls, name: str, parameters: Mapping[str, Any]) -> "Study":
+        """The study of the notebook `name`, by the settings among `parameters` (its `globals()`);
+        raises `InputError` where one is missing or does not fit."""
+        return cls(EXPERIMENTS[name].from_parameters(parameters))
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """All runs of the study, planned when first asked for: loads the tasks and finds the
+        models; raises `InputError` for whatever would fail later."""
+        return experiments.plan_experiment(self.settings)
+
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """The target families, with their tasks."""
+        return self.plan.families
+
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """The source families, with their tasks or models."""
+        families = {**self.settings.known_tasks()[1], **self.settings.families}
+        return {name: families[name] for name in self.settings.sources}
+
+    @property
+    def pretrained(self) -> Path:
+        """The folder of the pretrained model (the first world's), once that is finished."""
+        rows = self.plan.rows
+        return self.model(
+            next(row for row in rows if row["base"] == "pretrained")["run"].parents[0]
+        )
+
+    @property
+    def parameters(self) -> pd.DataFrame:
+        """Every setting with its value."""
+        values = {name: getattr(self.settings, name) for name in vars(self.settings)}
+        return pd.Series(values, name="value", dtype=object).to_frame()
+
+    def texts(self, count: int = 3) -> pd.DataFrame:
+        """A text of so many tasks of each source family, with its label."""
+        known, _ = self.settings.known_tasks()
+        return description.examples(self.sources, known, self.settings.data(), count)
+
+    def costs(self) -> pd.DataFrame:
+        """Runs, disk and hours, going by what the store has finished (see `costs.estimate`)."""
+        return costs.estimate(self.plan, self.store, self.settings)
+
+    def run(self, cluster=None) -> pd.DataFrame:
+        """Carry out what the store lacks, and return the tidy results (see `execution.execute`)."""
+        return execution.execute(self.plan, self.store, self.settings, cluster)
+
+    def results(self) -> pd.DataFrame:
+        """The tidy results as far as they are finished; nothing is carried out."""
+        return execution.results(self.plan, self.store)
+
+    def model(self, run: Run) -> Path:
+        """The folder of the model that a finished run made."""
+        return resolver.model_of(run, self.store)
+
+    def models(self) -> dict[str, Path]:
+        """The folders of the models that are fused, by what they are called, as far as finished."""
+        rows = [row for row in self.plan.rows if row["base"] == "pretrained"]
+        origins = {parent.key for row in rows for parent in row["run"].parents}
+        return {
+            run.label.split(" from ")[0]: self.model(run)
+            for run in self.plan.models
+            if run.key not in origins and self.store.has(run)
+        }
