@@ -48,17 +48,17 @@ def pair_results(effect):
     tasks = [f"t{i}" for i in range(6)]
     gains = {1: [-5, -4, -3, -2, 1, 2], 0: [0] * 6, -1: [1, 2, 3, 4, 5, 6]}[effect]
     gains = dict(zip(tasks, np.array(gains) / 100, strict=True))
-    bases = {("pretrained", ""): 0.0}
-    bases |= {("intertrained", task): gain for task, gain in gains.items()}
+    bases = {("pretrained", ()): 0.0}
+    bases |= {("intertrained", (task,)): gain for task, gain in gains.items()}
     for pair in combinations(tasks, 2):
         two = [gains[task] for task in pair]
         gain = {1: max(two) + 0.05, 0: 0, -1: -0.1 - sum(two)}[effect]
-        bases["fused", " ".join(pair)] = gain
+        bases["fused", pair] = gain
     rows = [
         ({"base": base, "sources": names, "target": target}, 0.5 + gain, NOISE)
         for (base, names), gain in bases.items()
         for target in tasks
-        if target not in names.split()
+        if target not in names
     ]
     return results(rows), {"tasks": tasks}
 
@@ -125,13 +125,13 @@ def test_all_but_one_of_ten_is_all_but_one():
     """Nine of ten pairs beat their worse model, the tenth does not, and nothing varies."""
     tasks = [f"t{i}" for i in range(5)]
     pairs = list(combinations(tasks, 2))
-    bases = {("pretrained", ""): 0.0, **{("intertrained", task): 0.02 for task in tasks}}
-    bases |= {("fused", " ".join(pair)): 0.05 if pair != pairs[0] else 0.0 for pair in pairs}
+    bases = {("pretrained", ()): 0.0, **{("intertrained", (task,)): 0.02 for task in tasks}}
+    bases |= {("fused", pair): 0.05 if pair != pairs[0] else 0.0 for pair in pairs}
     rows = [
         ({"base": base, "sources": names, "target": target}, 0.5 + gain, 0.0)
         for (base, names), gain in bases.items()
         for target in tasks
-        if target not in names.split()
+        if target not in names
     ]
     table = verdicts("pairwise_heatmap", (results(rows), {"tasks": tasks})).set_index("claim")
     row = table.loc["6 all but one pair beat their worse model"]
@@ -185,7 +185,7 @@ def test_few_tasks_give_intervals_without_a_warning():
     """A resample may hold no target that a model or a pair has not seen."""
     frame, _ = pair_results(1)
     few = [f"t{i}" for i in range(4)]
-    known = frame["sources"].map(lambda names: set(names.split()) <= set(few))
+    known = frame["sources"].map(lambda names: set(names) <= set(few))
     of_few = frame[known & frame["target"].isin(few)]
     table = claims.verdicts("pairwise_heatmap", of_few, {"tasks": few})
     assert table["estimate"].notna().all() and table["low"].notna().all()

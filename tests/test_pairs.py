@@ -11,15 +11,15 @@ TASKS = ["a", "b", "c", "d", "e"]
 
 def heatmap(pair_gains, spread=0.0, seeds=3):
     """Results of a heatmap: model a gains 2 points everywhere, the others nothing."""
-    rows = [("pretrained", "", target, 0.0) for target in TASKS]
+    rows = [("pretrained", (), target, 0.0) for target in TASKS]
     rows += [
-        ("intertrained", name, target, 0.02 * (name == "a"))
+        ("intertrained", (name,), target, 0.02 * (name == "a"))
         for name in TASKS
         for target in TASKS
         if target != name
     ]
     rows += [
-        ("fused", pair, target, gain)
+        ("fused", tuple(pair.split()), target, gain)
         for pair, gain in pair_gains.items()
         for target in TASKS
         if target not in pair.split()
@@ -52,7 +52,7 @@ def test_pairs_are_classed_beside_their_two_models():
 
 def test_noisy_pairs_are_uncertain_and_missing_ones_have_no_class():
     results = heatmap({"a b": 0.02, "a c": 0.02}, spread=0.05)
-    results.loc[(results["sources"] == "a c") & (results["seed"] == 1), "accuracy"] = np.nan
+    results.loc[results["sources"].isin([("a", "c")]) & (results["seed"] == 1), "accuracy"] = np.nan
     table = pairs.table(results)
     assert not table["certain"].any()
     assert table["rank"].to_list()[1] == "" and np.isnan(table["p"][1]) and table["p"][0] <= 1

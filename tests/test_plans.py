@@ -80,7 +80,7 @@ def test_target_is_never_among_its_sources(mini):
         sources = {"fused": base.parents, "intertrained": (base,), "pretrained": ()}[row["base"]]
         found = [run.settings["task"] for run in sources]
         assert target.identity not in {(task["hub_id"], task["config"]) for task in found}
-        assert sorted(task["name"] for task in found) == row["sources"].split()
+        assert sorted(task["name"] for task in found) == list(row["sources"])
         if row["base"] == "pretrained":
             assert base is PRETRAINED
             continue
@@ -103,7 +103,7 @@ def test_every_cell_of_the_table_has_every_target_and_seed(mini):
 def picks(plan) -> dict[tuple[str, str], str]:
     """(source family, target) to the task of the intertrained model."""
     rows = [row for row in plan.rows if row["base"] == "intertrained"]
-    return {(row["source_family"], row["target"]): row["sources"] for row in rows}
+    return {(row["source_family"], row["target"]): row["sources"][0] for row in rows}
 
 
 def test_papers_picks(mini):
@@ -376,7 +376,7 @@ def test_own_models_are_sources_as_they_are(mini, encoder, own_models, monkeypat
     plan = experiments.plan_experiment(FamilyTable(**{**mini, **changes}))
     assert Counter(run.kind for run in plan.runs)["source"] == 0
     assert {Path(run.place) for run in plan.models} == {Path(folder) for folder in own_models}
-    sources = {row["target"]: row["sources"].split() for row in plan.rows if row["base"] == "fused"}
+    sources = {row["target"]: list(row["sources"]) for row in plan.rows if row["base"] == "fused"}
     assert (
         sources
         == {
@@ -387,7 +387,7 @@ def test_own_models_are_sources_as_they_are(mini, encoder, own_models, monkeypat
             "irony": [own_models[number] for number in (0, 1, 3)],  # any part of TweetEval
         }
     )
-    picked = {row["target"]: row["sources"] for row in plan.rows if row["base"] == "intertrained"}
+    picked = {r["target"]: r["sources"][0] for r in plan.rows if r["base"] == "intertrained"}
     assert picked["irony"] == own_models[0]  # it saw most examples, as far as is known
     assert plan.notes[:4] == (
         f"{own_models[0]}: trained on cola rte (parameter 'trained_on')",
@@ -458,12 +458,10 @@ def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
     targets = len(mini["seeds"]) * (4 + 4 * 3 + 6 * 2)
     assert counts == {"pretrain": 1, "source": 4, "fuse": 6, "target": targets}
     for row in plan.rows:
-        assert row["target"] not in row["sources"].split()
+        assert row["target"] not in row["sources"]
         base = row["run"].parents[0]
         models = {"fused": base.parents, "intertrained": (base,)}.get(row["base"], ())
-        assert sorted(run.settings["task"]["name"] for run in models) == sorted(
-            row["sources"].split()
-        )
+        assert sorted(run.settings["task"]["name"] for run in models) == sorted(row["sources"])
 
 
 def path_plan(mini, sources, targets, **changes):

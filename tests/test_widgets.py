@@ -78,7 +78,7 @@ def test_the_playground_shares_the_runs_of_the_family_table(mini, settings):
 
 def test_the_single_model_is_that_of_the_largest_training_set(settings):
     (sources,) = {r["sources"] for r in plan_experiment(settings).rows if r["base"][0] == "i"}
-    assert sources == "mood"  # 4,500 examples, sentiment has 800
+    assert sources == ("mood",)  # 4,500 examples, sentiment has 800
 
 
 def test_models_by_key_and_by_folder(made, tmp_path):
@@ -170,7 +170,7 @@ def test_a_model_of_few_examples_is_not_the_one_of_the_largest_training_set(made
     few = next(run for run in plan.runs if run.kind == "source" and run.task.name == "mood")
     chosen = dataclasses.replace(made, models=[few.key, "topic"], target="irony")
     rows = {row["base"]: row for row in plan_experiment(chosen).rows}
-    assert rows["intertrained"]["sources"] == "topic"
+    assert rows["intertrained"]["sources"] == ("topic",)
     assert choice.named(few.key, made).train == 20
 
 
@@ -316,7 +316,7 @@ def test_fuse_compare_save(shown, settings, tmp_path):
 def test_what_is_finished_is_shown_again(made):
     shown = Playground(made)
     until(lambda: "On irony, the fused model ends" in shown.outcome.value)
-    assert "Fused: sentiment mood" in shown.outcome.value and "<polyline" in shown.curves.value
+    assert "Fused: sentiment, mood" in shown.outcome.value and "<polyline" in shown.curves.value
     assert shown.save.disabled  # until there is a name
     shown.folder.value = "mine"
     until(lambda: not shown.save.disabled)
@@ -440,13 +440,14 @@ def test_the_explorer_shows_what_stands_behind_a_cell(mini):
     shown = widgets.explorer(settings, found)
     cells = pairs.table(found)
     assert len(shown.buttons) == len(cells) == 3 and shown.to_playground.disabled
-    button = shown.buttons["sentiment mood"]
+    button = shown.buttons["sentiment", "mood"]
     gain = cells.query("one == 'sentiment' and two == 'mood'")["gain"].item()
     assert button.description.startswith(f"{gain:+.1f} ")
     assert button.tooltip.startswith("sentiment and mood: ")
     button.click()
-    table = pairs.detail(found, "sentiment mood")
-    fused = found.query("sources == 'sentiment mood'").set_index(["target", "seed"])["accuracy"]
+    names = ("sentiment", "mood")
+    table = pairs.detail(found, names)
+    fused = found[found["sources"].isin([names])].set_index(["target", "seed"])["accuracy"]
     for (target, seed), accuracy in fused.items():
         assert table.loc[(target, seed), "fused"] == pytest.approx(100 * accuracy)
     assert table.loc[("mean", ""), "fused"] - table.loc[("mean", ""), "pretrained"] == (

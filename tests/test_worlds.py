@@ -171,8 +171,8 @@ def test_over_worlds_the_source_models_are_covered():
 def test_no_interval_leaves_what_its_statistic_can_be():
     """Six pairs in three worlds, of which all or few beat their models."""
     rng, names = np.random.default_rng(0), "abcd"
-    bases = [("pretrained", ""), *(("intertrained", n) for n in names)]
-    bases += [("fused", f"{one} {two}") for one in names for two in names if one < two]
+    bases = [("pretrained", ()), *(("intertrained", (n,)) for n in names)]
+    bases += [("fused", (one, two)) for one in names for two in names if one < two]
     results = pd.DataFrame(
         [
             {"world": world, "base": base, "sources": sources, "source_seed": 0, "seed": s,
@@ -191,8 +191,8 @@ def test_no_interval_leaves_what_its_statistic_can_be():
 
 def test_pairs_over_worlds():
     rng, names = np.random.default_rng(0), "abc"
-    bases = [("pretrained", ""), *(("intertrained", n) for n in names)]
-    bases += [("fused", pair) for pair in ("a b", "a c", "b c")]
+    bases = [("pretrained", ()), *(("intertrained", (n,)) for n in names)]
+    bases += [("fused", tuple(pair)) for pair in ("ab", "ac", "bc")]
     results = pd.DataFrame(
         [
             {"world": world, "base": base, "sources": sources, "source_seed": 0, "seed": s,
@@ -204,7 +204,7 @@ def test_pairs_over_worlds():
     cells = pairs.table(results)
     assert (cells["better_than_both"] == 100).all() and (cells["rank"] == "better than both").all()
     assert pairs.diagonal(results).shape == (3, 3)
-    assert pairs.detail(results, "a b").shape == (3 * 2 + 1, 4)
+    assert pairs.detail(results, ("a", "b")).shape == (3 * 2 + 1, 4)
     assert len(claims.verdicts("pairwise_heatmap", results, {"five": [*"abcde"]})) == 10
 
 

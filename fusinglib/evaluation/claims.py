@@ -144,7 +144,7 @@ def _pair_gains(sample: Sample) -> list[tuple[np.ndarray, np.ndarray, np.ndarray
     return [
         tuple(
             _gain(model, start, seen=pair)
-            for model in (pair, *(sample["intertrained", name] for name in names.split()))
+            for model in (pair, *(sample["intertrained", (name,)] for name in names))
         )
         for (base, names), pair in sample.items()
         if base == "fused"

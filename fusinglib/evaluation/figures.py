@@ -16,6 +16,8 @@ from matplotlib.ticker import LogLocator
 from fusinglib.evaluation import pairs, paths, reference, tables, worlds
 from fusinglib.study.plans import MEAN, PRETRAINED
 
+plt.rcParams["text.parse_math"] = False  # names of tasks are no formulas, whatever is in them
+
 #: Colour and shape of each base model, in the order of drawing.
 BASES = {
     "pretrained": ("#000000", "D"),

@@ -29,7 +29,7 @@ def table(results):
     - with many worlds ``better_than_both``: in how many of them, in percent.
     """
     rows = []
-    for names in dict.fromkeys(results.query("base == 'fused'")["sources"]):
+    for names in dict.fromkeys(results[results["base"] == "fused"]["sources"]):
         fused, one, two, pretrained = arrays(results, names)
         worse, better = sorted((one, two), key=np.mean)
         against = {"both": better, "mean": (one + two) / 2, "worse": worse}
@@ -39,7 +39,7 @@ def table(results):
         }
         rows.append(
             {
-                **dict(zip(("one", "two"), names.split(), strict=True)),
+                **dict(zip(("one", "two"), names, strict=True)),
                 "targets": fused.shape[-1],
                 "gain": 100 * statistics.mean(fused - pretrained),
                 "gain_one": 100 * statistics.mean(one - pretrained),
@@ -66,10 +66,16 @@ def arrays(results, names):
 
     Returns: four arrays, (worlds, source seeds, seeds, targets), NaN where a run is missing.
     """
-    targets = list(dict.fromkeys(results.query("sources == @names")["target"]))
-    bases = [names, *names.split(), ""]
-    found = tables.arrays(results.query("sources in @bases"), ["sources"], targets)
+    bases = [names, *((name,) for name in names), ()]
+    found = tables.arrays(
+        results[results["sources"].isin(bases)], ["sources"], unseen(results, names)
+    )
     return [found[sources,] for sources in bases]
+
+
+def unseen(results, names):
+    """The targets that neither of two tasks is, on which their mean was tried."""
+    return list(dict.fromkeys(results[results["sources"].isin([names])]["target"]))
 
 
 def detail(results, names):
@@ -83,10 +89,10 @@ def detail(results, names):
     fused, one, two, pretrained = (
         100 * array.mean(axis=(0, 1)) for array in arrays(results, names)
     )
-    targets = list(dict.fromkeys(results.query("sources == @names")["target"]))
+    targets = unseen(results, names)
     seeds = sorted(results["seed"].unique())
     index = pd.MultiIndex.from_product([targets, seeds], names=["target", "seed"])
-    columns = dict(zip(("pretrained", *names.split(), "fused"), (pretrained, one, two, fused),
+    columns = dict(zip(("pretrained", *names, "fused"), (pretrained, one, two, fused),
                        strict=True))  # fmt: skip
     table = pd.DataFrame({name: array.T.ravel() for name, array in columns.items()}, index=index)
     table.loc[("mean", ""), :] = table.mean(skipna=False)
@@ -108,11 +114,10 @@ def diagonal(results):
     indexed by task with estimate, low, high.
     """
     rows = {}
-    for name, part in results.query("base == 'intertrained'").groupby("sources", sort=False):
-        targets = list(dict.fromkeys(part["target"]))
-        both = results.query("sources in ['', @name]")
-        found = tables.arrays(both, ["sources"], targets)
-        rows[name] = [100 * v for v in worlds.difference(found[name,], found["",])]
+    for names in dict.fromkeys(results[results["base"] == "intertrained"]["sources"]):
+        both = results[results["sources"].isin([names, ()])]
+        found = tables.arrays(both, ["sources"], unseen(results, names))
+        rows[names[0]] = [100 * v for v in worlds.difference(found[names,], found[(),])]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
 
 

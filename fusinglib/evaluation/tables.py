@@ -33,6 +33,14 @@ class TextTable(pd.DataFrame):
         return self.to_string()
 
 
+class Texts(TextTable):
+    """A table of whole texts, which begin at the left."""
+
+    def _repr_html_(self):
+        with pd.option_context("display.max_colwidth", None):
+            return self.to_html(border=0).replace("<td>", '<td style="text-align: left">')
+
+
 def expected_runs(results, targets):
     """Accuracy of every run that the results should hold, NaN where it is missing.
 
@@ -437,5 +445,7 @@ def record(results) -> None:
 
     missing = int(results["accuracy"].isna().sum()) if "accuracy" in results else 0
     text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
+    if "sources" in results and results["sources"].map(lambda names: type(names) is tuple).all():
+        results = results.assign(sources=results["sources"].map(" ".join))
     content = {"text/csv": results.to_csv(index=False), "text/plain": text}
     display(content, raw=True, metadata={"missing": missing})

@@ -68,7 +68,7 @@ def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
     picks: dict[str, dict] = {}
     for row in plan.rows:
         if row["base"] == "intertrained":
-            picks.setdefault(row["source_family"], {})[row["sources"]] = None
+            picks.setdefault(row["source_family"], {})[row["sources"][0]] = None
     rows = {
         name: f"{size:,} training rows" if size else "training rows unknown"
         for name, size in sizes.items()

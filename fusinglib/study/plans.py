@@ -192,7 +192,7 @@ class Builder:
     def without_sources(self, base: str, model: Run, targets: list[str]) -> None:
         """Finetune a base model that is made of no source models on all targets."""
         for name in targets:
-            self.targets(model, name, base=base, source_family="", source_seed=0, sources="")
+            self.targets(model, name, base=base, source_family="", source_seed=0, sources=())
 
     def sources(self, target: str, members: list[str]) -> list[str]:
         """The members of a family that may be sources for the target (leave-target-out)."""
@@ -239,8 +239,8 @@ class Builder:
         fused = self.fuse(list(models.values()), label=f"mean of {family}{left_out}")
         picked = intertrained(self.settings.intertraining, family, sources, self.examples)
         common = {"source_family": family, "source_seed": source_seed}
-        self.targets(fused, target, base="fused", **common, sources=" ".join(sorted(models)))
-        self.targets(models[picked], target, base="intertrained", **common, sources=picked)
+        self.targets(fused, target, base="fused", **common, sources=tuple(sorted(models)))
+        self.targets(models[picked], target, base="intertrained", **common, sources=(picked,))
 
 
 def family_table(
@@ -299,7 +299,7 @@ def pairwise_heatmap(
             for pair, two in pairs.items()
         ]
         for base, names, model in bases:
-            row = {"source_family": "", "source_seed": source_seed, "sources": " ".join(names)}
+            row = {"source_family": "", "source_seed": source_seed, "sources": names}
             unseen = [t for t in targets if len(plan.sources(t, names)) == len(names)]
             if not unseen:
                 raise InputError(
@@ -328,9 +328,9 @@ def fuse_playground(
     single = max(made, key=plan.examples)
     plan.without_sources("pretrained", pretrained, [settings.target])
     row = {"source_family": "chosen", "source_seed": seed}
-    plan.targets(made[single], settings.target, base="intertrained", **row, sources=single)
+    plan.targets(made[single], settings.target, base="intertrained", **row, sources=(single,))
     fused = plan.fuse_by(settings, pretrained, list(made.values()))
-    plan.targets(fused, settings.target, base="fused", **row, sources=" ".join(made))
+    plan.targets(fused, settings.target, base="fused", **row, sources=tuple(made))
     sizes = {name: loaded.sizes for name, loaded in data.items()}
     return Plan(list(plan.runs.values()), plan.rows, {"target": [settings.target]}, sizes)
 

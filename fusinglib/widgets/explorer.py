@@ -18,13 +18,15 @@ class PairExplorer(ipw.VBox):
 
     def __init__(self, settings: PairwiseHeatmap, results: pd.DataFrame):
         self.settings, self.results = settings, results
-        self.cells = pairs.table(results).assign(names=lambda t: t["one"] + " " + t["two"])
+        self.cells = pairs.table(results).assign(
+            names=lambda t: [*zip(t["one"], t["two"], strict=True)]
+        )
         self.detail = ipw.HTML("Choose a cell to see its targets and seeds.")
         self.to_playground = ipw.Button(description="Send to the playground", disabled=True)
         self.to_playground.layout.width = "auto"
         self.below = ipw.VBox()
-        self.buttons: dict[str, ipw.Button] = {}
-        self.names = ""
+        self.buttons: dict[tuple[str, str], ipw.Button] = {}
+        self.names = ()
         super().__init__([self._grid(), self.detail, self.to_playground, self.below])
         self.add_class("fusinglib-explorer")
         self.to_playground.on_click(lambda _: self._open_playground())
@@ -55,8 +57,8 @@ class PairExplorer(ipw.VBox):
         self.buttons[cell.names] = button
         return button
 
-    def _choose(self, names: str) -> None:
-        cell = self.cells.set_index("names").loc[names]
+    def _choose(self, names: tuple[str, str]) -> None:
+        (cell,) = self.cells[self.cells["names"].isin([names])].to_dict("records")
         words = f"{cell['one']} and {cell['two']}, {cell['gain']:+.1f} points over pretrained: "
         words += cell["rank"] or "runs are missing"
         table = tables.show(pairs.detail(self.results, names)).to_html(border=0, col_space="6em")
@@ -66,9 +68,9 @@ class PairExplorer(ipw.VBox):
     def _open_playground(self) -> None:
         """Below, a playground with the two models ticked and the first target chosen."""
         shared = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
-        target = self.results.query("sources == @self.names")["target"].iloc[0]
+        target = pairs.unseen(self.results, self.names)[0]
         shared["trained_on"] = self.settings.trained_on
         how = {"method": "mean", "weights": [], "method_settings": {}}
-        models = self.names.split()
+        models = list(self.names)
         chosen = FusePlayground(**shared, models=models, target=target, **how)
         self.below.children = [Playground(chosen)]

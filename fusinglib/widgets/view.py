@@ -295,9 +295,10 @@ def _outcome(results) -> str:
     """Accuracies, differences and the verdict, as HTML."""
     shown = [playground.accuracies(results), playground.differences(results)]
     parts = [tables.show(table).to_html(border=0, col_space="6em") for table in shown]
-    (models,) = set(results.query("base == 'fused'")["sources"])
+    models = ", ".join(results[results["base"] == "fused"]["sources"].iloc[0])
     parts.append(f"<p>Fused: {html.escape(models)}</p>")
-    return f"{''.join(parts)}<p><b>{playground.verdict(results, results['target'].iloc[0])}</b></p>"
+    verdict = html.escape(playground.verdict(results, results["target"].iloc[0]))
+    return f"{''.join(parts)}<p><b>{verdict}</b></p>"
 
 
 def _copyable(settings: FusePlayground) -> str:
