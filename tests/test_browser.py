@@ -152,10 +152,8 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
 
     page.get_by_role("button", name="Finetune and compare").click()
     page.get_by_role("button", name="Finetune and compare").click(force=True)  # a double click
-    curve = page.locator("svg[data-curve=accuracy] polyline")
-    page.wait_for_function(
-        "document.querySelectorAll('svg[data-curve=accuracy] polyline').length == 3"
-    )
+    curve = page.locator("svg g[id^=accuracy-]")
+    page.wait_for_function("document.querySelectorAll('svg g[id^=accuracy-]').length == 3")
     chosen = {"models": ["mood", "emoji", "irony"], "target": "emotion", "method": "mean"}
     chosen |= {"weights": [], "method_settings": {}, "seeds": [0, 1, 2]}
     settings = FusePlayground.from_parameters({**mini, **chosen})

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
+import psutil
 import pytest
 from conftest import weights_hash
 
@@ -20,7 +24,7 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.pools import KeptPool
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
 from fusinglib.study.store import Store
-from fusinglib.widgets import choice, curves
+from fusinglib.widgets import choice, view
 from fusinglib.widgets.session import Session
 from fusinglib.widgets.view import Playground
 
@@ -214,10 +218,12 @@ def test_histories_are_those_of_the_store_and_drawn(made):
     run = plan.rows[0]["run"]
     last = json.loads((store.path(run) / "history.json").read_text())[-1]
     assert table.iloc[1]["loss"] == last["loss"]
-    drawn = curves.learning_curves(table, 2)
-    assert drawn.count("<polyline") == 3 + 2 * 3 and drawn.count("role='img'") == 2
-    assert f"{100 * last['ranked']:.3g}" in drawn
-    assert "nothing yet" in curves.learning_curves(table[:0], 2)
+    drawn = view._curves(table, 2)
+    for base in playground.BASES:
+        assert f'id="loss-{base}"' in drawn and f'id="accuracy-{base}"' in drawn
+    assert drawn.count("role='img'") == 1 and drawn.count("<svg") == 1
+    assert "#000000" not in drawn and f"{100 * last['ranked']:.3g}" in drawn
+    assert "nothing yet" in view._curves(table[:0], 2)
 
 
 # Candidates.
@@ -316,7 +322,9 @@ def test_fuse_compare_save(shown, settings, tmp_path):
 def test_what_is_finished_is_shown_again(made):
     shown = Playground(made)
     until(lambda: "On irony, the fused model ends" in shown.outcome.value)
-    assert "Fused: sentiment, mood" in shown.outcome.value and "<polyline" in shown.curves.value
+    assert (
+        "Fused: sentiment, mood" in shown.outcome.value and "accuracy-fused" in shown.curves.value
+    )
     assert shown.save.disabled  # until there is a name
     shown.folder.value = "mine"
     until(lambda: not shown.save.disabled)
@@ -403,7 +411,25 @@ def test_a_kept_pool_serves_twice():
     pool.close()
     with pool() as anew:
         assert anew is not workers
+        os.kill(anew.submit(os.getpid).result(), signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            anew.submit(time.sleep, 9).result()
+    with pool() as healed:
+        assert healed.submit(abs, -1).result() == 1
     pool.close()
+
+
+def test_a_widget_that_is_run_again_leaves_no_workers_behind(settings):
+    several = dataclasses.replace(settings, executor="processes", workers=2)
+    processes = psutil.Process()
+    sessions = [Session(several) for _ in range(3)]
+    until(lambda: len(processes.children(recursive=True)) >= 2)
+    for session in sessions:
+        with session.pool() as pool:
+            pool.submit(abs, -1).result()
+    assert len({id(session.pool) for session in sessions}) == 1
+    assert len([p for p in processes.children() if "multiprocessing" in " ".join(p.cmdline())]) <= 3
+    sessions[0].pool.close()
 
 
 @pytest.mark.slow

@@ -14,9 +14,15 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 
 from fusinglib.evaluation import pairs, paths, reference, tables, worlds
-from fusinglib.study.plans import MEAN, PRETRAINED
+from fusinglib.evaluation.paths import MEAN, PRETRAINED
 
-plt.rcParams["text.parse_math"] = False  # names of tasks are no formulas, whatever is in them
+plt.rcParams |= {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # names of tasks are no formulas, whatever is in them
+}
 
 #: Colour and shape of each base model, in the order of drawing.
 BASES = {
@@ -55,6 +61,29 @@ class NotebookFigure(Figure):
         image = io.BytesIO()
         self.savefig(image, format="png", bbox_inches="tight")
         return image.getvalue()
+
+
+def facets(columns, width, height, rows=1, **shared):
+    """A figure for a notebook, and its axes, (rows, columns), of which inner ones share labels."""
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def forest(ax, labels):
+    """Make the rows of a forest plot: from above, each with its label, around a line at zero."""
+    ax.axvline(0, color="black", linewidth=1, zorder=1)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def interval(ax, y, row, color, marker, size=7, width=2):
+    """Draw an estimate with its interval; filled where the interval leaves out zero."""
+    fill = color if row.low > 0 or row.high < 0 else "white"
+    ax.plot([row.low, row.high], [y, y], color=color, linewidth=width, zorder=2)
+    mark = {"color": color, "markerfacecolor": fill, "markersize": size, "zorder": 3}
+    ax.plot(row.estimate, y, marker, **mark)
 
 
 def accuracy_by_base(results, targets, ax=None):
@@ -96,7 +125,6 @@ def accuracy_by_base(results, targets, ax=None):
     ax.set_yticks(range(len(rows)), [" ".join(row).strip() for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.5)
     ax.set_xlabel("test accuracy (%)")
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -110,7 +138,6 @@ def difference_intervals(differences, ax=None):
     Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
-    ax.axvline(0, color="black", linewidth=1, zorder=1)
     labels, headings = [], []
     for comparison, group in differences.groupby("comparison", sort=False):
         color, marker = COMPARISONS[comparison]
@@ -119,21 +146,15 @@ def difference_intervals(differences, ax=None):
         for row in group.itertuples():
             y = len(labels)
             labels.append(in_words(row))
-            ax.plot([row.low, row.high], [y, y], color=color, linewidth=2, zorder=2)
             if "low_same" in differences:
                 ax.plot([row.low_same, row.high_same], [y, y], color=color, linewidth=5, zorder=2)
-            fill = color if row.low > 0 or row.high < 0 else "white"
-            mark = {"color": color, "markerfacecolor": fill, "markersize": 7, "zorder": 3}
-            ax.plot(row.estimate, y, marker, **mark)
+            interval(ax, y, row, color, marker)
             if row.missing:
                 note(ax, f"missing runs: {row.missing}", y)
-    ax.set_yticks(range(len(labels)), labels)
+    forest(ax, labels)
     for heading in headings:
         ax.get_yticklabels()[heading].set_fontweight("bold")
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.set_xlabel("difference in test accuracy (points) with 95 % interval; filled: leaves out 0")
-    ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
 
 
@@ -145,32 +166,23 @@ def world_rows(rows, ax=None):
     """
     ax = plt.gca() if ax is None else ax
     color, marker = COMPARISONS[rows["comparison"].iloc[0]]
-    ax.axvline(0, color="black", linewidth=1, zorder=1)
     for y, row in enumerate(rows.itertuples()):
         whole = row.world in worlds.SCOPES
-        fill = color if row.low > 0 or row.high < 0 else "white"
-        width = {"linewidth": 4 if whole else 1.5, "color": color if whole else "0.5"}
-        ax.plot([row.low, row.high], [y, y], zorder=2, **width)
-        mark = {"markerfacecolor": fill, "markersize": 10 if whole else 6, "zorder": 3}
-        ax.plot(row.estimate, y, "D" if whole else marker, color=color, **mark)
+        look = (color, "D", 10, 4) if whole else (color, marker, 6, 1.5)
+        interval(ax, y, row, *look)
     ax.axhline(len(rows) - len(worlds.SCOPES) - 0.5, color="0.8", linewidth=1)
-    labels = [row if row in worlds.SCOPES else f"world {row}" for row in rows["world"]]
-    ax.set_yticks(range(len(rows)), labels)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
+    forest(ax, [row if row in worlds.SCOPES else f"world {row}" for row in rows["world"]])
     ax.set_title(rows["comparison"].iloc[0].replace("-", "−"))
-    ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
 
 
 def world_figure(by_world):
     """The comparisons of `fusinglib.evaluation.worlds.by_world` side by side, as `world_rows`."""
-    names = list(dict.fromkeys(by_world["comparison"]))
-    height = 1.5 + 0.32 * len(by_world) / len(names)
-    figure = NotebookFigure(figsize=(4 + 3 * len(names), height), layout="constrained")
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for ax, name in zip(axes, names, strict=True):
-        world_rows(by_world[by_world["comparison"] == name], ax)
+    groups = by_world.groupby("comparison", sort=False)
+    height = 1.5 + 0.32 * len(by_world) / len(groups)
+    figure, axes = facets(len(groups), 4 + 3 * len(groups), height, sharey=True)
+    for ax, (_, rows) in zip(axes[0], groups, strict=True):
+        world_rows(rows, ax)
     figure.supxlabel("points of test accuracy with 95 % intervals; filled: leaves out 0")
     return figure
 
@@ -180,8 +192,7 @@ def trait_figure(cells, correlations):
 
     Arguments: ``cells`` and ``correlations`` of `fusinglib.evaluation.exploration`.
     """
-    figure = NotebookFigure(figsize=(3 * len(correlations), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(correlations), sharey=True, squeeze=False)[0]
+    figure, (axes,) = facets(len(correlations), 3 * len(correlations), 3.6, sharey=True)
     styles = ["o", "^", "s", "v", "P", "X"]
     colors = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000"]
     for ax, (trait, row) in zip(axes, correlations.iterrows(), strict=True):
@@ -192,11 +203,10 @@ def trait_figure(cells, correlations):
         ax.set_xscale("log" if trait == "target size" else "linear")
         ax.set(xlabel=trait, title=f"ρ = {row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})")
         ax.title.set_fontsize("medium")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("fused − pretrained (points)")
+        axes[0].set_ylabel("fused − pretrained (points)")
     handles, names = axes[0].get_legend_handles_labels()
     names = [f"sources: {name}" for name in names]
-    figure.legend(handles, names, loc="outside upper center", ncols=6, frameon=False)
+    figure.legend(handles, names, loc="outside upper center", ncols=6)
     return figure
 
 
@@ -205,8 +215,7 @@ def share_figure(shares):
 
     Arguments: ``shares``, a column per comparison, a row per source of doubt.
     """
-    figure = NotebookFigure(figsize=(9, 1.5 + 0.5 * len(shares.columns)), layout="constrained")
-    ax = figure.subplots()
+    figure, ((ax,),) = facets(1, 9, 1.5 + 0.5 * len(shares.columns))
     left = np.zeros(len(shares.columns))
     hatches = ["", "//", "..", "xx", "\\\\"]
     colors = ["#0072B2", "#E69F00", "#009E73", "#999999", "#D55E00"]
@@ -217,8 +226,7 @@ def share_figure(shares):
     ax.set_yticks(range(len(shares.columns)), [name.replace("-", "−") for name in shares])
     ax.invert_yaxis()
     ax.set(xlabel="share of the variance of the mean difference (%)", xlim=(0, 100))
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(shares), frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(shares))
     return figure
 
 
@@ -249,8 +257,7 @@ def family_figure(results, families):
     notebook shows it where it is a cell's last line or in ``display``.
     """
     count = len(families)
-    figure = NotebookFigure(figsize=(max(5.5, 1.5 + 2.9 * count), 4.8), layout="constrained")
-    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    figure, (axes,) = facets(count, max(5.5, 1.5 + 2.9 * count), 4.8, sharey=True)
     for ax, (family, targets) in zip(axes, families.items(), strict=True):
         accuracy_by_base(results, targets, ax)
         ax.set_title(f"{family} ({counted(len(targets))})")
@@ -262,15 +269,15 @@ def family_figure(results, families):
         Line2D([], [], color="black", linestyle=":", label="mean of pretrained"),
     ]
     columns = 4 if count > 2 else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
 
 
 def difference_figure(differences):
     """A figure of `difference_intervals` alone, as high as its rows need."""
     rows = len(differences) + differences["comparison"].nunique()
-    figure = NotebookFigure(figsize=(9, 1 + 0.28 * rows), layout="constrained")
-    difference_intervals(differences, figure.subplots())
+    figure, ((ax,),) = facets(1, 9, 1 + 0.28 * rows)
+    difference_intervals(differences, ax)
     return figure
 
 
@@ -314,14 +321,14 @@ def paint(ax, x, y, text, color, ink):
 def pair_figure(cells, diagonal):
     """A figure of `pair_heatmap` with its legend in words."""
     side = 2 + 0.8 * len(diagonal)
-    figure = NotebookFigure(figsize=(max(7.5, side + 2), side), layout="constrained")
-    pair_heatmap(cells, diagonal, figure.subplots())
+    figure, ((ax,),) = facets(1, max(7.5, side + 2), side)
+    pair_heatmap(cells, diagonal, ax)
     handles = [
         Patch(facecolor=PAIRS[name][0], edgecolor="0.5", label=f"{sign}  {name}")
         for name, sign in pairs.CLASSES.items()
     ]
     handles.append(Patch(facecolor="0.9", edgecolor="0.5", label="a single model"))
-    legend = {"loc": "outside right upper", "frameon": False, "title": "the fused pair is"}
+    legend = {"loc": "outside right upper", "title": "the fused pair is"}
     figure.legend(handles=handles, **legend)
     return figure
 
@@ -350,7 +357,6 @@ def lines_over(table, column, value, ax=None, log=False):
             label=f"{base} from {source}" if source else base,
         )  # fmt: skip
     ax.set_xscale("log" if log else "linear")
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -359,8 +365,7 @@ def over_figure(table, column, label, ticks, log=False):
 
     Arguments: as of `lines_over`; the column's ``label``; ``ticks``, its values with their labels.
     """
-    figure = NotebookFigure(figsize=(10, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, ((left, right),) = facets(2, 10, 4.5)
     lines_over(table, column, "accuracy", left, log).set_ylabel("test accuracy (%)")
     lines_over(table, column, "difference", right, log)
     right.axhline(0, color="black", linestyle=":", linewidth=1)
@@ -370,7 +375,7 @@ def over_figure(table, column, label, ticks, log=False):
         ax.minorticks_off()
     figure.supxlabel(label, fontsize="medium")
     lines, labels = left.get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(lines, labels, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -394,24 +399,24 @@ def decay_figure(table, shares):
     )
 
 
-def learning_curves(histories):
+def learning_curves(histories, steps=None):
     """Training loss and dev accuracy of every finetuning: thin the seeds, thick their mean.
 
-    Arguments: ``histories`` of `fusinglib.evaluation.playground`. Returns: a Figure.
+    Arguments: ``histories`` of `fusinglib.evaluation.playground`; ``steps``, where the axis ends
+    (by default with the last evaluation). Returns: a Figure.
     """
-    figure = NotebookFigure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, 2)
+    figure, (axes,) = facets(2, 10, 4)
     labels = {"loss": "training loss (nats)", "accuracy": "dev accuracy (%)"}
     for ax, (value, label) in zip(axes, labels.items(), strict=True):
         for base, part in histories.groupby("base", sort=False):
             color, marker = BASES[base]
             curves = part.pivot(index="step", columns="seed", values=value)
             ax.plot(curves, color=color, linewidth=0.7, alpha=0.5)
-            ax.plot(curves.mean(axis=1), color=color, marker=marker, linewidth=2.5, label=base)
-        ax.set(xlabel="batches", ylabel=label)
-        ax.spines[["top", "right"]].set_visible(False)
+            mean = {"color": color, "marker": marker, "linewidth": 2.5, "label": base}
+            ax.plot(curves.mean(axis=1), gid=f"{value}-{base}", **mean)
+        ax.set(xlabel="batches", ylabel=label, xlim=(0, steps))
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles, names, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -427,7 +432,6 @@ def line_curves(curves, ax=None):
             ax.plot(part.columns, part.T, color=color, linestyle=dashes, linewidth=0.7, alpha=0.5)
         mean = part.mean(skipna=False)
         ax.plot(part.columns, mean, color=color, linestyle=dashes, linewidth=3, label=tasks)
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -440,8 +444,7 @@ def path_figure(table):
     values = {"loss (nats)": paths.curves(table, "loss")}
     values["accuracy (%)"] = 100 * paths.curves(table, "accuracy")
     kinds = [kind for kind in paths.KINDS if (table["kind"] == kind).any()]
-    figure = NotebookFigure(figsize=(11, 5.5), layout="constrained")
-    axes = figure.subplots(2, len(kinds), sharex=True, sharey="row", squeeze=False)
+    figure, axes = facets(len(kinds), 11, 5.5, rows=2, sharex=True, sharey="row")
     for row, (label, curves) in zip(axes, values.items(), strict=True):
         row[0].set_ylabel(label)
         for ax, kind in zip(row, kinds, strict=True):
@@ -456,7 +459,7 @@ def path_figure(table):
         Line2D([], [], color=color, linestyle=dashes, linewidth=3, label=f"tasks {name}")
         for name, (color, dashes) in CURVES.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -477,7 +480,6 @@ def weight_map(coordinates, names, ax=None):
         ax.annotate(name, place, fontweight="bold" if name in base else "normal", **text)
     ax.set_aspect("equal")
     ax.margins(0.15)
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
@@ -486,9 +488,9 @@ def weight_figure(updates):
 
     Arguments: ``updates`` of `fusinglib.fusion.geometry`. Returns: a Figure.
     """
-    figure = NotebookFigure(figsize=(7.5, 5.5), layout="constrained")
+    figure, ((ax,),) = facets(1, 7.5, 5.5)
     coordinates, share = updates.plane()
-    ax = weight_map(coordinates, updates.names, figure.subplots())
+    weight_map(coordinates, updates.names, ax)
     ax.set_title(f"two dimensions keep {100 * share:.0f} % of the squared distances")
     ax.set_xlabel("first dimension (Euclidean distance of weights)")
     ax.set_ylabel("second dimension")
@@ -515,8 +517,7 @@ def square(matrix, ax=None, decimals=1):
 def squares_figure(matrices, decimals=(1, 1)):
     """`square` heatmaps side by side, by their titles."""
     side = 1.6 + 0.48 * len(next(iter(matrices.values())))
-    figure = NotebookFigure(figsize=(len(matrices) * side, side), layout="constrained")
-    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    figure, (axes,) = facets(len(matrices), len(matrices) * side, side)
     for ax, (title, matrix), places in zip(axes, matrices.items(), decimals, strict=True):
         square(matrix, ax, places).set_title(title)
     return figure
@@ -530,8 +531,7 @@ def planner_figure(curves):
 
     Arguments: ``curves`` of `fusinglib.planner`. Returns: a Figure.
     """
-    figure = NotebookFigure(figsize=(8.5, 4.8), layout="constrained")
-    ax = figure.subplots()
+    figure, ((ax,),) = facets(1, 8.5, 4.8)
     *names, others = curves
     for name, (color, marker) in zip(names, SPREADS, strict=True):
         ax.plot(curves.index, curves[name], color=color, marker=marker, label=name)
@@ -550,6 +550,5 @@ def planner_figure(curves):
     ax.minorticks_off()
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

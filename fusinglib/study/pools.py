@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 
 from fusinglib.study.settings import Settings
 
@@ -58,8 +59,8 @@ def worker_pool(count: int) -> Iterator[concurrent.futures.Executor]:
 class KeptPool:
     """Worker processes that stay between two passes; called, it gives them as a context.
 
-    They are started at once, in the background, and anew after a pass that failed or was stopped.
-    Whoever makes one ends it: with `close`, or as a context.
+    They are started at once, in the background, and anew after a pass that failed or was stopped,
+    or when one of them has died. Whoever makes one closes it (see `kept_pool`).
     """
 
     def __init__(self, count: int):
@@ -68,6 +69,8 @@ class KeptPool:
 
     def start(self) -> None:
         """Start the workers, unless they are there, and have them import what runs need."""
+        if self.pool and self._broken():
+            self.close()
         if self.pool is None:
             self.context = contextlib.ExitStack()
             self.pool = self.context.enter_context(worker_pool(self.count))
@@ -82,11 +85,12 @@ class KeptPool:
                 with context:
                     raise _Closed
 
-    def __enter__(self) -> "KeptPool":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
+    def _broken(self) -> bool:
+        try:
+            self.pool.submit(os.getpid)
+        except BrokenProcessPool:
+            return True
+        return False
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[concurrent.futures.Executor]:
@@ -96,6 +100,20 @@ class KeptPool:
         except BaseException:
             self.close()
             raise
+
+
+_KEPT: list[KeptPool] = []
+
+
+def kept_pool(count: int) -> KeptPool:
+    """The worker processes that this process keeps, at most one set of them: playgrounds share it,
+    and a cell that is executed again starts no others. Another count ends the ones before."""
+    if _KEPT and _KEPT[0].count != count:
+        _KEPT.pop().close()
+    if not _KEPT:
+        _KEPT.append(KeptPool(count))
+    _KEPT[0].start()
+    return _KEPT[0]
 
 
 class _Closed(Exception):

@@ -19,7 +19,7 @@ from fusinglib.integrity import staged
 from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import MEAN, PRETRAINED, Plan, Run
-from fusinglib.study.pools import KeptPool, workers
+from fusinglib.study.pools import kept_pool, workers
 from fusinglib.study.resolver import model_of
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
@@ -53,7 +53,7 @@ class Session:
         self.execution: Execution | None = None
         self.thread: threading.Thread | None = None
         serial = settings.executor == "serial"
-        self.pool = None if serial else KeptPool(workers(settings))
+        self.pool = None if serial else kept_pool(workers(settings))
 
     def choose(self, **changes) -> FusePlayground:
         """The settings with what was chosen; raises `InputError` for what does not fit."""

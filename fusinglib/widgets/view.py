@@ -10,10 +10,10 @@ import time
 import ipywidgets as ipw
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import playground, tables
+from fusinglib.evaluation import figures, playground, tables
 from fusinglib.fusion.methods import METHODS
 from fusinglib.study.settings import FusePlayground
-from fusinglib.widgets import choice, curves
+from fusinglib.widgets import choice
 from fusinglib.widgets.session import Session
 
 EVERY = 0.3
@@ -36,7 +36,7 @@ class Playground(ipw.VBox):
         self.settings, self.session = settings, Session(settings)
         self.candidates = choice.candidates(settings)
         self.targets = choice.targets_of(settings)
-        self.wake, self.rounds = threading.Event(), 0
+        self.wake, self.rounds, self.drawn = threading.Event(), 0, -1
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
         self.add_class("fusinglib-playground")  # what tests and style sheets hold on to
@@ -269,8 +269,10 @@ class Playground(ipw.VBox):
         shown = bar if state.phase == "working" else ""
         found = self.session.results() if self.session.plan else None
         if found is not None and (found["accuracy"].notna().any() or state.phase == "working"):
-            steps = self.steps.value
-            self.curves.value = curves.learning_curves(self.session.histories(), steps)
+            histories = self.session.histories()
+            if len(histories) != self.drawn:
+                self.drawn = len(histories)
+                self.curves.value = _curves(histories, self.steps.value)
             self.outcome.value = _outcome(found)
         self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
 
@@ -289,6 +291,21 @@ def _image(figure, label: str) -> str:
     data = base64.b64encode(file.getvalue()).decode()
     style, alt = "max-width: 100%", html.escape(label)
     return f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
+
+
+def _curves(histories, steps: int) -> str:
+    """The learning curves in the colours of the page's theme, and their numbers, as HTML."""
+    file = io.StringIO()
+    figures.learning_curves(histories, steps).savefig(file, format="svg", transparent=True)
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
+    last = histories.groupby("base", sort=False)["accuracy"].last()
+    said = ", ".join(f"{base} {number:.1f} %" for base, number in last.items()) or "nothing yet"
+    numbers = histories.to_html(index=False, float_format="{:.3g}".format, border=0)
+    return (
+        f"<div role='img' aria-label='training loss, and dev accuracy: {said}'>{drawn}</div>"
+        f"<details><summary>numbers</summary>{numbers}</details>"
+    )
 
 
 def _outcome(results) -> str:
