@@ -4,7 +4,7 @@
 
 Every draw makes differences 1 + world + type + world x type + seed, all normal, and asks whether
 the 95 % interval of `fusinglib.evaluation.worlds` in each scope holds what it speaks of: 1 plus the
-mean of these very task types, or 1.
+mean of these very tasks, or 1.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import pandas as pd
 from fusinglib.evaluation.worlds import SCOPES, difference
 
 SIZES = [(10, 13), (10, 6), (10, 5), (5, 13), (3, 6)]
-DEVIATIONS = {  # of world, task type, world x task type, and of one seed, in points
+DEVIATIONS = {  # of world, task, world x task, and of one seed, in points
     "all alike": (1, 1, 1, 1),
-    "task types vary most": (0.5, 2, 1, 2),
+    "tasks vary most": (0.5, 2, 1, 2),
     "worlds vary most": (2, 0.2, 1, 2),
     "as in the miniature world": (0.4, 3, 1, 4),
     "nothing but rest": (0, 0, 1, 4),
@@ -49,7 +49,7 @@ def main() -> None:
         for worlds, types in SIZES
         for name, deviations in DEVIATIONS.items()
     ]
-    table = pd.DataFrame(rows, columns=["worlds", "task types", "varies", *SCOPES])
+    table = pd.DataFrame(rows, columns=["worlds", "tasks", "varies", *SCOPES])
     options.output.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.output / "coverage.csv", index=False)
     print(table.to_string(index=False))

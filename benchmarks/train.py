@@ -10,8 +10,8 @@ another:
                         or two; of a grid one run for every core, in worker processes
     trainer, N threads  train_peer.py, what a user would write: one process, a run after the other
 
-Both make the same runs: the same model, texts, seeds, batches sorted by length, steps, looks at the
-dev set, best weights brought back, test set predicted. `runs` is the time that they take inside
+Both make the same runs: the same model, texts, seeds, batches sorted by length, steps, evaluations
+on the dev set, best weights restored, test set predicted. `runs` is the time that they take inside
 processes which have imported everything (ours holds planning and reading the texts as well),
 `command` that of the whole process. What was done and how accurate it was is compared at the end.
 The miniature T5 is made first, and kept in `--work`; the encoder's data and weights come from the
@@ -220,8 +220,8 @@ def ours(spec: dict) -> None:
         pool.stop()
     for row in made.itertuples():
         # `exact` is what generation writes; a classifier's is its best label
-        looks = -(-row.steps // settings.eval_every) + 1
-        done = {"accuracy": row.exact, "steps": row.steps, "evaluations": looks}
+        evaluations = -(-row.steps // settings.eval_every) + 1
+        done = {"accuracy": row.exact, "steps": row.steps, "evaluations": evaluations}
         print(json.dumps({"seconds": seconds, **done, "train": row.n_train}))
 
 

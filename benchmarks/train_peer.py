@@ -3,7 +3,7 @@
     python benchmarks/train_peer.py SPEC.json
 
 SPEC names a model folder, the files of its tasks (`benchmarks/train.py` writes both), how to train,
-and the runs. For every run the model is opened, finetuned with looks at the dev set, its best
+and the runs. For every run the model is opened, finetuned with evaluations at the dev set, its best
 weights brought back, and the test set predicted: `Seq2SeqTrainer` with generation for a T5,
 `Trainer` for an encoder. Prints a line of JSON for each run.
 """
@@ -94,10 +94,10 @@ def finetune(spec: dict, task: str, seed: int) -> dict:
             arguments = TrainingArguments(output, **shared)
             kind, collator = Trainer, DataCollatorWithPadding(tokenizer)
 
-        looks = []
+        evaluations = []
 
         def accuracy(predicted) -> dict:
-            looks.append(1)
+            evaluations.append(1)
             said, right = predicted.predictions, predicted.label_ids
             if not spec["text_to_text"]:
                 return {"accuracy": float((said.argmax(-1) == right).mean())}
@@ -120,7 +120,7 @@ def finetune(spec: dict, task: str, seed: int) -> dict:
         "seconds": time.perf_counter() - started,
         "accuracy": test,
         "steps": trainer.state.global_step,
-        "evaluations": len(looks),
+        "evaluations": len(evaluations),
         "train": len(rows["train"]),
     }
 

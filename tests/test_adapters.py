@@ -69,8 +69,8 @@ def body(folder, prefix=""):
 )
 def test_the_mean_of_products(tmp_path, kind, settings, monkeypatch):
     folders, merged = adapters(tmp_path, kind, **settings)
-    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 8)
-    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 40)  # pieces end in the middle of rows
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 8)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 40)  # pieces end in the middle of rows
     report = fuse(folders, tmp_path / "out", progress=False)
     found = body(tmp_path / "out")
     prefix = "bert." if kind == "bert" else ""

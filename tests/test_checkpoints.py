@@ -18,7 +18,7 @@ from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
 from fusinglib.fusion.opening import open_checkpoint
-from fusinglib.fusion.tensors import Stored, narrowed, widen
+from fusinglib.fusion.tensors import TensorInfo, narrowed, widen
 from fusinglib.training import models
 
 LAYERS = (
@@ -52,7 +52,7 @@ def test_body_and_head_of_every_classifier_that_transformers_knows():
             continue
         model, config = on_meta(kind, name)
         stored = {
-            key: Stored(Path(), key, "F32", tuple(tensor.shape))
+            key: TensorInfo(Path(), key, "F32", tuple(tensor.shape))
             for key, tensor in model.state_dict().items()
         }
         assert checkpoints._prefix(stored, config) == f"{model.base_model_prefix}.", kind
@@ -164,7 +164,7 @@ def test_hash_does_not_depend_on_the_files(tmp_path, t5, monkeypatch):
     network.save_pretrained(tmp_path / "parts", max_shard_size="200KB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     assert weights_hash(tmp_path / "parts") == whole
-    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 2**18)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 2**18)
     assert weights_hash(t5) == whole
     with torch.no_grad():
         next(network.parameters())[0, 0] += 1

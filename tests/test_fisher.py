@@ -203,7 +203,7 @@ def test_fused(kind, request, encoders, finetuned, mini_tasks, how, tmp_path):
         for folder, task in zip(folders, tasks, strict=True)
     ]
     out = tmp_path / "out"
-    report = fuse(folders, out, method="fisher", information=files, progress=False)
+    report = fuse(folders, out, method="fisher", fisher=files, progress=False)
     fused, known = load_file(out / "model.safetensors"), [load_file(file) for file in files]
     assert report.averaged == sorted(fused) == sorted(known[0])
     stored = [load_file(folder / "model.safetensors") for folder in folders]

@@ -12,7 +12,7 @@ from fusinglib import fuse
 from fusinglib.errors import InputError
 from fusinglib.fusion import measures, methods
 from fusinglib.fusion.opening import open_checkpoint
-from fusinglib.fusion.streaming import Piece
+from fusinglib.fusion.streaming import Chunk
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SHAPES = {"a.weight": (37, 11), "b": (5,), "c.0.weight": (3, 4, 5), "scalar": ()}
@@ -125,7 +125,7 @@ def test_dare(models, tmp_path):
         fuse(models[:3], folder, method="dare", seed=seed, weights=[0.5] * 3, **options)
 
         def formula(tensors, base, name, seed=seed):
-            piece = Piece(name, 0, base.size, [])
+            piece = Chunk(name, 0, base.size, [])
             kept = [measures.random(seed, i, piece).reshape(base.shape) < 0.4 for i in range(3)]
             return base + sum(
                 0.5 * k * (t - base) / 0.4 for k, t in zip(kept, tensors, strict=True)
@@ -135,12 +135,12 @@ def test_dare(models, tmp_path):
 
 
 def test_draws_are_fair_and_do_not_depend_on_the_cut():
-    whole = measures.random(3, 1, Piece("x", 0, 2**18, []))
-    parts = [measures.random(3, 1, Piece("x", i * 2**16, (i + 1) * 2**16, [])) for i in range(4)]
+    whole = measures.random(3, 1, Chunk("x", 0, 2**18, []))
+    parts = [measures.random(3, 1, Chunk("x", i * 2**16, (i + 1) * 2**16, [])) for i in range(4)]
     assert np.array_equal(whole, np.concatenate(parts))
     assert abs((whole < 0.3).mean() - 0.3) < 5 * np.sqrt(0.21 / whole.size)
     for other in [(4, 1, "x"), (3, 2, "x"), (3, 1, "y")]:
-        drawn = measures.random(*other[:2], Piece(other[2], 0, 2**18, []))
+        drawn = measures.random(*other[:2], Chunk(other[2], 0, 2**18, []))
         assert abs(np.corrcoef(whole, drawn)[0, 1]) < 5 / np.sqrt(whole.size)
 
 
@@ -170,7 +170,7 @@ def test_fisher(models, tmp_path):
         values["b"][:2] = 0
         tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in values.items()}
         files.append(write(tmp_path / f"f{i}", tensors))
-    options = {"method": "fisher", "information": files, "weights": [1, 2, 1], "progress": False}
+    options = {"method": "fisher", "fisher": files, "weights": [1, 2, 1], "progress": False}
     fuse(models[:3], tmp_path / "out", **options)
     known = [double(file) for file in files]
 
@@ -182,9 +182,9 @@ def test_fisher(models, tmp_path):
         return np.where(total > 0, top / np.where(total > 0, total, 1), plain)
 
     expect(models, tmp_path / "out", formula, places=16)
-    with pytest.raises(InputError, match="information has 2 files"):
-        fuse(models[:3], tmp_path / "no", method="fisher", information=files[:2])
-    with pytest.raises(InputError, match="needs information"):
+    with pytest.raises(InputError, match="fisher has 2 files"):
+        fuse(models[:3], tmp_path / "no", method="fisher", fisher=files[:2])
+    with pytest.raises(InputError, match="needs the setting fisher"):
         fuse(models[:3], tmp_path / "no", method="fisher")
 
 
@@ -196,8 +196,8 @@ def test_thresholds_are_exact(tmp_path, monkeypatch, density, dtype):
     values = [normal, random.integers(-3, 4, 1003), np.zeros(1003), 1e-40 * normal, np.zeros(1003)]
     values = [value.astype(dtype) for value in values]
     files = [write(tmp_path / f"m{i}", {"x": torch.from_numpy(v)}) for i, v in enumerate(values)]
-    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 64)
-    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 64)
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 64)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 64)
     found = measures.thresholds([open_checkpoint(f).tensors for f in files], ["x"], density)["x"]
     ranked = [np.sort(np.abs(v))[::-1][max(int(density * 1003), 1) - 1] for v in values[:-1]]
     assert np.array_equal(found, np.array(ranked, dtype))
@@ -213,8 +213,8 @@ METHODS = {
 def test_the_cut_into_pieces_leaves_the_bits_alone(models, tmp_path, monkeypatch, method):
     options = {"method": method, "pretrained": models[3], "progress": False, **METHODS[method]}
     fuse(models[:3], tmp_path / "usual", **options)
-    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 16)
-    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 100)
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 16)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 100)
     fuse(models[:3], tmp_path / "small", **options)
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("usual", "small"))
     assert all(torch.equal(one[name], two[name]) for name in SHAPES)
@@ -410,7 +410,7 @@ def test_infinity_is_refused_by_every_method_by_name(tmp_path, method, place, va
     arrays = NORMAL[[0, 1, 4]].copy()
     arrays[place, 2, 3] = value
     files = make(tmp_path, *arrays)
-    options = {"information": make(tmp_path, *np.abs(NORMAL[:2]))} if method == "fisher" else {}
+    options = {"fisher": make(tmp_path, *np.abs(NORMAL[:2]))} if method == "fisher" else {}
     if method == "mean" and place == 2:
         fuse(files[:2], tmp_path / "out", pretrained=files[2], progress=False)
         return  # which takes no part in the result
@@ -425,7 +425,7 @@ def test_information_that_is_none(tmp_path, value):
     known[1, 2, 3] = value
     files, information = make(tmp_path, *NORMAL[:2]), make(tmp_path, *known)
     with pytest.raises(InputError, match="below zero or not finite in x") as error:
-        fuse(files, tmp_path / "out", method="fisher", information=information, progress=False)
+        fuse(files, tmp_path / "out", method="fisher", fisher=information, progress=False)
     assert str(information[1]) in str(error.value) and not (tmp_path / "out").exists()
 
 
@@ -433,7 +433,7 @@ def test_fisher_is_told_as_json_and_its_files_are_closed(tmp_path):
     files, information = make(tmp_path, *NORMAL[:2]), make(tmp_path, *np.abs(NORMAL[:2]))
     opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for i in range(3):
-        report = fuse(files, tmp_path / f"{i}", method="fisher", information=information)
+        report = fuse(files, tmp_path / f"{i}", method="fisher", fisher=information)
     json.dumps(report.done())
     if opened:
         assert len(os.listdir("/proc/self/fd")) <= opened

@@ -10,7 +10,7 @@ from fusinglib.errors import InputError
 from fusinglib.fusion import engine, geometry
 from fusinglib.fusion.geometry import Updates
 from fusinglib.training import data, models
-from fusinglib.training.finetuning import finetune, fit_head
+from fusinglib.training.finetuning import finetune, linear_probe
 
 
 @pytest.fixture(params=["t5", "tied_t5", "encoder"])
@@ -37,7 +37,7 @@ def test_a_line_begins_and_ends_in_its_ends_bit_for_bit(pair):
     last = state(opened(end))
     for position, expected in [(0, state(opened(start))), (1, last)]:
         model = opened(start)
-        models.move(model, opened(end), position)
+        models.interpolate(model, opened(end), position)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in state(model).items())
     assert any(not torch.equal(tensor, last[name]) for name, tensor in state(opened(start)).items())
 
@@ -45,7 +45,7 @@ def test_a_line_begins_and_ends_in_its_ends_bit_for_bit(pair):
 def test_a_quarter_of_the_way_is_three_quarters_and_one(pair):
     start, end, opened = pair
     model, first, last = opened(start), state(opened(start)), state(opened(end))
-    models.move(model, opened(end), 0.25)
+    models.interpolate(model, opened(end), 0.25)
     for name, tensor in state(model).items():
         torch.testing.assert_close(tensor, 0.75 * first[name] + 0.25 * last[name])
 
@@ -54,7 +54,7 @@ def test_halfway_is_the_mean(pair, tmp_path):
     start, end, opened = pair
     engine.fuse([start, end], tmp_path / "mean")
     model, expected = opened(start), state(opened(tmp_path / "mean"))
-    models.move(model, opened(end), 0.5)
+    models.interpolate(model, opened(end), 0.5)
     for name, tensor in state(model).items():
         torch.testing.assert_close(tensor, expected[name])
 
@@ -68,7 +68,7 @@ def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, 
     def fitted(seed):
         model = models.load(encoder, loaded.task, usual, how, seed=seed, device="cpu")
         before = state(model), {n: p.clone() for n, p in model.network.named_parameters()}
-        fit_head(model, model.encode(loaded.train), model.encode(loaded.dev), usual, seed)
+        linear_probe(model, model.encode(loaded.train), model.encode(loaded.dev), usual, seed)
         after = state(model)
         assert all(torch.equal(after[name], tensor) for name, tensor in before[0].items())
         moved = {n for n, p in model.network.named_parameters() if not torch.equal(p, before[1][n])}
@@ -80,8 +80,8 @@ def test_a_head_is_fitted_for_all_steps_and_the_body_stays(encoder, mini_tasks, 
 
 
 def test_inner_products_are_those_of_all_weights(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 1000)
-    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 12000)
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 1000)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 12000)
     start, end, opened = pair
     engine.fuse([start, end], tmp_path / "mean")
     folders = [start, end, tmp_path / "mean"]

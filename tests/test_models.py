@@ -37,9 +37,9 @@ def same(one, two) -> bool:
 @pytest.mark.parametrize("kind", ["t5", "tied_t5"])
 def test_t5_is_brought_and_saved_bit_for_bit(kind, request, tmp_path, mini_tasks, training, how):
     folder = request.getfixturevalue(kind)
-    models.bring(folder, tmp_path / "brought")
+    models.import_model(folder, tmp_path / "brought")
     load(tmp_path / "brought", mini_tasks["mood"], training, how).save(tmp_path / "saved")
-    models.bring(tmp_path / "saved", tmp_path / "again")
+    models.import_model(tmp_path / "saved", tmp_path / "again")
     start = load_file(folder / "model.safetensors")
     assert ("lm_head.weight" in start) == (kind == "t5")
     for name in ("brought", "saved", "again"):
@@ -82,7 +82,7 @@ def test_randomised_t5_keeps_its_kind_and_takes_its_seed(kind, request, tmp_path
         assert not torch.equal(one["lm_head.weight"], one["shared.weight"])
         deviation = float(one["lm_head.weight"].std())
         assert deviation == pytest.approx(network.config.d_model**-0.5, rel=0.02)
-    models.bring(tmp_path / "one", tmp_path / "brought")
+    models.import_model(tmp_path / "one", tmp_path / "brought")
     assert same(load_file(tmp_path / "brought" / "model.safetensors"), one)
     assert torch.equal(t5_logits(tmp_path / "brought"), t5_logits(tmp_path / "one"))
 
@@ -156,7 +156,7 @@ def test_source_classifier_is_a_base_with_a_fresh_head(
         assert same(head(target), head(fresh))  # of the seed alone, not of the source's head
         assert target.network.config.id2label == dict(enumerate(task.labels))
         assert target.network.config.num_labels == len(task.labels)
-    models.bring(tmp_path / "source", tmp_path / "body")
+    models.import_model(tmp_path / "source", tmp_path / "body")
     assert same(load_file(tmp_path / "body" / "model.safetensors"), dict(body(source)))
 
 
@@ -168,7 +168,7 @@ def test_masked_language_model_without_a_pooler_is_brought_the_same_every_time(
     encoder_tokenizer.save_pretrained(tmp_path / "mlm")
     assert not any("pooler" in name for name in load_file(tmp_path / "mlm" / "model.safetensors"))
     for name in ("one", "two"):
-        models.bring(tmp_path / "mlm", tmp_path / name)
+        models.import_model(tmp_path / "mlm", tmp_path / name)
         torch.rand(3)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert "pooler.dense.weight" in one and same(one, two)
@@ -283,7 +283,7 @@ def test_weights_that_lack_a_tensor_are_refused(t5, encoder, tmp_path, mini_task
         tensors = load_file(folder / "model.safetensors")
         del tensors[name]
         save_file(tensors, cut / "model.safetensors", metadata={"format": "pt"})
-        assert f"its weights lack {name}" in refusal(models.bring, cut, tmp_path / "out")
+        assert f"its weights lack {name}" in refusal(models.import_model, cut, tmp_path / "out")
         assert f"its weights lack {name}" in refusal(load, cut, mini_tasks["mood"], training, how)
 
 
@@ -398,7 +398,7 @@ def test_pickled_weights_are_opened_only_on_request(t5, tmp_path):
     with pytest.raises(InputError, match="only with allow_pickle: true"):
         models.locate(str(folder), "")
     assert models.locate(str(folder), "", allow_pickle=True) == folder
-    models.bring(folder, tmp_path / "brought")
+    models.import_model(folder, tmp_path / "brought")
     assert torch.equal(t5_logits(tmp_path / "brought"), t5_logits(t5))
     assert len(models.fingerprint(folder)) == 16
 
@@ -418,3 +418,38 @@ def test_a_tokenizer_is_known_by_all_that_decides_its_token_ids(tmp_path):
     assert ids == {"lower": [2, 5, 3], "cased": [2, 6, 3]}
     hashes = {models.tokenizer_hash(folder) for folder in folders.values()}
     assert len(hashes) == 2
+
+
+def test_a_folder_without_a_tokenizer_or_a_padding_token_is_refused(encoder, tmp_path):
+    bare = copy(encoder, tmp_path / "bare", "*token*")
+    assert "bare has no tokenizer" in refusal(models.tokenizer, bare)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    tokenizer.pad_token = None
+    unpadded = copy(encoder, tmp_path / "unpadded", "*token*")
+    tokenizer.save_pretrained(unpadded)
+    assert "has no padding token: set one" in refusal(models.tokenizer, unpadded)
+
+
+def test_a_config_that_transformers_does_not_know_is_named(encoder, tmp_path):
+    for number, content in enumerate(("{", "[]", '{"model_type": "nothing"}')):
+        folder = copy(encoder, tmp_path / str(number))
+        (folder / "config.json").write_text(content)
+        message = refusal(models.is_text_to_text, folder)
+        assert (
+            message.startswith(f"{folder}/config.json describes no model") and "\n" not in message
+        )
+
+
+def test_a_decoder_is_finetuned_with_a_head_as_well(encoder_tokenizer, tmp_path, mini_tasks,
+                                                    training, how):  # fmt: skip
+    config = transformers.GPT2Config(
+        vocab_size=len(encoder_tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=80,
+        bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(tmp_path)
+    encoder_tokenizer.save_pretrained(tmp_path)
+    loaded = data.load(mini_tasks["mood"], how)
+    model = models.load(tmp_path, loaded.task, training, how, seed=0, device="cpu")
+    tokens = model.encode(loaded.dev)
+    scores, best = model.predict(model.inputs(tokens, range(3)))
+    assert scores.shape == (3, len(loaded.task.labels)) and len(best) == 3

@@ -158,8 +158,8 @@ def test_the_mean_needs_neither_torch_nor_transformers(tmp_path, heads):
 
 def test_threads_and_pieces_leave_the_bits_alone(tmp_path, heads, monkeypatch):
     fuse(heads, tmp_path / "usual", progress=False)
-    monkeypatch.setattr("fusinglib.fusion.streaming.PIECE", 16)
-    monkeypatch.setattr("fusinglib.fusion.streaming.BLOCK", 200)
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 16)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 200)
     monkeypatch.setattr("fusinglib.fusion.streaming.threads", lambda: 5)
     fuse(heads, tmp_path / "small", progress=False)
     kind = BertModel

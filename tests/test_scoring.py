@@ -104,7 +104,7 @@ def test_predictions_do_not_depend_on_the_batches(half_trained, monkeypatch):
     model, loaded = half_trained
     tokens = model.encode(loaded.test)
     whole = predict(model, tokens)
-    monkeypatch.setattr(model, "batch_size", 7)
+    monkeypatch.setattr(model, "eval_batch_size", 7)
     parts = predict(model, tokens)
     assert all((whole[name] == parts[name]).all() for name in ("ranked", "exact"))
     np.testing.assert_allclose(whole["scores"], parts["scores"], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Many worlds: intervals of a two-way table, where doubt comes from, what decides, the pictures."""
+"""Many worlds: intervals of a two-way table, sources of uncertainty, what decides, the pictures."""
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,7 @@ def test_components_and_variances_find_what_was_put_in():
             + rng.normal(0, 4, (8, 2, 3, 10))
         )  # fmt: skip
         sums = sums + worlds.variances(made)["std"] ** 2 / 150
-    expected = {"world": 2, "task type": 3, "source seed": 1.5, "seed": 4, "world x task type": 1}
+    expected = {"world": 2, "task": 3, "source seed": 1.5, "seed": 4, "world x task": 1}
     for name, deviation in expected.items():
         assert np.sqrt(sums[name]) == pytest.approx(deviation, rel=0.12), name
     assert worlds.variances(made)["share"].sum() == pytest.approx(100)
@@ -100,7 +100,7 @@ def test_expected_squares_of_the_same_size_are_the_same():
 
 def test_a_table_of_one_world_or_one_type_is_refused():
     for shape in ((1, 5), (5, 1)):
-        with pytest.raises(InputError, match="two worlds and two task types"):
+        with pytest.raises(InputError, match="two worlds and two tasks"):
             Squares.of(np.zeros(shape))
 
 

@@ -78,9 +78,11 @@ def own_family(sample: Sample) -> np.ndarray:
 def _advantage(sample: Sample, base: str) -> np.ndarray:
     """Own source family over the others, mean of the families that are source and target."""
     families = [key[1] for key in sample if key[0] == base and (MEMBER, key[1]) in sample]
+    if len(families) < 2:
+        return np.nan
     own = [accuracy(sample, base, f, family=f) for f in families]
     others = [accuracy(sample, base, s, family=t) for t in families for s in families if s != t]
-    return np.mean(own, axis=0) - (np.mean(others, axis=0) if others else np.nan)
+    return np.mean(own, axis=0) - np.mean(others, axis=0)
 
 
 def losing_singles(sample: Sample) -> np.ndarray:
@@ -299,7 +301,7 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     and scope of the interval; over many worlds there are the two `worlds.SCOPES`.
 
     Returns: a DataFrame with the columns claim, scope, estimate, low, high, ``threshold``,
-    ``paper``, ``verdict``, and ``decided by``: how many seeds, worlds or task types would decide it
+    ``paper``, ``verdict``, and ``decided by``: how many seeds, worlds or tasks would decide it
     if the estimate stayed what it is ("-" where it is decided, "more targets" where seeds alone
     cannot).
     """

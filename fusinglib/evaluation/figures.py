@@ -132,7 +132,7 @@ def difference_intervals(differences, ax=None):
     """Forest plot of `fusinglib.tables.differences`, in points: a row each, grouped by comparison.
 
     The mark is the estimate, filled where the 95 % interval leaves out zero; the line is the
-    interval; over many worlds the thick part of it is that with these task types. A row with
+    interval; over many worlds the thick part of it is that with these tasks. A row with
     missing runs says how many.
 
     Returns: the Axes.
@@ -213,7 +213,7 @@ def trait_figure(cells, correlations):
 def share_figure(shares):
     """Where the variance of each difference comes from: a bar per comparison, in percent.
 
-    Arguments: ``shares``, a column per comparison, a row per source of doubt.
+    Arguments: ``shares``, a column per comparison, a row per source of uncertainty.
     """
     figure, ((ax,),) = facets(1, 9, 1.5 + 0.5 * len(shares.columns))
     left = np.zeros(len(shares.columns))
@@ -299,9 +299,9 @@ def pair_heatmap(cells, diagonal, ax=None):
         row, column = sorted((names.index(pair.one), names.index(pair.two)), reverse=True)
         color, ink = PAIRS[pair.rank]
         sign = pairs.CLASSES.get(pair.rank, "–")
-        doubt = "" if pair.certain else " ?"
+        uncertainty = "" if pair.certain else " ?"
         shares = f"\n{pair.better_than_both:.0f} %" if "better_than_both" in cells else ""
-        paint(ax, column, row, f"{pair.gain:+.1f}\n{sign}{doubt}{shares}", color, ink)
+        paint(ax, column, row, f"{pair.gain:+.1f}\n{sign}{uncertainty}{shares}", color, ink)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
     ax.set_yticks(range(len(names)), names)
     ax.set_xlim(-0.5, len(names) - 0.5)

@@ -180,7 +180,7 @@ def differences(results, families):
     - ``estimate``, ``low``, ``high``: see `fusinglib.statistics.paired_difference` for what the
       interval covers and what not;
     - with many worlds: ``worlds``, how many; ``low``, ``high`` then speak of other worlds and other
-      task types, ``low_same``, ``high_same`` of other worlds with these (see `worlds`);
+      tasks, ``low_same``, ``high_same`` of other worlds with these (see `worlds`);
     - ``targets``, ``seeds``, ``source_seeds``: how many of each;
     - ``improved``: the targets whose mean difference is above zero;
     - ``missing``: the runs lacking on either side. One is enough for a row of NaN.

@@ -1,12 +1,12 @@
-"""Many worlds: intervals that know of other worlds and other task types, and whence their width.
+"""Many worlds: intervals that know of other worlds and other tasks, and whence their width.
 
-A value for every world and task type, d[w, t], is taken as
+A value for every world and task, d[w, t], is taken as
 
     d[w, t] = effect + world[w] + type[t] + rest[w, t],
 
 all but the effect drawn at random and independent: a two-way table with both ways random (Searle,
 Casella and McCulloch 1992, "Variance components", chapter 4). The rest holds what a world does to
-one task type, and the randomness of source models and seeds.
+one task, and the randomness of source models and seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import statistics
 from fusinglib.evaluation.statistics import LEVEL, Difference
 
-SCOPES = ("other worlds, these task types", "other worlds and other task types")
+SCOPES = ("other worlds, these tasks", "other worlds and other tasks")
 """What an interval speaks of."""
 
 MOST = 10_000
-"""More worlds or task types than this are never asked for."""
+"""More worlds or tasks than this are never asked for."""
 
 
 class Squares(NamedTuple):
@@ -38,10 +38,10 @@ class Squares(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Squares":
-        """Of a table (worlds, task types), two or more of each."""
+        """Of a table (worlds, tasks), two or more of each."""
         worlds, types = values.shape
         if min(worlds, types) < 2:
-            raise InputError(f"expected two worlds and two task types or more, not {values.shape}")
+            raise InputError(f"expected two worlds and two tasks or more, not {values.shape}")
         of_world = values.mean(axis=1, keepdims=True)
         of_type = values.mean(axis=0, keepdims=True)
         rest = ((values - of_world - of_type + values.mean()) ** 2).sum()
@@ -65,7 +65,7 @@ class Squares(NamedTuple):
     def width(self, scope: str) -> float:
         """Half the width of the 95 % interval of the mean in one of the `SCOPES`.
 
-        Other worlds with these task types: a t interval over the means of the worlds. Other task
+        Other worlds with these tasks: a t interval over the means of the worlds. Other task
         types as well: the variance of the mean is that of its mean squares, worlds + types - rest,
         with Satterthwaite's (1946) degrees of freedom; the interval is never narrower than the t
         interval over worlds or that over types. In simulations (`benchmarks/coverage.py`) the first
@@ -79,8 +79,8 @@ class Squares(NamedTuple):
             return alone[0]
         rest = self.of_rest / size
         variance = max(parts.sum() - rest, parts.max())
-        doubt = (parts**2 / freedom).sum() + rest**2 / freedom.prod()
-        return max(*alone, self._half(variance, variance**2 / doubt) if doubt else 0.0)
+        uncertainty = (parts**2 / freedom).sum() + rest**2 / freedom.prod()
+        return max(*alone, self._half(variance, variance**2 / uncertainty) if uncertainty else 0.0)
 
     @staticmethod
     def _half(variance: float, freedom: float) -> float:
@@ -91,7 +91,7 @@ def difference(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Differen
     """Mean of ``a - b`` with its 95 % interval: over many worlds that of `intervals` in a scope,
     in one that of `statistics.paired_difference`.
 
-    Arguments: arrays of the shape (worlds, source seeds, seeds, task types), which broadcast.
+    Arguments: arrays of the shape (worlds, source seeds, seeds, tasks), which broadcast.
     """
     both = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     if len(both) == 1:
@@ -103,9 +103,9 @@ def difference(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Differen
 
 
 def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray:
-    """What each of T task types adds to a statistic in each world, (worlds, T): its value with all
+    """What each of T tasks adds to a statistic in each world, (worlds, T): its value with all
     plus T - 1 times how much it falls, against the mean over types, without this one (the
-    jackknife; of a mean over task types it is the type's own value).
+    jackknife; of a mean over tasks it is the type's own value).
 
     Arguments: ``arrays`` of shape (worlds, source seeds, seeds, T), or with 1 for an axis in which
     nothing varies; ``statistic`` of such a dict gives a number for each world.
@@ -120,7 +120,7 @@ def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray
 
 
 def intervals(values: np.ndarray) -> dict[str, Difference]:
-    """The mean of a table (worlds, task types) with its 95 % interval in each of the `SCOPES`."""
+    """The mean of a table (worlds, tasks) with its 95 % interval in each of the `SCOPES`."""
     estimate, found = float(values.mean()), Squares.of(values)
     widths = {scope: found.width(scope) for scope in SCOPES}
     return {
@@ -133,7 +133,7 @@ def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFram
     """Differences world by world, in points: for each comparison a row per world, with the interval
     that this world gives alone (`statistics.paired_difference`), then one for each of the `SCOPES`.
 
-    Arguments: differences by comparison, (worlds, source seeds, seeds, task types), as fractions;
+    Arguments: differences by comparison, (worlds, source seeds, seeds, tasks), as fractions;
     the seeds of the worlds, by which they are named.
     """
     rows = []
@@ -149,7 +149,7 @@ def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFram
 def forecast(differences: np.ndarray, first: int) -> pd.DataFrame:
     """What the first worlds foretold of the interval that all have, in points, in both `SCOPES`.
 
-    Argument: differences (worlds, source seeds, seeds, task types), as fractions.
+    Argument: differences (worlds, source seeds, seeds, tasks), as fractions.
 
     Returns: a row per scope with the half-widths ``of the first``, ``foretold`` for all worlds and
     ``found`` with all.
@@ -169,9 +169,9 @@ def forecast(differences: np.ndarray, first: int) -> pd.DataFrame:
 
 
 def needed(values: np.ndarray, threshold: float, scope: str) -> tuple[int | None, int | None]:
-    """How many worlds, with these task types, would decide on which side of the threshold the mean
-    lies, if it stayed what it is; and how many task types, with these worlds. None where not even
-    `MOST` would. Other task types decide nothing about these ones, so there is no number of them in
+    """How many worlds, with these tasks, would decide on which side of the threshold the mean
+    lies, if it stayed what it is; and how many tasks, with these worlds. None where not even
+    `MOST` would. Other tasks decide nothing about these ones, so there is no number of them in
     the first scope."""
     gap, found = abs(float(values.mean()) - threshold), Squares.of(values)
     worlds = _least(lambda count: found.expected(count, found.types).width(scope) < gap)
@@ -180,13 +180,13 @@ def needed(values: np.ndarray, threshold: float, scope: str) -> tuple[int | None
 
 
 def in_words(needed: tuple[int | None, int | None]) -> str:
-    """ "14 worlds or 40 task types", of what would do (see `needed`)."""
-    ways = zip(needed, ("worlds", "task types"), strict=True)
+    """ "14 worlds or 40 tasks", of what would do (see `needed`)."""
+    ways = zip(needed, ("worlds", "tasks"), strict=True)
     return " or ".join(f"{count} {what}" for count, what in ways if count) or "neither"
 
 
 def to_decide(differences: dict[str, np.ndarray]) -> pd.DataFrame:
-    """How many worlds, and how many task types, decide on which side of zero each difference lies.
+    """How many worlds, and how many tasks, decide on which side of zero each difference lies.
 
     Argument: as of `by_world`. Returns: a row per comparison and scope with the estimate and the
     half-width of its interval, in points, and the numbers as text (see `needed`).
@@ -200,7 +200,7 @@ def to_decide(differences: dict[str, np.ndarray]) -> pd.DataFrame:
             if abs(found.estimate) <= width:
                 counts = [str(count or "–") for count in needed(values, 0.0, scope)]
             rows[comparison, scope] = [found.estimate, width, *counts]
-    columns = ["estimate", "half-width", "worlds", "task types"]
+    columns = ["estimate", "half-width", "worlds", "tasks"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.set_axis(pd.MultiIndex.from_tuples(rows, names=["difference", "scope"]))
 
@@ -219,19 +219,19 @@ def _least(enough) -> int | None:
 
 
 def variances(differences: np.ndarray) -> pd.DataFrame:
-    """Where the doubt about a mean difference comes from.
+    """Where the uncertainty of a mean difference comes from.
 
-    Argument: differences of the shape (worlds, source seeds, seeds, task types), in points.
+    Argument: differences of the shape (worlds, source seeds, seeds, tasks), in points.
 
-    Returns: a row for each of world, task type, source seed (where there are two or more; else it
+    Returns: a row for each of world, task, source seed (where there are two or more; else it
     is part of the rows around it), seed, and the rest, with ``std``, the standard deviation
     of its effect on one run, in points, and ``share``, what it contributes to the variance of the
     mean, in percent.
     """
     worlds, sources, seeds, types = differences.shape
     world, type_, rest = Squares.of(differences.mean(axis=(1, 2))).components
-    found = {"world": world, "task type": type_}
-    counts = {"world": worlds, "task type": types}
+    found = {"world": world, "task": type_}
+    counts = {"world": worlds, "task": types}
     own = differences.mean(axis=2)
     if sources > 1:
         found["source seed"] = _between(own)
@@ -241,7 +241,7 @@ def variances(differences: np.ndarray) -> pd.DataFrame:
         found["seed"] = float(differences.var(axis=2, ddof=1).mean())
         counts["seed"] = worlds * sources * seeds * types
         rest = max(rest - found["seed"] / (sources * seeds), 0)
-    found["world x task type"], counts["world x task type"] = rest, worlds * types
+    found["world x task"], counts["world x task"] = rest, worlds * types
     of_mean = {name: variance / counts[name] for name, variance in found.items()}
     total = sum(of_mean.values()) or np.nan
     rows = {
@@ -252,7 +252,7 @@ def variances(differences: np.ndarray) -> pd.DataFrame:
 
 
 def _between(values: np.ndarray) -> float:
-    """The variance of source seeds within worlds: (worlds, source seeds, task types)."""
+    """The variance of source seeds within worlds: (worlds, source seeds, tasks)."""
     worlds, sources, types = values.shape
     means = values.mean(axis=2, keepdims=True)
     within = values - values.mean(axis=1, keepdims=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import Checkpoint, locate, opened, read_json
-from fusinglib.fusion.tensors import SIZES, LowRank, Reader, Stored, headers_of_file
+from fusinglib.fusion.tensors import SIZES, LowRank, Reader, TensorInfo, headers_of_file
 
 PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None,
          "megatron_config": None, "alora_invocation_tokens": None, "use_qalora": False,
@@ -84,7 +84,7 @@ def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:
     return opened(*locate(pinned), allow_pickle)
 
 
-def _adapter(folder: Path) -> dict[str, Stored]:
+def _adapter(folder: Path) -> dict[str, TensorInfo]:
     """The adapter's tensors, by the names of the model that it was made for."""
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
@@ -103,7 +103,7 @@ def _find(name: str, base: Checkpoint) -> str | None:
     return None
 
 
-def _updated(folder, stored: Stored, pair: list, config: dict, module: str) -> Stored:
+def _updated(folder, stored: TensorInfo, pair: list, config: dict, module: str) -> TensorInfo:
     if None in pair or any(len(s.shape) != 2 or not s.is_float for s in (stored, *pair)):
         raise InputError(f"Adapter {folder} has no whole update of a matrix for {module}.")
     a, b = (_matrix(part, stored) for part in pair)
@@ -133,7 +133,7 @@ def _pattern(patterns: dict | None, module: str, default):
     return default
 
 
-def _matrix(stored: Stored, base: Stored) -> np.ndarray:
+def _matrix(stored: TensorInfo, base: TensorInfo) -> np.ndarray:
     """A part of an update, as wide as its base is computed in."""
     values, reader = np.empty(stored.size, f"f{max(4, SIZES[stored.dtype])}"), Reader()
     try:

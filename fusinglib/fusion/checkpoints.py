@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fusinglib.errors import InputError
 from fusinglib.fusion.pickles import unpickled
-from fusinglib.fusion.tensors import SIZES, Stored, headers_of_file
+from fusinglib.fusion.tensors import SIZES, TensorInfo, headers_of_file
 
 INDEX = ".safetensors.index.json"
 ARCHITECTURE = re.compile(r"(\w+?)(LMHeadModel|Model|ForCausalLM|ForMaskedLM|ForPreTraining|"
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
     architecture: str
     base: str
     prefix: str
-    tensors: dict[str, Stored]
+    tensors: dict[str, TensorInfo]
     source: Path
     more_heads: tuple[str, ...] = ()
 
@@ -50,7 +50,7 @@ class Checkpoint(NamedTuple):
             kind[2] in ("ForPreTraining", "ForConditionalGeneration")
         )  # fmt: skip
 
-    def body(self) -> dict[str, Stored]:
+    def body(self) -> dict[str, TensorInfo]:
         """The body's tensors, by their names without the prefix."""
         length = len(self.prefix)
         return {name[length:]: self.tensors[name] for name in self.tensors if self._inside(name)}
@@ -124,7 +124,9 @@ def snapshot(model: str, revision: str, files: Sequence[str]) -> Path:
     return Path(folder)
 
 
-def _checkpoint(folder: Path, name: str, tensors: dict[str, Stored], source: Path) -> Checkpoint:
+def _checkpoint(
+    folder: Path, name: str, tensors: dict[str, TensorInfo], source: Path
+) -> Checkpoint:
     _known(folder, tensors)
     config = read_json(folder / "config.json")
     architecture, base = _architecture(folder / "config.json", config)
@@ -132,7 +134,7 @@ def _checkpoint(folder: Path, name: str, tensors: dict[str, Stored], source: Pat
     return Checkpoint(folder, name, config, architecture, base, prefix, tensors, source.resolve())
 
 
-def _known(model: Path, tensors: dict[str, Stored]) -> dict[str, Stored]:
+def _known(model: Path, tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors, if they are of dtypes that can be averaged or copied."""
     if not tensors:
         raise InputError(f"Model {model} holds no tensors: save it again.")
@@ -180,7 +182,7 @@ def understood(file: Path, config: dict):
         ) from error
 
 
-def _prefix(tensors: dict[str, Stored], config: dict) -> str:
+def _prefix(tensors: dict[str, TensorInfo], config: dict) -> str:
     """How the names of the body's tensors begin, where a head stands beside it, else "".
 
     The body is the only part with numbered layers, and holds the embedding of the vocabulary.
@@ -208,7 +210,7 @@ def read_json(path: Path) -> dict:
 # Weight files and their headers.
 
 
-def _headers(folder: Path, allow_pickle: bool) -> dict[str, Stored]:
+def _headers(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
     single, index = folder / "model.safetensors", folder / f"model{INDEX}"
     if single.is_file():
         return headers_of_file(single)
@@ -239,7 +241,7 @@ def _complete(folder: Path, pickles: list[Path]) -> list[Path]:
     return pickles
 
 
-def _headers_of_shards(folder: Path, index: Path) -> dict[str, Stored]:
+def _headers_of_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     weight_map = read_json(index).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict):
         raise InputError(f"{index} has no weight_map: fetch or save the model again.")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
-from fusinglib.fusion.streaming import BLOCK, PIECE, threads
-from fusinglib.fusion.tensors import Stored
+from fusinglib.fusion.streaming import BUFFER, CHUNK, threads
+from fusinglib.fusion.tensors import TensorInfo
 from fusinglib.progress import amount
 
 HEAD_SETTINGS = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
@@ -112,7 +112,7 @@ class Found(NamedTuple):
     """The bodies that would be fused (the base's last), the architecture of the result, and more of
     what a `Report` says."""
 
-    bodies: list[dict[str, Stored]]
+    bodies: list[dict[str, TensorInfo]]
     architecture: str
     left_out: list[dict]
     problems: list[str]
@@ -172,11 +172,13 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     return Found(bodies, architecture, left_out, problems, _notes(models, whole))
 
 
-def _floats(body: dict[str, Stored]) -> dict[str, Stored]:
+def _floats(body: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     return {name: tensor for name, tensor in body.items() if tensor.is_float}
 
 
-def _loose_integers(models: Sequence[Checkpoint], bodies: list[dict[str, Stored]]) -> list[dict]:
+def _loose_integers(
+    models: Sequence[Checkpoint], bodies: list[dict[str, TensorInfo]]
+) -> list[dict]:
     """Take integers out of the bodies that not all models hold, such as the position ids that older
     transformers saved; they are counters, not weights."""
     names = {name for body in bodies for name in body if not body[name].is_float}
@@ -305,4 +307,4 @@ def _same_vocabulary(a: Path, b: Path) -> bool:
 
 def memory(models: int) -> int:
     """Bytes of private memory that fusing takes, about."""
-    return int(INTERPRETER + threads() * 2 * max(BLOCK, models * PIECE * 4))
+    return int(INTERPRETER + threads() * 2 * max(BUFFER, models * CHUNK * 4))

@@ -1,6 +1,6 @@
 """Fusing finetuned models: from safetensors files to a safetensors file, never a model in memory.
 
-Models are compared by their headers first; then all are read side by side, piece by piece.
+Models are compared by their headers first; then all are read side by side, chunk by chunk.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.methods import METHODS, Method, means
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import check_free, new_folder
-from fusinglib.fusion.streaming import PIECE, Block, Piece, pieces, stream
-from fusinglib.fusion.tensors import FLOATS, SIZES, Stored, finite, narrowed
+from fusinglib.fusion.streaming import CHUNK, Buffer, Chunk, chunks, stream
+from fusinglib.fusion.tensors import FLOATS, SIZES, TensorInfo, finite, narrowed
 from fusinglib.integrity import staged
 from fusinglib.progress import Progress, amount
 
@@ -63,7 +63,7 @@ def fuse(
         max_shard_size: the largest weight file, in bytes or as "5GB".
         allow_pickle: open `.bin` files where there is nothing else, weights only.
         progress: show how much is read.
-        settings: the method's own, such as `scale`, `density`, `seed`, `information`.
+        settings: the method's own, such as `scale`, `density`, `seed`, `fisher`.
 
     Raises `InputError` for what cannot be fused, naming it, and leaves nothing behind.
     """
@@ -144,7 +144,7 @@ class Recipe:
     name: str
     weights: np.ndarray
     settings: dict
-    known: Callable[[Piece], dict] = field(default=lambda piece: {})
+    known: Callable[[Chunk], dict] = field(default=lambda chunk: {})
 
     def of(self, count: int) -> "Recipe":
         """The same for another number of models, equally weighted."""
@@ -157,7 +157,7 @@ class Job:
 
     models: list[Checkpoint]
     base: Checkpoint | None
-    bodies: list[dict[str, Stored]]
+    bodies: list[dict[str, TensorInfo]]
     report: Report
 
 
@@ -299,17 +299,17 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
             stack.enter_context(new_folder(path, report, body, shard)) for path, _, report in wanted
         ]
 
-        def do(piece: Piece, block: Block) -> int:
-            rows = _rows(piece, block)
-            results = _results(piece, rows, [subset for _, subset, _ in wanted], job, recipe)
+        def do(chunk: Chunk, buffer: Buffer) -> int:
+            rows = _rows(chunk, buffer)
+            results = _results(chunk, rows, [subset for _, subset, _ in wanted], job, recipe)
             with np.errstate(all="ignore"):  # what is not finite is refused by name
                 for folder, result in zip(folders, results, strict=True):
-                    folder.write(piece, result)
-            size = (piece.stop - piece.start) * SIZES[body[piece.name].dtype]
+                    folder.write(chunk, result)
+            size = (chunk.stop - chunk.start) * SIZES[body[chunk.name].dtype]
             return size * (len(rows) + len(wanted))
 
         show = (lambda done: bar.update(done, "", last=done == total)) if bar else None
-        stream(pieces(sorted(body), job.bodies), do, hashes, show)
+        stream(chunks(sorted(body), job.bodies), do, hashes, show)
         for folder, (_, subset, report) in zip(folders, wanted, strict=True):
             report.hashes = [_hash(hashes, i, job.bodies[i]) for i in subset]
             folder.finish(job.models[subset[0]])
@@ -319,82 +319,82 @@ def _count(done: int, total: int) -> str:
     return f"{amount(done)} of {amount(total)} read and written"
 
 
-def _rows(piece: Piece, block: Block) -> list[np.ndarray]:
-    return block.numbers(piece) if piece.tensors[0].is_float else block.raw(piece)
+def _rows(chunk: Chunk, buffer: Buffer) -> list[np.ndarray]:
+    return buffer.numbers(chunk) if chunk.tensors[0].is_float else buffer.raw(chunk)
 
 
 def _results(
-    piece: Piece, rows: list, subsets: list[Sequence[int]], job: Job, recipe: Recipe
+    chunk: Chunk, rows: list, subsets: list[Sequence[int]], job: Job, recipe: Recipe
 ) -> Iterator[np.ndarray]:
-    """The bytes of the fused piece, for each subset of the models; several are means."""
-    if piece.tensors[0].dtype not in FLOATS:
-        yield from (_equal(piece, rows, subset, job) for subset in subsets)
+    """The bytes of the fused chunk, for each subset of the models; several are means."""
+    if chunk.tensors[0].dtype not in FLOATS:
+        yield from (_equal(chunk, rows, subset, job) for subset in subsets)
     elif recipe.method == METHODS["mean"]:
         for subset, result in zip(subsets, means(rows, subsets), strict=True):
-            yield _checked(piece, rows, subset, job, recipe, result)
+            yield _checked(chunk, rows, subset, job, recipe, result)
     else:
         (subset,) = subsets
-        known = recipe.settings | recipe.known(piece)
+        known = recipe.settings | recipe.known(chunk)
         base = rows[-1] if job.base else None
         result = recipe.method.combine([rows[i] for i in subset], recipe.weights, base, **known)
-        yield _checked(piece, rows, subset, job, recipe, result)
+        yield _checked(chunk, rows, subset, job, recipe, result)
 
 
 def _checked(
-    piece: Piece, rows: list, subset: Sequence[int], job: Job, recipe: Recipe, result
+    chunk: Chunk, rows: list, subset: Sequence[int], job: Job, recipe: Recipe, result
 ) -> np.ndarray:
     """The bytes of a result; what is not finite is refused by the name of its origin."""
-    dtype = piece.tensors[0].dtype
+    dtype = chunk.tensors[0].dtype
     if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (
         rows[0].shape,
         rows[0].dtype,
     ):
         raise InputError(
             f"The method {recipe.name} must return an array of {rows[0].dtype} of the shape of its "
-            f"inputs, but for tensor {piece.name} it returned {type(result).__name__}."
+            f"inputs, but for tensor {chunk.name} it returned {type(result).__name__}."
         )
     narrow = narrowed(result, dtype)
     if not finite(narrow, dtype) or (
         recipe.method != METHODS["mean"] and not np.isfinite(rows).all()
     ):
-        _refuse_infinite(piece, rows, subset, job)
+        _refuse_infinite(chunk, rows, subset, job)
     return narrow
 
 
-def _refuse_infinite(piece: Piece, rows: list, subset: Sequence[int], job: Job) -> None:
+def _refuse_infinite(chunk: Chunk, rows: list, subset: Sequence[int], job: Job) -> None:
     everyone = [*job.models, *([job.base] if job.base else [])]
     for i in [*subset, *([len(job.models)] if job.base else [])]:
         if not np.isfinite(rows[i]).all():
             raise InputError(
-                f"Tensor {piece.name} of model {everyone[i].source} holds NaN or infinity: leave "
+                f"Tensor {chunk.name} of model {everyone[i].source} holds NaN or infinity: leave "
                 f"this model out."
             )
     raise InputError(
-        f"The result for tensor {piece.name} is too large for its dtype: check the models."
+        f"The result for tensor {chunk.name} is too large for its dtype: check the models."
     )
 
 
-def _equal(piece: Piece, rows: list, subset: Sequence[int], job: Job) -> np.ndarray:
+def _equal(chunk: Chunk, rows: list, subset: Sequence[int], job: Job) -> np.ndarray:
     first = subset[0]
     for other in subset[1:]:
         if not np.array_equal(rows[first], rows[other]):
             raise InputError(
-                f"Integer tensor {piece.name} differs between models {job.models[first].source} "
+                f"Integer tensor {chunk.name} differs between models {job.models[first].source} "
                 f"and {job.models[other].source}: integers are not averaged, they must be equal."
             )
     return rows[first]
 
 
-def _hash(hashes: dict, model: int, body: dict[str, Stored]) -> str:
+def _hash(hashes: dict, model: int, body: dict[str, TensorInfo]) -> str:
     """The hash by which a fused model names a parent: of the numbers of the parent's body.
 
     XXH3-128 over all tensors in the order of their names, each by its name, dtype, shape and the
-    XXH3-128 hashes of its pieces of `streaming.PIECE` numbers (as float32, if they are narrower);
+    XXH3-128 hashes of its chunks of `streaming.CHUNK` numbers (as float32, if they are narrower);
     it does not depend on how the model is cut into files. It tells models apart, not forgeries.
     """
     total = xxhash.xxh3_128()
     for name in sorted(body):
         total.update(f"{name} {body[name].dtype} {list(body[name].shape)}".encode())
-        for number in range(-(-body[name].size // PIECE)):
+        for number in range(-(-body[name].size // CHUNK)):
             total.update(hashes[model, name, number])
     return total.hexdigest()

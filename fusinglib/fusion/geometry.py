@@ -8,8 +8,8 @@ import numpy as np
 
 from fusinglib.fusion import compatibility
 from fusinglib.fusion.opening import open_checkpoint
-from fusinglib.fusion.streaming import Block, Piece, pieces, stream
-from fusinglib.fusion.tensors import Stored
+from fusinglib.fusion.streaming import Buffer, Chunk, chunks, stream
+from fusinglib.fusion.tensors import TensorInfo
 
 FAR = 3.0
 """A model is out of line if its update is that many times longer or shorter than the median one, or
@@ -99,7 +99,7 @@ class Updates:
 
 
 def updates(origin: str | Path, models: Sequence[str | Path], names: Sequence[str] = ()) -> Updates:
-    """The updates of `models`, finetuned from `origin`; folders are read piece by piece.
+    """The updates of `models`, finetuned from `origin`; folders are read chunk by chunk.
 
     Only bodies are compared, heads are left out. `models` may hold `origin` itself, whose update is
     zero. `names` are what to call the models, by default what they call themselves. Raises
@@ -113,7 +113,7 @@ def updates(origin: str | Path, models: Sequence[str | Path], names: Sequence[st
 
 
 def of_bodies(
-    names: Sequence[str], base: dict[str, Stored], bodies: Sequence[dict[str, Stored]]
+    names: Sequence[str], base: dict[str, TensorInfo], bodies: Sequence[dict[str, TensorInfo]]
 ) -> Updates:
     """The updates of bodies, of which every floating tensor of `base` counts.
 
@@ -123,14 +123,14 @@ def of_bodies(
     everyone = [*bodies, base]
     total, parts = np.zeros((len(everyone),) * 2), {}
 
-    def add(piece: Piece, block: Block) -> int:
-        rows = np.stack(block.numbers(piece)).astype(np.float64)
+    def add(chunk: Chunk, buffer: Buffer) -> int:
+        rows = np.stack(buffer.numbers(chunk)).astype(np.float64)
         with np.errstate(all="ignore"):  # fusing names what is not finite
             rows[:-1] -= rows[-1]
-            parts[piece.name, piece.start] = rows @ rows.T
+            parts[chunk.name, chunk.start] = rows @ rows.T
         return 0
 
-    stream(pieces(sorted(n for n in base if base[n].is_float), everyone), add)
+    stream(chunks(sorted(n for n in base if base[n].is_float), everyone), add)
     for key in sorted(parts):  # one order, whatever thread was first
         total += parts[key]
     return Updates(list(names), total[:-1, :-1], float(np.sqrt(total[-1, -1])))

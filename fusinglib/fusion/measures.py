@@ -10,10 +10,10 @@ import numpy as np
 from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import locate
 from fusinglib.fusion.methods import Method
-from fusinglib.fusion.streaming import Block, Piece, computed, pieces, stream
-from fusinglib.fusion.tensors import FLOATS, Reader, Stored, headers_of_file
+from fusinglib.fusion.streaming import Buffer, Chunk, chunks, computed, stream
+from fusinglib.fusion.tensors import FLOATS, Reader, TensorInfo, headers_of_file
 
-Bodies = Sequence[dict[str, Stored]]
+Bodies = Sequence[dict[str, TensorInfo]]
 
 FOUND = ("thresholds", "angle", "random")
 
@@ -27,22 +27,22 @@ def settings_of(method: Method) -> dict:
 
 def known(
     method: Method, bodies: Bodies, count: int, settings: dict, names: Sequence[str]
-) -> Callable[[Piece], dict]:
-    """What a method needs to know of a piece, as keyword arguments. Of the bodies the first `count`
+) -> Callable[[Chunk], dict]:
+    """What a method needs to know of a chunk, as keyword arguments. Of the bodies the first `count`
     are those of the models; the base's comes last, if there is one."""
     match method.needs:
         case "thresholds":
             found = thresholds(bodies, names, settings["density"])
-            return lambda piece: {"thresholds": found[piece.name]}
+            return lambda chunk: {"thresholds": found[chunk.name]}
         case "angle":
             angles = angle(bodies, names)
-            return lambda piece: {"angle": angles[piece.name]}
+            return lambda chunk: {"angle": angles[chunk.name]}
         case "random":
             seed = settings["seed"]
-            return lambda piece: {"random": [random(seed, i, piece) for i in range(count)]}
-        case "information":
-            return information(settings["information"], bodies[:count])
-    return lambda piece: {}
+            return lambda chunk: {"random": [random(seed, i, chunk) for i in range(count)]}
+        case "fisher":
+            return fisher_of_files(settings["fisher"], bodies[:count])
+    return lambda chunk: {}
 
 
 def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
     """
     found = {}
 
-    def rank(name: str, block: Block) -> int:
+    def rank(name: str, buffer: Buffer) -> int:
         first = bodies[0][name]
         digits = computed(first.dtype).itemsize // 2
         unsigned = np.dtype(f"u{2 * digits}")
@@ -63,8 +63,8 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
         for digit in range(digits):
             shift = unsigned.type(16 * (digits - 1 - digit))
             counts = np.zeros((len(models), 2**16), np.int64)
-            for piece in pieces([name], bodies):
-                *rows, base = block.numbers(piece)
+            for chunk in chunks([name], bodies):
+                *rows, base = buffer.numbers(chunk)
                 for i in models:
                     with np.errstate(all="ignore"):  # fusing names what is not finite
                         bits = np.abs(rows[i] - base).view(unsigned) >> shift
@@ -87,11 +87,11 @@ def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:
     """For every tensor, the angle between those of two models, in radians; summed in float64."""
     found = {}
 
-    def measure(name: str, block: Block) -> int:
+    def measure(name: str, buffer: Buffer) -> int:
         products = np.zeros((2, 2))
         with np.errstate(all="ignore"):  # fusing names what is not finite
-            for piece in pieces([name], bodies[:2]):
-                rows = np.stack(block.numbers(piece)).astype(np.float64)
+            for chunk in chunks([name], bodies[:2]):
+                rows = np.stack(buffer.numbers(chunk)).astype(np.float64)
                 products += rows @ rows.T
             norms = np.sqrt(products[0, 0] * products[1, 1])
             cosine = products[0, 1] / norms if norms else 1.0
@@ -102,38 +102,42 @@ def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def random(seed: int, model: int, piece: Piece) -> np.ndarray:
-    """Uniform numbers in [0, 1), float32, for the numbers of a piece: the same for every cut."""
-    key = hashlib.sha256(f"{seed} {model} {piece.name}".encode()).digest()[:16]
+def random(seed: int, model: int, chunk: Chunk) -> np.ndarray:
+    """Uniform numbers in [0, 1), float32, for the numbers of a chunk: the same for every cut."""
+    key = hashlib.sha256(f"{seed} {model} {chunk.name}".encode()).digest()[:16]
     generator = np.random.Philox(key=np.frombuffer(key, np.uint64))
-    generator.advance(piece.start // 8)  # one step makes eight numbers of 32 bits
-    return np.random.Generator(generator).random(piece.stop - piece.start, dtype=np.float32)
+    generator.advance(chunk.start // 8)  # one step makes eight numbers of 32 bits
+    return np.random.Generator(generator).random(chunk.stop - chunk.start, dtype=np.float32)
 
 
-def information(files: Sequence | None, bodies: Bodies) -> Callable[[Piece], dict]:
+def fisher_of_files(files: Sequence | None, bodies: Bodies) -> Callable[[Chunk], dict]:
     """The Fisher information of every model, from files that `fisher.estimate` wrote."""
     if isinstance(files, str) or not files:
-        raise InputError("The method fisher needs information: a file for each model, in order.")
+        raise InputError(
+            "The method fisher needs the setting fisher: a file for each model, in order."
+        )
     opened = [headers_of_file(locate(str(file))[0]) for file in files]
     if len(opened) != len(bodies):
-        raise InputError(f"information has {len(opened)} files: expected {len(bodies)}.")
+        raise InputError(f"fisher has {len(opened)} files: expected {len(bodies)}.")
     for file, tensors in zip(files, opened, strict=True):
         for name, stored in bodies[0].items():
             theirs = tensors.get(name)
             if stored.is_float and (not theirs or theirs.shape != stored.shape):
-                raise InputError(f"{file} has no information on tensor {name} of that shape.")
+                raise InputError(
+                    f"{file} has no Fisher information on tensor {name} of that shape."
+                )
             if theirs and theirs.dtype not in FLOATS:
                 raise InputError(f"{file} has {name} as {theirs.dtype}: expected floats.")
     reader = Reader()
 
-    def read(piece: Piece) -> dict:
+    def read(chunk: Chunk) -> dict:
         rows = []
         for file, tensors in zip(files, opened, strict=True):
-            row = np.empty(piece.stop - piece.start, computed(tensors[piece.name].dtype))
-            reader.numbers(tensors[piece.name], piece.start, piece.stop, row)
+            row = np.empty(chunk.stop - chunk.start, computed(tensors[chunk.name].dtype))
+            reader.numbers(tensors[chunk.name], chunk.start, chunk.stop, row)
             if not (np.isfinite(row).all() and (row >= 0).all()):
-                raise InputError(f"{file} has values below zero or not finite in {piece.name}.")
-            rows.append(row.astype(computed(piece.tensors[0].dtype)))
-        return {"information": rows}
+                raise InputError(f"{file} has values below zero or not finite in {chunk.name}.")
+            rows.append(row.astype(computed(chunk.tensors[0].dtype)))
+        return {"fisher": rows}
 
     return read

@@ -1,4 +1,4 @@
-"""Ways of fusing models: pure functions from the same piece of every model to that of the result.
+"""Ways of fusing models: pure functions from the same chunk of every model to that of the result.
 
 Every method takes
 
@@ -54,13 +54,13 @@ def weighted(tensors: Tensors, weights: np.ndarray, base=None) -> np.ndarray:
     return _weighted_sum(tensors, weights / weights.sum())
 
 
-def fisher(tensors: Tensors, weights, base=None, *, information: Tensors = ()) -> np.ndarray:
+def fisher(tensors: Tensors, weights, base=None, *, fisher: Tensors = ()) -> np.ndarray:
     """`sum_i w_i F_i t_i / sum_i w_i F_i`, F_i being the diagonal of model i's Fisher information
     (Matena and Raffel 2021, "Merging models with Fisher-weighted averaging", section 3).
 
     Where no model has any information, it is the weighted mean.
     """
-    parts = [weight * values for weight, values in zip(weights, information, strict=True)]
+    parts = [weight * values for weight, values in zip(weights, fisher, strict=True)]
     total = sum(parts[1:], start=parts[0])
     top = sum(part * tensor for part, tensor in zip(parts, tensors, strict=True))
     plain = weighted(tensors, weights)
@@ -154,7 +154,7 @@ class Method(NamedTuple):
     """A method, and what it needs beside the models.
 
     `needs` names what the engine finds out: "thresholds" and "angle" of whole tensors, which takes
-    passes over all inputs before the one that fuses, `random`, or the Fisher `information` files.
+    passes over all inputs before the one that fuses, `random`, or files of `fisher` information.
     `weight` is the weight of a model where none are given, None for 1 / n; `source` is where the
     method is published.
     """
@@ -174,7 +174,7 @@ METHODS = {
     "weighted": Method(weighted),
     "fisher": Method(
         fisher, "Matena and Raffel 2021, Merging models with Fisher-weighted averaging",
-        "information", cost="one pass, over twice as many files",
+        "fisher", cost="one pass, over twice as many files",
     ),
     "task_arithmetic": Method(
         task_arithmetic, "Ilharco et al. 2022, Editing models with task arithmetic",

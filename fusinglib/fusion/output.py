@@ -16,8 +16,8 @@ from fusinglib.errors import InputError
 from fusinglib.fusion.checkpoints import INDEX, Checkpoint
 from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
 from fusinglib.fusion.methods import METHODS
-from fusinglib.fusion.streaming import Piece
-from fusinglib.fusion.tensors import SIZES, Stored
+from fusinglib.fusion.streaming import Chunk
+from fusinglib.fusion.tensors import SIZES, TensorInfo
 from fusinglib.integrity import staged, write_json
 
 UNKNOWN = "0" * 32
@@ -31,8 +31,8 @@ def check_free(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, report: Report, body: dict[str, Stored], shard: int) -> Iterator:
-    """A model `Folder` under way: `write` the pieces, then `finish`; on leaving it has its name.
+def new_folder(path: Path, report: Report, body: dict[str, TensorInfo], shard: int) -> Iterator:
+    """A model `Folder` under way: `write` the chunks, then `finish`; on leaving it has its name.
 
     It is not forced onto the disk, which would take longer than fusing: what the system crashes
     upon within seconds may be lost.
@@ -53,7 +53,7 @@ class Folder:
     come first, so that all tensors are aligned.
     """
 
-    def __init__(self, path: Path, report: Report, body: dict[str, Stored], shard: int):
+    def __init__(self, path: Path, report: Report, body: dict[str, TensorInfo], shard: int):
         self.path, self.report, self.files = path, report, []
         self.places: dict[str, tuple[int, int, int]] = {}
         self.shards = _shards(body, shard)
@@ -64,7 +64,7 @@ class Folder:
             self.close()
             raise
 
-    def _begin(self, file: str, names: list[str], body: dict[str, Stored]) -> None:
+    def _begin(self, file: str, names: list[str], body: dict[str, TensorInfo]) -> None:
         header, end = {}, 0
         for name in names:
             start, end = end, end + body[name].bytes
@@ -86,10 +86,10 @@ class Folder:
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text
 
-    def write(self, piece: Piece, content: np.ndarray) -> None:
-        """Put the bytes of a piece where they belong; threads may write at the same time."""
-        file, start, size = self.places[piece.name]
-        _write_all(file, content, start + piece.start * size)
+    def write(self, chunk: Chunk, content: np.ndarray) -> None:
+        """Put the bytes of a chunk where they belong; threads may write at the same time."""
+        file, start, size = self.places[chunk.name]
+        _write_all(file, content, start + chunk.start * size)
 
     def finish(self, first: Checkpoint) -> None:
         """Write what belongs beside the weights; the configuration is the `first` model's."""
@@ -119,7 +119,7 @@ def _write_all(file: int, content: np.ndarray, position: int) -> None:
         view, position = view[written:], position + written
 
 
-def _shards(body: dict[str, Stored], largest: int) -> list[list[str]]:
+def _shards(body: dict[str, TensorInfo], largest: int) -> list[list[str]]:
     """The names of the tensors of each file."""
     shards, room = [[]], largest
     for name in sorted(body, key=lambda name: (-SIZES[body[name].dtype], name)):

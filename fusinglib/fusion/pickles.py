@@ -4,10 +4,10 @@ import zipfile
 from pathlib import Path
 
 from fusinglib.errors import InputError
-from fusinglib.fusion.tensors import Stored
+from fusinglib.fusion.tensors import TensorInfo
 
 
-def unpickled(files: list[Path]) -> dict[str, Stored]:
+def unpickled(files: list[Path]) -> dict[str, TensorInfo]:
     """The tensors of `.bin` files, weights only and mapped into memory; of tied ones the first."""
     import torch
 
@@ -34,5 +34,7 @@ def unpickled(files: list[Path]) -> dict[str, Stored]:
                 continue
             seen.add(place)
             data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
-            tensors[name] = Stored(file, name, names[tensor.dtype], tuple(tensor.shape), data=data)
+            tensors[name] = TensorInfo(
+                file, name, names[tensor.dtype], tuple(tensor.shape), data=data
+            )
     return tensors

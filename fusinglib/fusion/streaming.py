@@ -1,6 +1,6 @@
-"""Several models read side by side, piece by piece, by a few threads: memory is bounded by a piece.
+"""Several models read side by side, chunk by chunk, by a few threads: memory is bounded by a chunk.
 
-A tensor's pieces begin at multiples of `PIECE` numbers whatever the count of models, so that
+A tensor's chunks begin at multiples of `CHUNK` numbers whatever the count of models, so that
 neither hashes nor random draws depend on how many are read together.
 """
 
@@ -13,69 +13,69 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from fusinglib.fusion.tensors import SIZES, Reader, Stored
+from fusinglib.fusion.tensors import SIZES, Reader, TensorInfo
 
-PIECE = 2**16
+CHUNK = 2**16
 """Numbers that are hashed together; what is read of a tensor at once is a multiple of it."""
 
-BLOCK = 2**23
-"""Bytes that a thread reads of all models together, unless a piece of each is more."""
+BUFFER = 2**23
+"""Bytes that a thread reads of all models together, unless a chunk of each is more."""
 
 POLL = 0.1
 """Seconds between two looks at the progress."""
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """The numbers `start` to `stop` of the tensor `name` of every model."""
 
     name: str
     start: int
     stop: int
-    tensors: list[Stored]
+    tensors: list[TensorInfo]
 
 
-class Block:
+class Buffer:
     """What a thread reads into: the same numbers of every model, one under the other.
 
-    `hashes`, if given, takes a hash of every piece that is read.
+    `hashes`, if given, takes a hash of every chunk that is read.
     """
 
     def __init__(self, reader: Reader, hashes: dict | None = None):
         self.reader, self.hashes = reader, hashes
         self.memory = np.empty(0, np.uint8)
 
-    def raw(self, piece: Piece) -> list[np.ndarray]:
+    def raw(self, chunk: Chunk) -> list[np.ndarray]:
         """The bytes of every model's numbers as they are stored."""
-        rows = self._rows(piece, SIZES[piece.tensors[0].dtype])
-        for model, (tensor, row) in enumerate(zip(piece.tensors, rows, strict=True)):
-            self.reader.raw(tensor, piece.start, piece.stop, row)
-            self._hash(model, piece, row)
+        rows = self._rows(chunk, SIZES[chunk.tensors[0].dtype])
+        for model, (tensor, row) in enumerate(zip(chunk.tensors, rows, strict=True)):
+            self.reader.raw(tensor, chunk.start, chunk.stop, row)
+            self._hash(model, chunk, row)
         return rows
 
-    def numbers(self, piece: Piece) -> list[np.ndarray]:
+    def numbers(self, chunk: Chunk) -> list[np.ndarray]:
         """Every model's numbers as float32 (float64 for F64)."""
-        dtype = computed(piece.tensors[0].dtype)
-        rows = [row.view(dtype) for row in self._rows(piece, dtype.itemsize)]
-        for model, (tensor, row) in enumerate(zip(piece.tensors, rows, strict=True)):
-            self.reader.numbers(tensor, piece.start, piece.stop, row)
-            self._hash(model, piece, row)
+        dtype = computed(chunk.tensors[0].dtype)
+        rows = [row.view(dtype) for row in self._rows(chunk, dtype.itemsize)]
+        for model, (tensor, row) in enumerate(zip(chunk.tensors, rows, strict=True)):
+            self.reader.numbers(tensor, chunk.start, chunk.stop, row)
+            self._hash(model, chunk, row)
         return rows
 
-    def _rows(self, piece: Piece, itemsize: int) -> list[np.ndarray]:
-        length = (piece.stop - piece.start) * itemsize
-        if len(self.memory) < length * len(piece.tensors):
-            self.memory = np.empty(length * len(piece.tensors), np.uint8)
-        count = len(piece.tensors)
+    def _rows(self, chunk: Chunk, itemsize: int) -> list[np.ndarray]:
+        length = (chunk.stop - chunk.start) * itemsize
+        if len(self.memory) < length * len(chunk.tensors):
+            self.memory = np.empty(length * len(chunk.tensors), np.uint8)
+        count = len(chunk.tensors)
         return list(self.memory[: length * count].reshape(count, length))
 
-    def _hash(self, model: int, piece: Piece, row: np.ndarray) -> None:
+    def _hash(self, model: int, chunk: Chunk, row: np.ndarray) -> None:
         if self.hashes is None:
             return
-        step = PIECE * row.nbytes // (piece.stop - piece.start)
+        step = CHUNK * row.nbytes // (chunk.stop - chunk.start)
         view = row.view(np.uint8)
-        for number, start in enumerate(range(0, len(view), step), piece.start // PIECE):
+        for number, start in enumerate(range(0, len(view), step), chunk.start // CHUNK):
             digest = xxhash.xxh3_128_digest(view[start : start + step])
-            self.hashes[model, piece.name, number] = digest
+            self.hashes[model, chunk.name, number] = digest
 
 
 def computed(dtype: str) -> np.dtype:
@@ -83,15 +83,15 @@ def computed(dtype: str) -> np.dtype:
     return np.dtype(np.float64 if dtype == "F64" else np.float32)
 
 
-def pieces(names: Sequence[str], bodies: Sequence[dict[str, Stored]]) -> Iterator[Piece]:
-    """The named tensors of several models, piece by piece."""
+def chunks(names: Sequence[str], bodies: Sequence[dict[str, TensorInfo]]) -> Iterator[Chunk]:
+    """The named tensors of several models, chunk by chunk."""
     for name in names:
         tensors = [body[name] for body in bodies if name in body]  # the base has floats alone
         first = tensors[0]
         itemsize = max(SIZES[first.dtype], 4 if first.is_float else 1)
-        length = max(BLOCK // len(bodies) // itemsize // PIECE, 1) * PIECE
+        length = max(BUFFER // len(bodies) // itemsize // CHUNK, 1) * CHUNK
         for start in range(0, first.size, length):
-            yield Piece(name, start, min(start + length, first.size), tensors)
+            yield Chunk(name, start, min(start + length, first.size), tensors)
 
 
 def threads() -> int:
@@ -101,26 +101,26 @@ def threads() -> int:
 
 def stream(
     work: Iterator,
-    do: Callable[[object, Block], int],
+    do: Callable[[object, Buffer], int],
     hashes: dict | None = None,
     show: Callable[[int], None] | None = None,
 ) -> None:
     """Let threads take what is next of `work` and do it.
 
-    `do(item, block)` returns a count of bytes; `show` is told their sum now and then, and at the
-    end; `hashes` takes those of all pieces. The first error ends all threads and is raised.
+    `do(item, buffer)` returns a count of bytes; `show` is told their sum now and then, and at the
+    end; `hashes` takes those of all chunks. The first error ends all threads and is raised.
     """
     lock, stopped, reader, done = threading.Lock(), threading.Event(), Reader(), [0]
 
     def follow() -> None:
-        block = Block(reader, hashes)
+        buffer = Buffer(reader, hashes)
         while not stopped.is_set():
             with lock:
                 item = next(work, None)
             if item is None:
                 return
             try:
-                count = do(item, block)
+                count = do(item, buffer)
             except BaseException:
                 stopped.set()
                 raise

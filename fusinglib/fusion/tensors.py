@@ -1,4 +1,4 @@
-"""Tensors as files hold them: the safetensors format, read piece by piece and checked as it wants.
+"""Tensors as files hold them: the safetensors format, read chunk by chunk and checked as it wants.
 
 Numbers are numpy's: what it lacks, bfloat16, is the upper half of a float32.
 """
@@ -22,13 +22,13 @@ SIZES = {
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 STEP = 2**16
-"""Numbers of an adapter's update that are computed together; pieces begin at multiples of it."""
+"""Numbers of an adapter's update that are computed together; chunks begin at multiples of it."""
 
 LONGEST_HEADER = 100_000_000
 """Bytes; the safetensors library has the same limit."""
 
 
-class Stored(NamedTuple):
+class TensorInfo(NamedTuple):
     """Where a tensor lies, and what its file's header says of it.
 
     `start` is its first byte in the file; `data` holds its bytes if it comes out of a pickle, and
@@ -64,7 +64,7 @@ class LowRank(NamedTuple):
     right: np.ndarray
     scale: float
 
-    def piece(self, start: int, stop: int) -> np.ndarray:
+    def chunk(self, start: int, stop: int) -> np.ndarray:
         """The numbers `start` to `stop` of the update, flattened row by row.
 
         Multiplied in steps of their own, since the bits of a product depend on how many rows are
@@ -78,7 +78,7 @@ class LowRank(NamedTuple):
         return self.scale * values
 
 
-def headers_of_file(file: Path) -> dict[str, Stored]:
+def headers_of_file(file: Path) -> dict[str, TensorInfo]:
     """The tensors of a safetensors file, checked as its format wants them.
 
     The header's length (8 bytes, little endian), the header as JSON, then the bytes of the
@@ -111,7 +111,7 @@ def _unique(pairs: list[tuple]) -> dict:
     return found
 
 
-def _stored(file: Path, name: str, entry, data: int) -> Stored:
+def _stored(file: Path, name: str, entry, data: int) -> TensorInfo:
     """The tensor that an entry of the header describes; `data` is where the header ends."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
@@ -122,11 +122,11 @@ def _stored(file: Path, name: str, entry, data: int) -> Stored:
                     raise ValueError(
                         f"tensor {name}: {end - start} bytes for {dtype} of shape {shape}"
                     )
-                return Stored(file, name, dtype, tuple(shape), data + start)
+                return TensorInfo(file, name, dtype, tuple(shape), data + start)
     raise ValueError(f"tensor {name}: dtype, shape or data_offsets are missing or out of range")
 
 
-def _check_layout(tensors: dict[str, Stored], start: int, size: int) -> None:
+def _check_layout(tensors: dict[str, TensorInfo], start: int, size: int) -> None:
     if any(tensor.dtype not in SIZES for tensor in tensors.values()):
         return  # quantized: refused with its own words
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.bytes)):
@@ -141,12 +141,12 @@ def _check_layout(tensors: dict[str, Stored], start: int, size: int) -> None:
 
 
 class Reader:
-    """Reads pieces of stored tensors; files stay open until `close`."""
+    """Reads chunks of stored tensors; files stay open until `close`."""
 
     def __init__(self):
         self._files: dict[Path, int] = {}
 
-    def raw(self, tensor: Stored, start: int, stop: int, into: np.ndarray) -> None:
+    def raw(self, tensor: TensorInfo, start: int, stop: int, into: np.ndarray) -> None:
         """The bytes of the numbers `start` to `stop`, into an array of as many uint8.
 
         Raises `InputError` where the file has become shorter since its header was read.
@@ -162,7 +162,7 @@ class Reader:
                 raise InputError(f"{tensor.file} became shorter while it was read: fuse again.")
             done += count
 
-    def numbers(self, tensor: Stored, start: int, stop: int, into: np.ndarray) -> None:
+    def numbers(self, tensor: TensorInfo, start: int, stop: int, into: np.ndarray) -> None:
         """The numbers `start` to `stop` of a floating tensor, into an array of float32 (float64
         for F64), exactly; an adapter's update is added."""
         if tensor.dtype in ("F32", "F64"):
@@ -172,7 +172,7 @@ class Reader:
             self.raw(tensor, start, stop, narrow.view(np.uint8))
             widen(narrow.copy(), tensor.dtype, into)
         if tensor.update:
-            into += tensor.update.piece(start, stop)
+            into += tensor.update.chunk(start, stop)
 
     def _open(self, file: Path) -> int:
         if file not in self._files:

@@ -114,6 +114,7 @@ def _writes_labels(folder: Path, loaded: dict, settings: Settings) -> bool:
     """Whether the model writes its labels as text, if so having checked that it can write them."""
     from fusinglib.training import models  # torch: needed only for models that are at hand
 
+    models.tokenizer(folder)
     if not models.is_text_to_text(folder):
         return False
     models.check_labels(folder, [one.task for one in loaded.values()], settings.text_format)

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import zmq
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
-from traitlets.config import Config
 
 from fusinglib.errors import InputError, StoreError
 from fusinglib.progress import MARK, Line
@@ -148,10 +146,8 @@ class WatchedEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
         """Execute the notebook, as papermill asks of an engine."""
-        encryption = "auto" if zmq.has("curve") else "disabled"
         client = WatchedClient(
             nb_man, kernel_name=kernel_name, startup_timeout=120,
-            config=Config(KernelManager={"transport_encryption": encryption}),
             extra_arguments=["--log-level=CRITICAL"],
         )  # fmt: skip
         client.line = Line()

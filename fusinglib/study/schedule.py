@@ -28,13 +28,8 @@ class Schedule:
         self.redone: set[str] = set()
 
     @property
-    def ready(self) -> list[Run]:
-        """The runs that wait for nothing but their turn."""
-        return [run for run in self.waiting if self._ready(run)]
-
-    @property
     def any_ready(self) -> bool:
-        """Whether there are such runs."""
+        """Whether a run waits for nothing but its turn."""
         return any(self._ready(run) for run in self.waiting)
 
     @property

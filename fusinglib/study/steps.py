@@ -18,7 +18,7 @@ from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
 from fusinglib.study.store import HISTORY, PROGRESS, Store
 from fusinglib.training import cards, data, models, pretraining, tokens
-from fusinglib.training.finetuning import finetune, fit_head
+from fusinglib.training.finetuning import finetune, linear_probe
 from fusinglib.training.scoring import accuracies, cross_entropy, predict
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tokens import Encoded
@@ -111,7 +111,7 @@ def _pretrain(run: Run, store: Store, folder: Path, device: str, report: Report)
 
 
 def _import(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    models.bring(Path(run.place), folder / "model")
+    models.import_model(Path(run.place), folder / "model")
     return {}
 
 
@@ -165,10 +165,10 @@ def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
     for position in run.settings["positions"]:
         report(f"{run.label}: at {position:g}")
         model = _opened(run, run.parents[0], store, device)
-        models.move(model, end, position)
+        models.interpolate(model, end, position)
         if isinstance(model, models.Classifier):
             train, dev = encoded.splits["train"], encoded.splits["dev"]
-            fit_head(model, train, dev, training, run.settings["seed"])
+            linear_probe(model, train, dev, training, run.settings["seed"])
         predicted = predict(model, scored, training.micro_batch)
         scores = accuracies(predicted, scored.labels)
         loss = cross_entropy(predicted, scored.labels)

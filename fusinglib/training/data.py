@@ -197,10 +197,11 @@ def _hub(task: Task):
             f"together: save them again, as UTF-8 and with the same columns "
             f"({_first_line(error.__cause__ or error)})"
         ) from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, StopIteration) as error:
         if task.files:
             raise InputError(
-                f"task {task.name!r}: cannot read {_where(task)} ({_first_line(error)})"
+                f"task {task.name!r}: cannot read {_where(task)}, or it has no rows "
+                f"({_first_line(error)})"
             ) from error
         raise InputError(
             f"task {task.name!r}: cannot load {_where(task)}: the Hub could not be "

@@ -152,7 +152,9 @@ def _learning_rate(step: int, settings: Training) -> float:
     return settings.learning_rate * (1 - (step - 1) / settings.max_steps)
 
 
-def fit_head(model: BaseModel, train: Tokens, dev: Tokens, training: Training, seed: int) -> None:
+def linear_probe(
+    model: BaseModel, train: Tokens, dev: Tokens, training: Training, seed: int
+) -> None:
     """Fit the fresh head of a classifier on its frozen body, for all of `max_steps` batches.
 
     Nothing is stopped early, so that every body gets the same steps. The model should have been

@@ -75,7 +75,7 @@ def estimate(
     """Write the diagonal Fisher information of a finetuned model on its own task.
 
     The new file `output` (safetensors) holds a float32 tensor for every floating tensor of the
-    model's body, of its name and shape: what `fuse` wants for it in `information`. The expectation
+    model's body, of its name and shape: what `fuse` wants for it in `fisher`. The expectation
     over labels is exact; labels of the data are not used. Returns the path of the file, which
     appears whole or not at all.
 
@@ -101,7 +101,9 @@ def estimate(
     found = dict(zip(tensors, values, strict=True))
     for name in found:
         if not found[name].isfinite().all():
-            raise InputError(f"Model {model}: its information on tensor {name} is not finite.")
+            raise InputError(
+                f"Model {model}: its Fisher information on tensor {name} is not finite."
+            )
     about = {"examples": len(drawn), "seed": seed, "task": task.name, "model": stored.name}
     _write(output, found, {"format": "pt", **{key: str(value) for key, value in about.items()}})
     return output

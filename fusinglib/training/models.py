@@ -27,17 +27,17 @@ class BaseModel:
     Subclasses say which texts the tokenizer reads (`_texts`), and give `loss`, `predict` and
     `body`, the part of the network that fusing averages. `folder` holds a config, a tokenizer and
     safetensors weights. A model is on `device`, in fp32; precision "bf16" computes under autocast.
-    `segments`: whether it is told which of two texts a token belongs to, as BERT is. `batch_size`:
-    how many texts are scored at a time.
+    `segments`: whether it is told which of two texts a token belongs to, as BERT is.
+    `eval_batch_size`: how many texts are scored at a time.
     """
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
         self.task, self.data, self.device = task, data, torch.device(device)
-        self.autocast = training.precision == "bf16"
+        self.bf16 = training.precision == "bf16"
         self.config = _config(folder, training.dropout)
         self.tokenizer, self.tokenizer_hash = tokenizer(folder), tokenizer_hash(folder)
         self.segments = getattr(self.config, "type_vocab_size", 0) > 1
-        self.batch_size = _scored_at_a_time(self.config.hidden_size, self.device)
+        self.eval_batch_size = eval_batch_size(self.config.hidden_size, self.device)
 
     @property
     def max_length(self) -> int:
@@ -63,11 +63,6 @@ class BaseModel:
     def encode(self, split: Split) -> Tokens:
         """The token ids of a split's texts, cut to `max_length`, with their labels."""
         pad = self.tokenizer.pad_token_id
-        if pad is None:
-            raise InputError(
-                f"{self.tokenizer.name_or_path}: its tokenizer has no padding token: set one "
-                f"(tokenizer.pad_token) and save the model again"
-            )
         return Tokens.of(self._tokenized(*self._texts(split)), split.labels, pad)
 
     def _tokenized(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
@@ -83,9 +78,9 @@ class BaseModel:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
-    def computing(self):
+    def autocast(self):
         """The context in which the network runs: autocast to bf16 where the precision asks."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def save(self, folder: Path) -> None:
         """Write weights, config and tokenizer so that `from_pretrained` opens them."""
@@ -106,14 +101,14 @@ class TextToText(BaseModel):
         self.label_ids = torch.tensor(padded, device=self.device)
         positions = sum(map(len, self.labels))
         fitting = 2**26 // (positions * self.config.vocab_size)  # of the logits
-        self.batch_size = max(1, min(self.batch_size, fitting))
+        self.eval_batch_size = max(1, min(self.eval_batch_size, fitting))
 
     def _texts(self, split: Split) -> list[list[str]]:
         return [[text_input(self.task, text, self.data.text_format) for text in split.texts]]
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy per label token of a batch; `labels` int64 (batch,)."""
-        with self.computing():
+        with self.autocast():
             return self.network(**inputs, labels=self.label_ids[labels], use_cache=False).loss
 
     def terms(self, labels: torch.Tensor) -> int:
@@ -123,7 +118,7 @@ class TextToText(BaseModel):
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label's text, float32 (batch, K), and the label that
         greedy decoding writes, int64 (batch,), -1: none."""
-        with self.computing():
+        with self.autocast():
             scores, greedy = label_scores(self.network, **inputs, labels=self.labels)
         return scores, torch.where(greedy.any(1), greedy.int().argmax(1), -1)
 
@@ -133,6 +128,8 @@ class Classifier(BaseModel):
 
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
+        if self.config.pad_token_id is None:  # decoders such as GPT-2 look for it in a batch
+            self.config.pad_token_id = self.tokenizer.pad_token_id
         self.config.num_labels = len(task.labels)
         self.config.id2label = dict(enumerate(task.labels))
         self.config.label2id = {label: number for number, label in enumerate(task.labels)}
@@ -150,7 +147,7 @@ class Classifier(BaseModel):
 
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
-        with self.computing():
+        with self.autocast():
             return torch.nn.functional.cross_entropy(self.network(**inputs).logits, labels)
 
     def terms(self, labels: torch.Tensor) -> int:
@@ -160,12 +157,12 @@ class Classifier(BaseModel):
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label, float32 (batch, K), and the best label, int64
         (batch,): a classifier writes no invalid output."""
-        with self.computing():
+        with self.autocast():
             scores = self.network(**inputs).logits.float().log_softmax(1)
         return scores, scores.argmax(1)
 
 
-def _scored_at_a_time(width: int, device: torch.device) -> int:
+def eval_batch_size(width: int, device: torch.device) -> int:
     """How many texts are scored in a batch. On a processor a wide model is no slower with few of
     them, which are padded less; a narrow one is, and so is a GPU."""
     return 128 if device.type != "cpu" else min(128, max(16, 2**13 // width))
@@ -185,13 +182,25 @@ def is_text_to_text(folder: Path) -> bool:
     Raises `InputError` for one that is not of T5's kind: labels are scored side by side, which
     needs relative positions (see `fusinglib.training.scoring.label_scores`).
     """
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = config_of(folder)
     if config.is_encoder_decoder and not hasattr(config, "relative_attention_num_buckets"):
         raise InputError(
             f"{folder}: text-to-text models of the type {config.model_type!r} are not supported; "
             f"expected a T5 (T5, T5 v1.1, mT5...) or an encoder (BERT, RoBERTa...)"
         )
     return bool(config.is_encoder_decoder)
+
+
+def config_of(folder: Path) -> transformers.PreTrainedConfig:
+    """The configuration in `folder`; raises `InputError` for one that transformers cannot read."""
+    try:
+        return transformers.AutoConfig.from_pretrained(folder)
+    except Exception as error:  # its classes raise errors of many kinds
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{Path(folder) / 'config.json'} describes no model that transformers "
+            f"{transformers.__version__} knows ({said}): save the model again with save_pretrained"
+        ) from error
 
 
 def _open(auto, folder: Path, **kwargs):
@@ -272,7 +281,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def bring(folder: Path, output: Path) -> None:
+def import_model(folder: Path, output: Path) -> None:
     """Copy the base model in `folder` (an encoder without its head) to `output`, in fp32.
 
     A pooler that `folder` lacks, as masked language models do, is always the same random one.
@@ -289,7 +298,7 @@ def randomise(folder: Path, output: Path, seed: int) -> None:
 
     A separate T5 head (v1.1) stays separate and starts at the scale d_model ** -0.5.
     """
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = config_of(folder)
     torch.manual_seed(seed)
     if not config.is_encoder_decoder:
         _save(transformers.AutoModel.from_config(config), folder, output)
@@ -304,7 +313,7 @@ def randomise(folder: Path, output: Path, seed: int) -> None:
     _save(model, folder, output)
 
 
-def move(model: BaseModel, end: BaseModel, position: float) -> None:
+def interpolate(model: BaseModel, end: BaseModel, position: float) -> None:
     """Move the body of `model` in place along the straight line to that of `end`.
 
     Each tensor becomes `(1 - position) * model + position * end`, in fp32; position 0 leaves it
@@ -335,7 +344,7 @@ def _save(model, tokenizer_folder: Path, output: Path) -> None:
 
 def _config(folder: Path, dropout: float):
     """The config in `folder` with every dropout probability set to `dropout`."""
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = config_of(folder)
     for name, value in config.to_dict().items():
         if "dropout" in name and type(value) in (int, float):
             setattr(config, name, dropout)
@@ -343,10 +352,19 @@ def _config(folder: Path, dropout: float):
 
 
 def tokenizer(folder: Path):
-    """The tokenizer of the model in `folder`."""
+    """The tokenizer of the model in `folder`; raises `InputError` where there is none, or one
+    without a padding token."""
     content = tokenizer_hash(folder)
     if content not in _TOKENIZERS:
-        _TOKENIZERS[content] = transformers.AutoTokenizer.from_pretrained(str(folder))
+        if not any((folder / name).is_file() for name in (*VOCABULARIES, *SETTINGS_FILES)):
+            raise InputError(f"{folder} has no tokenizer: save its tokenizer there as well")
+        made = transformers.AutoTokenizer.from_pretrained(str(folder))
+        if made.pad_token_id is None:
+            raise InputError(
+                f"{folder}: its tokenizer has no padding token: set one (tokenizer.pad_token) and "
+                f"save the model again"
+            )
+        _TOKENIZERS[content] = made
     return _TOKENIZERS[content]
 
 

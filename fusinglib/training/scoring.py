@@ -74,7 +74,7 @@ def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
     exact = np.empty(len(tokens), dtype=np.int16)
     model.network.eval()
     with torch.inference_mode():
-        size = min(model.batch_size, micro_batch or model.batch_size)
+        size = min(model.eval_batch_size, micro_batch or model.eval_batch_size)
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             with enough_memory(tokens, rows):
