@@ -373,9 +373,13 @@ def test_a_ragged_file_is_refused_once(tmp_path, monkeypatch, all_rows, capfd):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "ragged.csv").write_text("text,label\none,0\ntwo,1,2\n")
     (tmp_path / "latin.csv").write_bytes("text,label\ncaf\u00e9,0\n".encode("latin-1"))
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "head.csv").write_text("text,label\n")
     for file, said in (
         ("ragged.csv", "Expected 2 fields"),
         ("latin.csv", "save them again, as UTF-8"),
+        ("empty.jsonl", "or it has no rows"),
+        ("head.csv", "or it has no rows"),
     ):
         task = own_task("own", files=str(tmp_path / file), columns=["text"], labels=["no", "yes"])
         message = refusal(task, all_rows)
