@@ -1,0 +1,81 @@
+"""Recompute reports and figures from recorded rows, with today's code and without a single run.
+
+    python benchmarks/recompute.py --params params/mini-worlds --results results/mini-worlds
+
+Of every notebook that the folder of results has a CSV file of, the cells are executed on the
+recorded rows in place of `study.run()`. What the cells tagged `report` say goes to `report.txt`,
+and figures are drawn anew. What needs the models themselves (cosines of updates, lines between
+models) stays as it was recorded.
+"""
+
+import argparse
+import ast
+import contextlib
+import io
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from fusinglib.evaluation import exploration
+from fusinglib.evaluation.figures import NotebookFigure
+from fusinglib.study import parameters
+from fusinglib.study.settings import EXPERIMENTS
+from fusinglib.study.study import Study
+
+SKIPPED = {"mean", "report", "widgets", "record"}
+"""Cells that need models, or a page."""
+
+
+def recorded(file: Path) -> pd.DataFrame:
+    """The rows that a notebook recorded, as `study.run()` returned them."""
+    text = {name: str for name in ("key", "source_family", "sources", "base", "target")}
+    rows = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"accuracy": [""]})
+    if "sources" in rows and "base" in rows:
+        rows["sources"] = rows["sources"].map(lambda names: tuple(names.split()))
+    return rows
+
+
+def said(source: str, names: dict) -> tuple[str, object]:
+    """Execute a cell: what it prints, and the value of its last line."""
+    *lines, last = ast.parse(source).body
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(ast.Module(lines, []), "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+        else:
+            value = exec(compile(ast.Module([last], []), "cell", "exec"), names)
+    return printed.getvalue().rstrip(), value
+
+
+def recompute(name: str, params: Path, results: Path) -> str:
+    """The report of one notebook, its figures drawn beside."""
+    rows = recorded(results / f"{name}.csv")
+    Study.run = lambda study: rows
+    exploration.cells = lambda plan, store, results: rows
+    names, texts = {}, []
+    for cell in nbformat.read(parameters.FOLDER / f"{name}.ipynb", as_version=4).cells:
+        if cell.cell_type != "code" or cell.id in SKIPPED:
+            continue
+        printed, value = said(cell.source, names)
+        if cell.id == "parameters":
+            names.update(parameters.choose(name, str(params / f"{name}.yaml"), []))
+        if isinstance(value, NotebookFigure):
+            (results / f"{name}-{cell.id}.png").write_bytes(value._repr_png_())
+        elif "report" in cell.metadata.get("tags", []):
+            texts += [text for text in (printed, "" if value is None else repr(value)) if text]
+    return "\n\n".join([name, *texts])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, default=Path("params/mini-worlds"))
+    parser.add_argument("--results", type=Path, default=Path("results/mini-worlds"))
+    options = parser.parse_args()
+    found = [name for name in EXPERIMENTS if (options.results / f"{name}.csv").is_file()]
+    reports = [recompute(name, options.params, options.results) for name in found]
+    (options.results / "report.txt").write_text("\n\n\n".join(reports) + "\n")
+
+
+if __name__ == "__main__":
+    main()
