@@ -83,9 +83,8 @@ def measure(size: int, folder: Path) -> dict:
     store = Store(settings.store_folder())
     with pool() as workers:
         kept = lambda: contextlib.nullcontext(workers)  # noqa: E731
-        passes = [Execution(plan, store, settings, Progress(len(plan.runs)), kept)]
-        timed("make", passes[0].carry_out)
-    assert not passes[0].failed
+        execution = Execution(plan, store, settings, Progress(len(plan.runs)), kept)
+        assert not timed("make", execution.carry_out)
     timed("resume", lambda: Execution(plan, store, settings, Progress(len(plan.runs))).carry_out())
     frame = timed("results", lambda: results(plan, store))
     assert len(frame) == len(plan.rows) and frame["accuracy"].notna().all()
