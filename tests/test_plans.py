@@ -527,3 +527,11 @@ def test_the_papers_plan_on_the_real_data_has_the_papers_counts(hub, encoder):
     assert counts == {"import": 1, "source": 27, "fuse": 34, "target": 940}
     assert sum(plan.sizes[name]["test"] for name in plan.sizes) == 89_991
     assert "mnli: train has 13,391 rows, published are 392,702" in plan.notes
+
+
+def test_a_bare_word_is_a_task_whatever_folders_there_are(mini):
+    assert (PROJECT / "tests").is_dir() and not plans.is_model("tests")
+    assert all(plans.is_model(name) for name in ("./tests", "you/model", "0123456789abcdef"))
+    families = {"few": ["mood", "irony", "tests"]}
+    with pytest.raises(InputError, match="unknown task 'tests'"):
+        experiments.plan_experiment(FamilyTable(**{**mini, "families": families}))

@@ -352,3 +352,32 @@ def test_a_store_is_listed_with_its_size_by_kind(mini, capsys):
     assert main(["store", "--store", str(store.root)]) == 0
     said = capsys.readouterr().out
     assert "16 finished runs" in said and re.search(r"\nsource +3 +[0-9.]+", said)
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", "null"])
+@pytest.mark.parametrize("name", ["run.json", "result.json", "hashes.json"])
+def test_every_command_names_a_damaged_file_in_one_line(store, capsys, name, content):
+    make(store, RUN, 0.5)
+    (store.path(RUN) / name).write_text(content)
+    words = ["--store", str(store.root)]
+    assert main(["store", "export", "--output", str(store.root / "all.csv"), *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the finished run {store.path(RUN)} is damaged ({name} ")
+    assert said.count("\n") == 1 and not (store.root / "all.csv").exists()
+    with pytest.raises(Damaged):
+        store.results()
+    assert main(["store", "check", *words]) == 1
+    assert main(["store", "export", "--output", str(store.root / "all.csv"), *words]) == 0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[", "null", "[1]", "{}", '{"version": "x"}', '{"version": null}']
+)
+def test_a_damaged_store_json_is_named(store, capsys, content):
+    make(store, RUN, 0.5)
+    (store.root / "store.json").write_text(content)
+    assert main(["store", "--store", str(store.root)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {store.root}/store.json ") and said.count("\n") == 1
+    (store.root / "store.json").unlink()  # as it says
+    assert Store(store.root).result(RUN)["accuracy"] == 0.5

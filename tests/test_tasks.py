@@ -1,5 +1,7 @@
 """The table of tasks: families, identities, label words, leave-target-out."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import fusinglib
 from fusinglib.__main__ import main as fusinglib_main
 from fusinglib.errors import InputError
+from fusinglib.places import PROJECT
 from fusinglib.training import data, miniworld, tasks
 from fusinglib.training.tasks import FAMILIES, MINI_FAMILIES, TASKS, find, leave_out
 
@@ -183,3 +186,35 @@ def test_tasks_are_listed_with_what_their_data_are_like(capsys, tmp_path):
     assert "  t5: reviews text: words of row" in said and "<reviews\n    -> 0" in said
     assert fusinglib_main(["tasks", "revews", *how]) == 2
     assert "did you mean 'reviews'?" in capsys.readouterr().err
+
+
+def test_tasks_are_listed_where_there_is_no_ipython():
+    code = """
+import sys
+sys.modules["IPython"] = None
+from fusinglib.__main__ import main
+sys.exit(main(["tasks", "mood", "--params", "params/mini/family_table.yaml"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].startswith("mood")
+
+
+def test_counting_tokens_downloads_no_weights(encoder, monkeypatch, tmp_path, capsys):
+    """Of a model on the Hub its tokenizer's files alone are asked for."""
+    import huggingface_hub
+
+    asked = []
+
+    def download(model, *, revision, allow_patterns):
+        asked.append((model, sorted(allow_patterns)))
+        return str(encoder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    file = tmp_path / "reviews.csv"
+    file.write_text("text,label\n" + "".join(f"words of row {i},{i % 2}\n" for i in range(40)))
+    own = {"reviews": {**OWN, "files": str(file)}}
+    how = ["--params", "params/mini/family_table.yaml", "--set", f"own_tasks={own}"]
+    assert fusinglib_main(["tasks", "reviews", *how, "--set", "model=someone/bert"]) == 0
+    assert asked == [("someone/bert", ["*.jinja", "*.json", "*.model", "*.txt"])]
+    assert "length: of an input, in tokens" in capsys.readouterr().out
