@@ -4,7 +4,10 @@ import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+
+import yaml
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.places import anchored
@@ -56,134 +59,24 @@ class Task:
         return values if self.marks else {k: v for k, v in values.items() if k != "marks"}
 
 
-def _rows(words: str) -> tuple[tuple[str, int], ...]:
-    """ "train 100 test 10" as (("train", 100), ("test", 10))."""
-    parts = words.split()
-    return tuple(zip(parts[::2], map(int, parts[1::2]), strict=True))
+def _read(name: str, fields: Mapping) -> Task:
+    """A task of the table in `tasks.yaml`."""
+    rows = tuple(fields["rows"].items())
+    lists = {key: tuple(fields.get(key, ())) for key in ("columns", "labels", "names")}
+    splits, marks = fields.get("splits", "carve"), fields.get("marks", "")
+    config = fields.get("config", name)
+    return Task(name, fields["hub_id"], config, splits=splits, marks=marks, rows=rows, **lists)
 
 
-def _glue(name: str, columns: str, labels: str, rows: str, splits: str = "carve") -> Task:
-    columns, labels = tuple(columns.split()), tuple(labels.split())
-    return Task(name, "nyu-mll/glue", name, columns, labels, splits=splits, rows=_rows(rows))
+TABLE = yaml.safe_load((Path(__file__).parent / "tasks.yaml").read_text(encoding="utf-8"))
 
-
-def _superglue(name: str, columns: str, labels: str, rows: str, marks: str = "") -> Task:
-    columns, labels = tuple(columns.split()), tuple(labels.split())
-    return Task(name, "aps/super_glue", name, columns, labels, marks=marks, rows=_rows(rows))
-
-
-def _tweets(name: str, rows: str, *labels: str, names: str = "") -> Task:
-    return Task(
-        name, "cardiffnlp/tweet_eval", name, ("text",), labels, splits="own",
-        names=tuple(names.split()), rows=_rows(rows),
-    )  # fmt: skip
-
-
-PAIR, ENTAILMENT = "premise hypothesis", "entailment neutral contradiction"
-STANCE = ("none", "against", "favor")
-EMOJI = (
-    "red heart",
-    "smiling face with heart eyes",
-    "face with tears of joy",
-    "two hearts",
-    "fire",
-    "smiling face with smiling eyes",
-    "smiling face with sunglasses",
-    "sparkles",
-    "blue heart",
-    "face blowing a kiss",
-    "camera",
-    "united states",
-    "sun",
-    "purple heart",
-    "winking face",
-    "hundred points",
-    "beaming face",
-    "christmas tree",
-    "camera with flash",
-    "winking face with tongue",
-)
-EMOJI_SIGNS = "❤ 😍 😂 💕 🔥 😊 😎 ✨ 💙 😘 📷 🇺🇸 ☀ 💜 😉 💯 😁 🎄 📸 😜"
-
-ROWS = (
-    _glue("cola", "sentence", "unacceptable acceptable", "train 8551 validation 1043"),
-    _glue("sst2", "sentence", "negative positive", "train 67349 validation 872"),
-    _glue(
-        "mrpc", "sentence1 sentence2", "not_equivalent equivalent", "train 3668 validation 408"
-    ),
-    _glue(
-        "qqp", "question1 question2", "not_duplicate duplicate", "train 363846 validation 40430"
-    ),
-    _glue(
-        "mnli", PAIR, ENTAILMENT,
-        "train 392702 validation_matched 9815 validation_mismatched 9832", splits="mnli",
-    ),
-    _glue(
-        "qnli", "question sentence", "entailment not_entailment", "train 104743 validation 5463"
-    ),
-    _glue("rte", "sentence1 sentence2", "entailment not_entailment", "train 2490 validation 277"),
-    _glue("wnli", "sentence1 sentence2", "not_entailment entailment", "train 635 validation 71"),
-    _superglue("boolq", "question passage", "False True", "train 9427 validation 3270"),
-    _superglue("cb", PAIR, "entailment contradiction neutral", "train 250 validation 56"),
-    _superglue(
-        "copa", "premise question choice1 choice2", "choice1 choice2",
-        "train 400 validation 100", marks="columns",
-    ),
-    _superglue(
-        "multirc", "paragraph question answer", "False True",
-        "train 27243 validation 4848", marks="columns",
-    ),
-    _superglue(
-        "wic", "word sentence1 sentence2", "False True",
-        "train 5428 validation 638", marks="characters",
-    ),
-    _superglue("wsc", "text", "False True", "train 554 validation 104", marks="words"),
-    Task(
-        "esnli", "esnli/esnli", "plain_text", ("premise", "hypothesis"),
-        tuple(ENTAILMENT.split()), splits="own",
-        rows=_rows("train 549367 validation 9842 test 9824"),
-    ),
-    Task(
-        "anli", "facebook/anli", "plain_text", ("premise", "hypothesis"),
-        tuple(ENTAILMENT.split()), splits="rounds",
-        rows=_rows(
-            "train_r1 16946 train_r2 45460 train_r3 100459 dev_r1 1000 dev_r2 1000 dev_r3 1200 "
-            "test_r1 1000 test_r2 1000 test_r3 1200"
-        ),
-    ),
-    _tweets("emoji", "train 45000 validation 5000 test 50000", *EMOJI, names=EMOJI_SIGNS),
-    _tweets(
-        "emotion", "train 3257 validation 374 test 1421", "anger", "joy", "optimism", "sadness"
-    ),
-    _tweets(
-        "hate", "train 9000 validation 1000 test 2970", "not hateful", "hateful",
-        names="non-hate hate",
-    ),
-    _tweets(
-        "irony", "train 2862 validation 955 test 784", "not ironic", "ironic",
-        names="non_irony irony",
-    ),
-    _tweets(
-        "offensive", "train 11916 validation 1324 test 860", "not offensive", "offensive",
-        names="non-offensive offensive",
-    ),
-    _tweets(
-        "sentiment", "train 45615 validation 2000 test 12284", "negative", "neutral", "positive"
-    ),
-    _tweets("stance_abortion", "train 587 validation 66 test 280", *STANCE),
-    _tweets("stance_atheism", "train 461 validation 52 test 220", *STANCE),
-    _tweets("stance_climate", "train 355 validation 40 test 169", *STANCE),
-    _tweets("stance_feminist", "train 597 validation 67 test 285", *STANCE),
-    _tweets("stance_hillary", "train 620 validation 69 test 295", *STANCE),
-)  # fmt: skip
-
-TASKS = {task.name: task for task in ROWS}
+TASKS = {name: _read(name, fields) for name, fields in TABLE.items()}
 """The 27 tasks of the paper."""
 
 FAMILIES = {
     "general": "cola sst2 mrpc qqp mnli qnli rte wnli boolq cb copa multirc wic wsc".split(),
     "nli": "mnli qnli rte wnli esnli anli".split(),
-    "twitter": [task.name for task in ROWS if task.hub_id == "cardiffnlp/tweet_eval"],
+    "twitter": [task.name for task in TASKS.values() if "tweet_eval" in task.hub_id],
 }
 """The three families of the paper: 31 memberships."""
 
