@@ -29,9 +29,9 @@ SKIPPED = {"mean", "report", "widgets", "record"}
 
 def recorded(file: Path) -> pd.DataFrame:
     """The rows that a notebook recorded, as `study.run()` returned them."""
-    text = {name: str for name in ("key", "source_family", "sources", "base", "target")}
+    text = {name: str for name in ("key", "source_family", "base", "target")}
     rows = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"accuracy": [""]})
-    if "sources" in rows and "base" in rows:
+    if "base" in rows:
         rows["sources"] = rows["sources"].map(lambda names: tuple(names.split()))
     return rows
 

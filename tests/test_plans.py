@@ -76,7 +76,7 @@ def test_target_is_never_among_its_sources(mini):
     for row in plan.rows:
         base = row["run"].parents[0]
         target = TASKS[row["target"]]
-        assert row["run"].settings["task"] == target.settings()
+        assert row["run"].settings["task"] == target.as_json()
         sources = {"fused": base.parents, "intertrained": (base,), "pretrained": ()}[row["base"]]
         found = [run.settings["task"] for run in sources]
         assert target.identity not in {(task["hub_id"], task["config"]) for task in found}

@@ -107,10 +107,10 @@ def test_other_models_get_the_papers_tasks():
 
 def test_settings_of_a_task_are_what_they_were_for_the_first_stores():
     """What came later (names, row counts, files) decides nothing; marks do, where there are any."""
-    assert set(TASKS["emoji"].settings()) == {
+    assert set(TASKS["emoji"].as_json()) == {
         "name", "hub_id", "config", "columns", "labels", "label_column", "splits", "revision"
     }  # fmt: skip
-    assert TASKS["wic"].settings()["marks"] == "characters"
+    assert TASKS["wic"].as_json()["marks"] == "characters"
 
 
 def test_published_rows_are_those_of_the_whole_data():

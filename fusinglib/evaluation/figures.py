@@ -48,6 +48,8 @@ PAIRS = {
 }
 
 
+#: Colours of what has no colour of its own.
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000"]
 #: Colour and shape of the curves of the seed planner, in their order.
 SPREADS = [("#D55E00", "^"), ("#E69F00", "v"), ("#009E73", "s"), ("#0072B2", "o")]
 #: Colour and dashes of the curves of a loss path.
@@ -193,18 +195,22 @@ def trait_figure(cells, correlations):
     Arguments: ``cells`` and ``correlations`` of `fusinglib.evaluation.exploration`.
     """
     figure, (axes,) = facets(len(correlations), 3 * len(correlations), 3.6, sharey=True)
-    styles = ["o", "^", "s", "v", "P", "X"]
-    colors = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000"]
+    colors = sns.color_palette(PALETTE, cells["source_family"].nunique())
+    by_family = {"hue": "source_family", "style": "source_family", "palette": colors}
     for ax, (trait, row) in zip(axes, correlations.iterrows(), strict=True):
         ax.axhline(0, color="black", linestyle=":", linewidth=1)
-        for number, (family, part) in enumerate(cells.groupby("source_family", sort=False)):
-            mark = {"color": colors[number % 6], "marker": styles[number % 6], "linestyle": "none"}
-            ax.plot(part[trait], part["gain"], markersize=4, alpha=0.6, label=family, **mark)
-        ax.set_xscale("log" if trait == "target size" else "linear")
-        ax.set(xlabel=trait, title=f"ρ = {row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})")
-        ax.title.set_fontsize("medium")
-        axes[0].set_ylabel("fused − pretrained (points)")
+        sns.scatterplot(
+            cells, x=trait, y="gain", **by_family, s=20, alpha=0.6, legend=ax is axes[0], ax=ax
+        )
+        if trait == "target size":
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+        ax.set_title(
+            f"ρ = {row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})", fontsize="medium"
+        )
+    axes[0].set_ylabel("fused − pretrained (points)")
     handles, names = axes[0].get_legend_handles_labels()
+    axes[0].get_legend().remove()
     names = [f"sources: {name}" for name in names]
     figure.legend(handles, names, loc="outside upper center", ncols=6)
     return figure
@@ -216,16 +222,13 @@ def share_figure(shares):
     Arguments: ``shares``, a column per comparison, a row per source of uncertainty.
     """
     figure, ((ax,),) = facets(1, 9, 1.5 + 0.5 * len(shares.columns))
-    left = np.zeros(len(shares.columns))
-    hatches = ["", "//", "..", "xx", "\\\\"]
-    colors = ["#0072B2", "#E69F00", "#009E73", "#999999", "#D55E00"]
-    for (name, row), color, hatch in zip(shares.iterrows(), colors, hatches, strict=False):
-        style = {"color": color, "hatch": hatch, "edgecolor": "white"}
-        ax.barh(range(len(row)), row, left=left, label=name, **style)
-        left += row.fillna(0).to_numpy()
-    ax.set_yticks(range(len(shares.columns)), [name.replace("-", "−") for name in shares])
+    bars = shares.rename(columns=lambda name: name.replace("-", "−")).T
+    bars.plot.barh(stacked=True, color=PALETTE, edgecolor="white", width=0.8, ax=ax, legend=False)
+    for bar, hatch in zip(ax.containers, ["", "//", "..", "xx", "\\\\"], strict=False):
+        for patch in bar:
+            patch.set_hatch(hatch)
     ax.invert_yaxis()
-    ax.set(xlabel="share of the variance of the mean difference (%)", xlim=(0, 100))
+    ax.set(xlabel="share of the variance of the mean difference (%)", xlim=(0, 100), ylabel="")
     figure.legend(loc="outside upper center", ncols=len(shares))
     return figure
 

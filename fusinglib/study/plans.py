@@ -145,10 +145,10 @@ class Builder:
         if "weight_decay" in self.facts:
             training = dataclasses.replace(training, weight_decay=self.facts["weight_decay"])
         return {
-            "task": loaded.task.settings(),
+            "task": loaded.task.as_json(),
             "data": dataclasses.asdict(self.settings.data()),
             "fingerprint": loaded.fingerprint,
-            "training": training.settings(),
+            "training": training.as_json(),
             "seed": seed,
         }
 

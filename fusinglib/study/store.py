@@ -250,7 +250,7 @@ class Store:
         with self.writing():
             if (folder / HASHES).is_file():
                 hashes = self.read(folder, HASHES)
-                kept = {name: of for name, of in hashes.items() if not name.startswith("model/")}
+                kept = {file: hashes[file] for file in hashes if not file.startswith("model/")}
                 with staged(folder / HASHES) as file:
                     write_json(file, kept)
             removed = self._pending(folder.name)

@@ -51,7 +51,7 @@ class BaseModel:
     def encoding(self, fingerprint: str) -> dict:
         """What decides the token ids of data with this fingerprint."""
         return {
-            "task": self.task.settings(),
+            "task": self.task.as_json(),
             "fingerprint": fingerprint,
             "text_format": self.data.text_format,
             "max_length": self.max_length,

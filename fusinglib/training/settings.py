@@ -47,7 +47,7 @@ class Training(Finetuning):
     max_steps: Positive
     patience: Positive
 
-    def settings(self) -> dict:
+    def as_json(self) -> dict:
         """What decides a run, as JSON data; what is younger than the store's first runs is left out
         where it changes nothing."""
         values = dataclasses.asdict(self)

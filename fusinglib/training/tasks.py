@@ -51,7 +51,7 @@ class Task:
         """What makes two names the same task for leave-target-out: (Hub id, config)."""
         return (self.hub_id, self.config)
 
-    def settings(self) -> dict:
+    def as_json(self) -> dict:
         """What decides a run on this task beside the fingerprint of its data, as JSON data."""
         values = dataclasses.asdict(self)
         for name in ("names", "rows", "files"):

@@ -123,13 +123,3 @@ def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:
         if one.knows(target)
     ]
     return found + ["tick at least two models"] * (len(chosen) < 2)
-
-
-def families_of(settings: FusePlayground) -> dict[str, list[str]]:
-    """The families of tasks, whose models can be ticked together."""
-    return settings.known_tasks()[1]
-
-
-def targets_of(settings: FusePlayground) -> dict[str, tasks.Task]:
-    """All tasks by name."""
-    return settings.known_tasks()[0]

@@ -35,7 +35,7 @@ class Playground(ipw.VBox):
     def __init__(self, settings: FusePlayground):
         self.settings, self.session = settings, Session(settings)
         self.candidates = choice.candidates(settings)
-        self.targets = choice.targets_of(settings)
+        self.targets, self.families = settings.known_tasks()
         self.wake, self.rounds, self.drawn = threading.Event(), 0, -1
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
@@ -95,10 +95,9 @@ class Playground(ipw.VBox):
 
     def _choosing(self) -> ipw.Widget:
         buttons = []
-        families = choice.families_of(self.settings)
-        for name in ("all", "none", *families):
+        for name in ("all", "none", *self.families):
             button = ipw.Button(description=name, tooltip=f"tick {name}", layout=WIDE)
-            button.on_click(lambda _, name=name: self._tick(name, families.get(name, [])))
+            button.on_click(lambda _, name=name: self._tick(name, self.families.get(name, [])))
             buttons.append(button)
         heading = ipw.HTML("<b>Finetuned models</b>")
         adding = ipw.HBox([self.more, self.add])
