@@ -303,10 +303,10 @@ def test_products_do_not_depend_on_the_cut():
     random = np.random.default_rng(0)
     left, right = (random.standard_normal(s, dtype=np.float32) for s in ((30, 64), (64, 100_000)))
     update = LowRank(left, right, 1.5)
-    whole = update.piece(0, 3_000_000)
+    whole = update.chunk(0, 3_000_000)
     for length in (2**16, 3 * 2**16):
         starts = range(0, 3_000_000, length)
-        parts = [update.piece(start, min(start + length, 3_000_000)) for start in starts]
+        parts = [update.chunk(start, min(start + length, 3_000_000)) for start in starts]
         assert np.array_equal(whole, np.concatenate(parts))
 
 
