@@ -328,7 +328,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=store)
     command.add_argument("action", nargs="?", choices=STORE, default="list", help="default: list")
     command.add_argument("--output", metavar="FILE", help="the CSV file that export writes")
-    command.add_argument("--yes", action="store_true", help="prune does it, and does not only say")
+    command.add_argument("--yes", action="store_true", help="prune removes what it lists")
     command.add_argument(
         "--store", metavar="DIR", default="", help="default: FUSINGLIB_STORE, else runs/"
     )

@@ -222,6 +222,7 @@ def test_histories_are_those_of_the_store_and_drawn(made):
     for base in playground.BASES:
         assert f'id="loss-{base}"' in drawn and f'id="accuracy-{base}"' in drawn
     assert drawn.count("role='img'") == 1 and drawn.count("<svg") == 1
+    assert "<svg fill='currentColor'" in drawn  # text as well, on dark pages too
     assert "#000000" not in drawn and f"{100 * last['ranked']:.3g}" in drawn
     assert "nothing yet" in view._curves(table[:0], 2)
 

@@ -298,6 +298,7 @@ def _curves(histories, steps: int) -> str:
     figures.learning_curves(histories, steps).savefig(file, format="svg", transparent=True)
     drawn = file.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
+    drawn = drawn.replace("<svg ", "<svg fill='currentColor' ", 1)
     last = histories.groupby("base", sort=False)["accuracy"].last()
     said = ", ".join(f"{base} {number:.1f} %" for base, number in last.items()) or "nothing yet"
     numbers = histories.to_html(index=False, float_format="{:.3g}".format, border=0)
