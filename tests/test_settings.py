@@ -149,10 +149,10 @@ def test_the_keys_of_runs_are_those_of_the_first_stores(path, tmp_path):
 def test_paths_are_looked_for_beside_their_parameter_file_then_in_the_project(mini, tmp_path):
     (tmp_path / "models/mine").mkdir(parents=True)
     (tmp_path / "mood").mkdir()
-    (tmp_path / "all.yaml").write_text("learning_rate: 0.5")
+    (tmp_path / "all.yaml").write_text("learning_rate: 0.5\nmodel: mood")
     (tmp_path / "reviews.csv").write_text("text,label\n")
     own = {"columns": ["text"], "labels": ["bad", "good"]}
-    del mini["learning_rate"]
+    del mini["learning_rate"], mini["model"]
     families = {"few": ["mood", "irony"], "mine": ["models/mine", "you/elsewhere"]}
     given = {
         **mini, "common": "all.yaml", "families": families, "sources": ["few"],
@@ -164,7 +164,7 @@ def test_paths_are_looked_for_beside_their_parameter_file_then_in_the_project(mi
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(given))
     settings = parameters.settings("family_table", parameters.choose("family_table", file, []))
-    assert settings.learning_rate == 0.5
+    assert (settings.learning_rate, settings.model) == (0.5, str(tmp_path / "mood"))
     mine = str(tmp_path / "models/mine")
     assert settings.families == {"few": ["mood", "irony"], "mine": [mine, "you/elsewhere"]}
     assert settings.trained_on == {mine: ["irony"]}

@@ -149,6 +149,8 @@ def test_added_tasks_are_known_everywhere(monkeypatch):
         ({"labels": ["good"]}, "two labels or more"),
         ({"labels": ["good", "good"]}, "each once"),
         ({"labels": "good"}, "labels is 'good': expected a list of texts"),
+        ({"labels": None}, "labels is None: expected a list of texts"),
+        ({"columns": 3}, "columns is 3: expected a list of texts"),
         ({"columns": []}, "no column"),
         ({"names": ["1"]}, "expected 2 names"),
         ({"files": None}, "say where its rows are"),

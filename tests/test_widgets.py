@@ -21,7 +21,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import pairs, playground
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.pools import KeptPool
+from fusinglib.study.pools import KeptPool, end_kept
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
 from fusinglib.study.store import Store
 from fusinglib.widgets import choice, view
@@ -400,7 +400,7 @@ def test_a_stop_ends_long_runs_and_the_pool_starts_anew(settings):
     short = dataclasses.replace(settings, executor="processes", workers=2)
     assert session.start(short)
     until(lambda: session.state.phase == "done")
-    session.pool.close()
+    end_kept()
 
 
 def test_a_kept_pool_serves_twice():
@@ -422,15 +422,15 @@ def test_a_kept_pool_serves_twice():
 
 def test_a_widget_that_is_run_again_leaves_no_workers_behind(settings):
     several = dataclasses.replace(settings, executor="processes", workers=2)
-    processes = psutil.Process()
-    sessions = [Session(several) for _ in range(3)]
-    until(lambda: len(processes.children(recursive=True)) >= 2)
-    for session in sessions:
-        with session.pool() as pool:
-            pool.submit(abs, -1).result()
-    assert len({id(session.pool) for session in sessions}) == 1
-    assert len([p for p in processes.children() if "multiprocessing" in " ".join(p.cmdline())]) <= 3
-    sessions[0].pool.close()
+    one, two = (Session(several) for _ in range(2))
+    with one.pool() as first, two.pool() as other:
+        assert other is not first, "nobody's stop ends the runs of others"
+        assert first.submit(abs, -1).result() == other.submit(abs, -1).result() == 1
+    with two.pool() as again:
+        assert again is first
+        workers = set(again._processes)
+    end_kept()
+    assert not workers & {process.pid for process in psutil.Process().children()}
 
 
 @pytest.mark.slow

@@ -168,6 +168,17 @@ def test_over_worlds_the_source_models_are_covered():
     assert caveat.startswith("One source seed")
 
 
+def test_verdicts_of_one_family_and_of_one_target():
+    """What is not defined has no interval, and ends nothing."""
+    few = {"few": FAMILIES["few"]}
+    rows = claims.verdicts("family_table", study().query("target in ['a', 'b', 'c', 'd']"), few)
+    four = rows[rows["claim"].str.startswith("4")]
+    assert len(four) == 2 and four["estimate"].isna().all()
+    assert (four["verdict"] == "undecided").all()
+    one = claims.verdicts("family_table", study().query("target == 'a'"), {"one": ["a"]})
+    assert one["claim"].str.startswith("1").any() and one.iloc[0]["low"] < one.iloc[0]["high"]
+
+
 def test_no_interval_leaves_what_its_statistic_can_be():
     """Six pairs in three worlds, of which all or few beat their models."""
     rng, names = np.random.default_rng(0), "abcd"

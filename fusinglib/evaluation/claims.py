@@ -79,7 +79,7 @@ def _advantage(sample: Sample, base: str) -> np.ndarray:
     """Own source family over the others, mean of the families that are source and target."""
     families = [key[1] for key in sample if key[0] == base and (MEMBER, key[1]) in sample]
     if len(families) < 2:
-        return np.nan
+        return np.full(runs_of(sample, base)[0].shape[:-3], np.nan)
     own = [accuracy(sample, base, f, family=f) for f in families]
     others = [accuracy(sample, base, s, family=t) for t in families for s in families if s != t]
     return np.mean(own, axis=0) - np.mean(others, axis=0)
@@ -336,6 +336,9 @@ def _found(claim: Claim, sample: Sample) -> list[tuple]:
         world = {key: array[0] for key, array in sample.items()}
         found = statistics.interval(world, claim.statistic, seeds=claim.seeds)
         return [(HERE, found, lambda: _seeds_needed(claim, world, found))]
+    if max(array.shape[-1] for array in sample.values()) == 1:
+        found = statistics.over_seeds(claim.statistic(sample))
+        return [(worlds.SCOPES[0], found, lambda: "-")]
     values = worlds.by_type(sample, claim.statistic)
     return [
         (scope, found, lambda s=scope: worlds.in_words(worlds.needed(values, claim.threshold, s)))

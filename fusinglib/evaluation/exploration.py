@@ -38,7 +38,7 @@ def cells(plan: Plan, store: Store, results: pd.DataFrame) -> pd.DataFrame:
     }
     known = source_updates(plan, store)
     rows = []
-    for (world, family, target), gain in gains.items():
+    for (world, family, target), gain in gains.dropna().items():
         models = [run.key for run in fused[world, family, target].parents]
         traits = {
             **_traits(known[world], models),

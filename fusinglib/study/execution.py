@@ -106,7 +106,7 @@ class Execution:
         inner = {parent.key for run in self.plan.runs for parent in run.parents}
         needed = {run.key for run in self.plan.runs} - inner
         for run in reversed(self.plan.runs):  # those that start from others come first
-            if run.key in keys & needed and self.store.pruned(run):
+            if run.key in keys and run.key in needed and self.store.pruned(run):
                 self.store.forget(run)
                 self.progress.say(f"pruned, fused again: {run.label} ({run.key})")
                 keys.discard(run.key)

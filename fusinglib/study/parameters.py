@@ -9,6 +9,7 @@ from fusinglib.places import PROJECT
 from fusinglib.study.settings import (
     EXPERIMENTS,
     Settings,
+    beside,
     parameter_names,
     parse_yaml,
     read_parameters,
@@ -50,36 +51,6 @@ def choose(name: str, file: str | None, overrides: list[str]) -> dict:
         chosen[key] = parse_yaml(value, f"--set {text!r}")
     check(name, chosen)
     return chosen
-
-
-def beside(folder: Path, values: dict) -> dict:
-    """Parameters of a file in `folder`, in which relative paths of what lies there are absolute.
-
-    These are `common`, `model`, the files of own tasks, and models that are named by a path (a bare
-    word is a task).
-    """
-
-    def located(value, bare: bool = False):
-        if isinstance(value, dict):
-            return {located(key, bare): located(one, bare) for key, one in value.items()}
-        if isinstance(value, list):
-            return [located(one, bare) for one in value]
-        is_path = isinstance(value, str) and value and (bare or "/" in value)
-        return str((folder / value).resolve()) if is_path and (folder / value).exists() else value
-
-    found = {name: located(values[name], True) for name in ("common", "model") if name in values}
-    for name in ("families", "models", "trained_on"):
-        if name in values:
-            found[name] = located(values[name])
-    own = values.get("own_tasks")
-    if isinstance(own, dict):
-        found["own_tasks"] = {
-            task: {**fields, "files": located(fields["files"], True)}
-            if isinstance(fields, dict) and "files" in fields
-            else fields
-            for task, fields in own.items()
-        }
-    return {**values, **found}
 
 
 def check(name: str, chosen: dict) -> None:

@@ -60,7 +60,7 @@ class KeptPool:
     """Worker processes that stay between two passes; called, it gives them as a context.
 
     They are started at once, in the background, and anew after a pass that failed or was stopped,
-    or when one of them has died. Whoever makes one closes it (see `kept_pool`).
+    or when one of them has died. Whoever makes one closes it (see `kept_workers`).
     """
 
     def __init__(self, count: int):
@@ -103,11 +103,45 @@ class KeptPool:
 
 
 _KEPT: list[KeptPool] = []
+_IN_USE = threading.Lock()
 
 
-def kept_pool(count: int) -> KeptPool:
-    """The worker processes that this process keeps, at most one set of them: playgrounds share it,
-    and a cell that is executed again starts no others. Another count ends the ones before."""
+def keep(count: int) -> None:
+    """Start the worker processes that this process keeps, at most one set of them, unless they are
+    at work: playgrounds share them, and a cell that is executed again starts no others."""
+    if _IN_USE.acquire(blocking=False):
+        with _released():
+            _kept(count)
+
+
+@contextlib.contextmanager
+def kept_workers(count: int) -> Iterator[concurrent.futures.Executor]:
+    """The workers that this process keeps; while another pass has them, workers of its own, which
+    end with the block. So nobody's stop ends the runs of others."""
+    if not _IN_USE.acquire(blocking=False):
+        with worker_pool(count) as pool:
+            yield pool
+        return
+    with _released(), _kept(count)() as pool:
+        yield pool
+
+
+def end_kept() -> None:
+    """End the workers that this process keeps, once they are idle."""
+    with _IN_USE:
+        while _KEPT:
+            _KEPT.pop().close()
+
+
+@contextlib.contextmanager
+def _released() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _IN_USE.release()
+
+
+def _kept(count: int) -> KeptPool:
     if _KEPT and _KEPT[0].count != count:
         _KEPT.pop().close()
     if not _KEPT:

@@ -316,9 +316,40 @@ def read_parameters(file: str | Path) -> dict[str, Any]:
     return values
 
 
+def beside(folder: Path, values: dict) -> dict:
+    """Parameters of a file in `folder`, in which relative paths of what lies there are absolute.
+
+    These are `common`, `model`, the files of own tasks, and models that are named by a path (a bare
+    word is a task).
+    """
+
+    def located(value, bare: bool = False):
+        if isinstance(value, dict):
+            return {located(key, bare): located(one, bare) for key, one in value.items()}
+        if isinstance(value, list):
+            return [located(one, bare) for one in value]
+        is_path = isinstance(value, str) and value and (bare or "/" in value)
+        return str((folder / value).resolve()) if is_path and (folder / value).exists() else value
+
+    found = {name: located(values[name], True) for name in ("common", "model") if name in values}
+    for name in ("families", "models", "trained_on"):
+        if name in values:
+            found[name] = located(values[name])
+    own = values.get("own_tasks")
+    if isinstance(own, dict):
+        found["own_tasks"] = {
+            task: {**fields, "files": located(fields["files"], True)}
+            if isinstance(fields, dict) and "files" in fields
+            else fields
+            for task, fields in own.items()
+        }
+    return {**values, **found}
+
+
 def read_common(file: str) -> dict[str, Any]:
     """What a `common` file sets; it may hold the parameters of any experiment, but no others."""
-    values = read_parameters(anchored(file))
+    path = anchored(file)
+    values = beside(path.parent, read_parameters(path))
     known = {name for kind in EXPERIMENTS.values() for name in parameter_names(kind)}
     for name in values:
         if name not in known:

@@ -106,6 +106,9 @@ class Rows(Mapping):
         self.unlabelled[name] = self.counts[name] - len(split)
         return split
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.counts
+
     def __iter__(self):
         return iter(self.counts)
 

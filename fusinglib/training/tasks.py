@@ -151,7 +151,8 @@ def own_task(
     """
     made = {"columns": columns, "labels": labels, "names": names}
     for field, values in made.items():
-        if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        listed = isinstance(values, Sequence) and not isinstance(values, str)
+        if not listed or not all(isinstance(value, str) for value in values):
             raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of texts")
         made[field] = tuple(values)
     if not columns or len(set(labels)) < max(2, len(labels)):

@@ -1,6 +1,7 @@
 """What the playground does, apart from how it looks: models compared, fused, tried, saved."""
 
 import dataclasses
+import functools
 import os
 import shutil
 import threading
@@ -19,7 +20,7 @@ from fusinglib.integrity import staged
 from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import MEAN, PRETRAINED, Plan, Run
-from fusinglib.study.pools import kept_pool, workers
+from fusinglib.study.pools import keep, kept_workers, workers
 from fusinglib.study.resolver import model_of
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
@@ -52,8 +53,11 @@ class Session:
         self.rounds = 0
         self.execution: Execution | None = None
         self.thread: threading.Thread | None = None
-        serial = settings.executor == "serial"
-        self.pool = None if serial else kept_pool(workers(settings))
+        self.pool = None
+        if settings.executor != "serial":
+            count = workers(settings)
+            keep(count)
+            self.pool = functools.partial(kept_workers, count)
 
     def choose(self, **changes) -> FusePlayground:
         """The settings with what was chosen; raises `InputError` for what does not fit."""

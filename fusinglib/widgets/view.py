@@ -36,7 +36,7 @@ class Playground(ipw.VBox):
         self.settings, self.session = settings, Session(settings)
         self.candidates = choice.candidates(settings)
         self.targets, self.families = settings.known_tasks()
-        self.wake, self.rounds, self.drawn = threading.Event(), 0, -1
+        self.wake, self.rounds, self.drawn = threading.Event(), 0, ()
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
         self.add_class("fusinglib-playground")  # what tests and style sheets hold on to
@@ -269,8 +269,9 @@ class Playground(ipw.VBox):
         found = self.session.results() if self.session.plan else None
         if found is not None and (found["accuracy"].notna().any() or state.phase == "working"):
             histories = self.session.histories()
-            if len(histories) != self.drawn:
-                self.drawn = len(histories)
+            shown = (*(row["run"].key for row in self.session.plan.rows), len(histories))
+            if shown != self.drawn:
+                self.drawn = shown
                 self.curves.value = _curves(histories, self.steps.value)
             self.outcome.value = _outcome(found)
         self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
