@@ -14,7 +14,7 @@ from fusinglib.errors import InputError, nearest
 from fusinglib.places import PROJECT, store_folder
 from fusinglib.study import parameters
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import EXPERIMENTS, FamilyTable, ManyWorlds
+from fusinglib.study.settings import EXPERIMENTS, FamilyTable, ManyWorlds, read_common
 
 LISTS = ("seeds", "source_seeds", "world_seeds", "sources", "targets")
 
@@ -152,7 +152,7 @@ def test_paths_are_looked_for_beside_their_parameter_file_then_in_the_project(mi
     (tmp_path / "all.yaml").write_text("learning_rate: 0.5\nmodel: mood")
     (tmp_path / "reviews.csv").write_text("text,label\n")
     own = {"columns": ["text"], "labels": ["bad", "good"]}
-    del mini["learning_rate"], mini["model"]
+    del mini["learning_rate"]
     families = {"few": ["mood", "irony"], "mine": ["models/mine", "you/elsewhere"]}
     given = {
         **mini, "common": "all.yaml", "families": families, "sources": ["few"],
@@ -164,7 +164,8 @@ def test_paths_are_looked_for_beside_their_parameter_file_then_in_the_project(mi
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(given))
     settings = parameters.settings("family_table", parameters.choose("family_table", file, []))
-    assert (settings.learning_rate, settings.model) == (0.5, str(tmp_path / "mood"))
+    assert settings.learning_rate == 0.5
+    assert read_common(str(tmp_path / "all.yaml"))["model"] == str(tmp_path / "mood")
     mine = str(tmp_path / "models/mine")
     assert settings.families == {"few": ["mood", "irony"], "mine": [mine, "you/elsewhere"]}
     assert settings.trained_on == {mine: ["irony"]}
