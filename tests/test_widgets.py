@@ -158,7 +158,7 @@ def test_a_model_is_refused_whose_card_or_parents_or_parameter_knows_the_target(
         assert f"{name} was trained on the target mood" in refusal(made, **changes, **chosen)
         candidate = choice.named(name, dataclasses.replace(made, **changes))
         assert candidate.knows(made.known_tasks()[0]["mood"])
-        assert not candidate.knows(choice.targets_of(made)["topic"])
+        assert not candidate.knows(made.known_tasks()[0]["topic"])
     plan = plan_experiment(dataclasses.replace(made, models=["topic", folders[1]], target="mood"))
     assert f"{folders[1]}: what it was trained on is unknown" in plan.notes[0]
 
