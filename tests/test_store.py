@@ -141,7 +141,7 @@ def test_describe_lists_finished_runs_alone(store):
 
 def test_a_failure_is_kept_until_the_run_succeeds(store, tied_t5):
     run = Run("import", {"fingerprint": "x"}, label="mine", place=str(tied_t5 / "nowhere"))
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="nowhere/config.json describes no model"):
         perform(run, store, "cpu")
     text = store.failure_file(run.key).read_text()
     assert text.startswith(f"import {run.key}: mine\nTraceback") and "nowhere" in text

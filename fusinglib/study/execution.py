@@ -220,7 +220,9 @@ class Execution:
         else:
             for run in self.schedule.fail(batch, f"{type(error).__name__}: {error}"):
                 if not self.store.failure_file(run.key).is_file():  # its worker could not say it
-                    self.store.record_failure(run, "".join(traceback.format_exception(error)))
+                    with self.store.writing():
+                        said = "".join(traceback.format_exception(error))
+                        self.store.record_failure(run, said)
 
     def _finish(self, batch: list[Run]) -> None:
         self.schedule.finish(batch)
