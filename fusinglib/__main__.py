@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -182,9 +181,10 @@ def fuse(options: argparse.Namespace) -> int:
 
 def _place(model: str) -> str:
     """The folder of a run's model where its key is given; any other model as it is."""
-    if not re.fullmatch("[0-9a-f]{16}", model) or Path(model).exists():
+    from fusinglib.places import is_key, store_folder
+
+    if not is_key(model) or Path(model).exists():
         return model
-    from fusinglib.places import store_folder
     from fusinglib.study.resolver import folder_of
     from fusinglib.study.store import Store
 

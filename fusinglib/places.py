@@ -5,6 +5,7 @@ others, and those of notebooks and `--set`, are paths from the project.
 """
 
 import os
+import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,11 @@ def project() -> Path:
 def anchored(path: str | Path) -> Path:
     """An absolute path: a relative one is taken from the project, `~` is the user's home."""
     return (project() / Path(path).expanduser()).resolve()
+
+
+def is_key(name: str) -> bool:
+    """Whether a name is written like the key of a run of the store."""
+    return bool(re.fullmatch("[0-9a-f]{16}", name))
 
 
 def store_folder(store: str = "") -> Path:

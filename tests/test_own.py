@@ -57,16 +57,17 @@ def test_an_own_task_can_be_chosen_in_the_playground(mini, encoder, reviews):
         assert "reviews" in settings.known_tasks()[0]
 
 
-def test_four_saved_models_are_sources(mini, encoder, tmp_path):
-    """Folders moved out of a store, as if they came from elsewhere: nothing is trained on them, and
-    their cards say what they were trained on."""
-    names = ["sentiment", "mood", "irony", "topic"]
+def saved_models(mini, encoder, tmp_path, names: list[str]) -> dict:
+    """Folders of finetuned models by their tasks, moved out of a store as if from elsewhere."""
     made = {"model": str(encoder), "families": {"few": names}, "seeds": [0]}
     plan, store, _ = carried_out(PairwiseHeatmap.from_parameters({**mini, **made}))
-    folders = {}
-    for run in plan.models:
-        name = run.settings["task"]["name"]
-        folders[name] = store.model(run).rename(tmp_path / name)
+    tasks = {run.settings["task"]["name"]: run for run in plan.models}
+    return {name: store.model(run).rename(tmp_path / name) for name, run in tasks.items()}
+
+
+def test_four_saved_models_are_sources(mini, encoder, tmp_path):
+    """Nothing is trained on sources, and their cards say what they were trained on."""
+    folders = saved_models(mini, encoder, tmp_path, ["sentiment", "mood", "irony", "topic"])
     changes = {
         "model": str(encoder), "seeds": [0, 1], "store": str(tmp_path / "other"),
         "families": {"mine": [*map(str, folders.values())], "few": ["mood", "emoji"]},
@@ -122,14 +123,9 @@ def test_a_card_says_what_a_model_was_trained_on(tmp_path, front, found):
 
 def test_a_trainers_card_counts_the_examples_of_its_task(mini, encoder, tmp_path):
     """It says `miniworld` by a short name without an owner, and the largest is the largest."""
-    names = ["topic", "irony", "mood"]
-    made = {"model": str(encoder), "families": {"few": names}, "seeds": [0]}
-    plan, store, _ = carried_out(PairwiseHeatmap.from_parameters({**mini, **made}))
-    folders = {}
-    for run in plan.models:
-        name = run.settings["task"]["name"]
-        folders[name] = store.model(run).rename(tmp_path / name)
-        card = folders[name] / "README.md"
+    folders = saved_models(mini, encoder, tmp_path, ["topic", "irony", "mood"])
+    for folder in folders.values():
+        card = folder / "README.md"
         card.write_text(card.read_text().replace("type: miniworld", "type: someone/miniworld"))
     changes = {
         "model": str(encoder), "store": str(tmp_path / "other"), "sources": ["mine"],

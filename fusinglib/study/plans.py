@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -12,6 +11,7 @@ from types import MappingProxyType
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
+from fusinglib.places import is_key
 from fusinglib.study.settings import (
     Families,
     FamilyTable,
@@ -440,11 +440,6 @@ def is_model(name: str) -> bool:
     """Whether the name of a source is not one of a task, but a folder, a Hub id or a run's key: a
     bare word is a task, `./word` a folder."""
     return "/" in name or is_key(name)
-
-
-def is_key(name: str) -> bool:
-    """Whether a name is written like the key of a run."""
-    return bool(re.fullmatch("[0-9a-f]{16}", name))
 
 
 def unique(lists) -> list:

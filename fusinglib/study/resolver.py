@@ -4,8 +4,8 @@ import contextlib
 from pathlib import Path
 
 from fusinglib.errors import InputError
-from fusinglib.places import anchored
-from fusinglib.study.plans import Model, Run, is_key
+from fusinglib.places import anchored, is_key
+from fusinglib.study.plans import Model, Run
 from fusinglib.study.settings import Families, FusePlayground, Settings
 from fusinglib.study.store import Store
 from fusinglib.training import cards, data, miniworld, tasks

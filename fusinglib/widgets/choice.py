@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusinglib.errors import InputError
-from fusinglib.study.plans import Builder, Run, is_key
+from fusinglib.places import is_key
+from fusinglib.study.plans import Builder, Run
 from fusinglib.study.resolver import base_model, finetuned_model
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
