@@ -154,7 +154,12 @@ def tasks(options: argparse.Namespace) -> int:
         length, unit = lambda text: len(text.split()), "words"
     table = description.describe(named, how, length)
     print(show(table.drop(columns="notes")))
-    print(f"length: of an input, in {unit}; examples after the rule {how.split_rule!r}")
+    print(
+        f"splits: rule {how.split_rule!r}; groups: of test examples that share texts; error: the "
+        f"binomial standard error of 50 %, in points; overlap: test examples that share a text "
+        f"with train, in %; overlaps: a passage with the training split of other tasks, in %, from "
+        f"1 on; length: of an input, in {unit}"
+    )
     for name, notes in table["notes"].items():
         if notes:
             print(f"{name}: {notes}")
@@ -299,7 +304,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--plan", action="store_true", help="print the plan and stop")
 
-    command = commands.add_parser("tasks", help="list tasks: sizes, labels, lengths, texts")
+    command = commands.add_parser(
+        "tasks", help="list tasks: sizes, labels, lengths, overlaps, texts"
+    )
     command.set_defaults(command=tasks)
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     command.add_argument("--params", metavar="FILE", default="params/paper/family_table.yaml")

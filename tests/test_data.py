@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fusinglib.errors import InputError
-from fusinglib.training import data
+from fusinglib.training import data, groups
 from fusinglib.training.data import Split, label_texts, text_input
 from fusinglib.training.tasks import TASKS, Task, own_task
 
@@ -143,7 +143,8 @@ def test_sample_is_fixed_by_the_split_seed(how, mini_tasks):
     task = mini_tasks["mood"]
     full = data.load(task, replace(how, max_dev=0, max_test=0))
     one, again = data.load(task, how), data.load.__wrapped__(task, how)
-    assert one == again
+    assert one.fingerprint == again.fingerprint
+    assert [one.train, one.dev, one.test] == [again.train, again.dev, again.test]
     assert one.sizes == {**full.sizes, "dev": 40, "test": 40}
     assert one.train == full.train
     places = [full.test.texts.index(text) for text in one.test.texts]
@@ -511,3 +512,27 @@ def test_a_missing_configuration_is_named(local, all_rows):
     task = replace(local({"train": rows(20), "validation": rows(4)}), config="other")
     message = refusal(task, all_rows)
     assert "(other)" in message and "BuilderConfig 'other' not found" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "groups_tested"),
+    [
+        ("wsc", (499, 104, 55), 19),
+        ("multirc", (26243, 4848, 1000), 18),
+        ("sst2", (66349, 872, 1000), 132),
+    ],
+)
+def test_real_tasks_are_carved_by_group(hub, all_rows, name, sizes, groups_tested):
+    loaded = data.load(TASKS[name], replace(all_rows, split_rule="grouped"))
+    assert tuple(loaded.sizes.values()) == sizes
+    assert not groups.sharing(loaded.train.texts, loaded.test.texts).any()
+    assert len(set(groups.groups(loaded.test.texts))) == groups_tested
+    paper = data.load(TASKS[name], all_rows)
+    assert groups.sharing(paper.test.texts, paper.train.texts).mean() > 0.7
+
+
+def test_real_wsc_and_wnli_share_their_sentences(hub, all_rows):
+    wsc, wnli = (
+        data.load(TASKS[n], replace(all_rows, split_rule="grouped")) for n in ("wsc", "wnli")
+    )
+    assert data.overlap(wsc, wnli) > 0.9 and data.overlap(wnli, wsc) > 0.4

@@ -10,7 +10,14 @@ import pytest
 from fusinglib.errors import InputError
 from fusinglib.places import PROJECT
 from fusinglib.study import experiments, parameters, plans
-from fusinglib.study.plans import Run, choose_families, family_table, intertrained
+from fusinglib.study.plans import (
+    Builder,
+    Model,
+    Run,
+    choose_families,
+    family_table,
+    intertrained,
+)
 from fusinglib.study.settings import FamilyTable, LossPath, PairwiseHeatmap, SourceSize, WeightDecay
 from fusinglib.study.store import Store
 from fusinglib.training.data import Split, TaskData
@@ -201,6 +208,7 @@ EVERY_FINETUNING = [
     {"micro_batch": 4},
     {"group_by_length": True},
     {"split_rule": "later"},
+    {"split_rule": "grouped"},
     {"split_seed": 1},
     {"max_dev": 7},
     {"max_test": 7},
@@ -535,3 +543,37 @@ def test_a_bare_word_is_a_task_whatever_folders_there_are(mini):
     families = {"few": ["mood", "irony", "tests"]}
     with pytest.raises(InputError, match="unknown task 'tests'"):
         experiments.plan_experiment(FamilyTable(**{**mini, "families": families}))
+
+
+def sharing_texts() -> dict[str, TaskData]:
+    """Data in which the test sentences of WSC stand in the training split of WNLI."""
+    sentence = Split(
+        [("the councilmen refused the demonstrators a permit because they feared",)], [0]
+    )
+    loaded = made_up()
+    for name, split in (("wsc", "test"), ("wnli", "train")):
+        loaded[name] = dataclasses.replace(loaded[name], **{split: sentence})
+    return loaded
+
+
+@pytest.mark.parametrize(("rule", "left_out"), [("grouped", True), ("paper", False)])
+def test_tasks_that_share_texts_with_the_target_are_left_out(mini, rule, left_out):
+    plan = paper_plan(mini, sharing_texts(), split_rule=rule)
+    of = {
+        row["target"]: row["sources"]
+        for row in plan.rows
+        if row["base"] == "fused" and row["source_family"] == "general"
+    }
+    assert len(of["wsc"]) == 13 - left_out and len(of["wnli"]) == 13  # one way alone
+    settings = paper_settings(mini, split_rule=rule)
+    notes = experiments._kin(sharing_texts(), FAMILIES, settings)
+    said = "wsc: wnli is left out as well, since its training split shares texts with 100 % of the"
+    assert [note.startswith(said) for note in notes] == [True] * left_out
+
+
+def test_models_trained_on_what_shares_texts_are_left_out(mini):
+    model = Model(Run("import", {"fingerprint": "m"}), trained_on=(TASKS["wnli"].identity,))
+    settings = paper_settings(mini, split_rule="grouped")
+    builder = Builder(settings, sharing_texts(), {"./mine": model})
+    assert builder.sources("wsc", ["./mine", "wnli", "rte"]) == ["rte"]
+    assert builder.sources("rte", ["./mine", "wnli"]) == ["./mine", "wnli"]

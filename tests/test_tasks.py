@@ -180,7 +180,8 @@ def test_tasks_are_listed_with_what_their_data_are_like(capsys, tmp_path):
     assert fusinglib_main(["tasks", "reviews", "gone", "mood", *how]) == 0
     said = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
-    assert lines["reviews"] == ["32", "4", "4", *lines["reviews"][3:5], "8", "8"]
+    labels, majority = lines["reviews"][5:7]
+    assert lines["reviews"] == ["32", "4", "4", "4", "25.0", labels, majority, "0.0", "8", "8"]
     assert lines["mood"][:3] == ["4500", "200", "1000"]
     assert "task 'gone': there is no file" in said and "length: of an input, in tokens" in said
     assert fusinglib_main(["tasks", "reviews", "--show", "1", *how]) == 0

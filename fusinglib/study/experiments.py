@@ -42,7 +42,7 @@ def _plan(settings: Families, world: int) -> Plan:
                 f"{nearest(name, given) if given else 'there are none'}"
             )
     models, notes = _models(given, settings, known)
-    notes += _of_data(loaded)
+    notes += [*_of_data(loaded), *_kin(loaded, chosen, settings)]
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
     if isinstance(settings, PairwiseHeatmap):
@@ -61,6 +61,24 @@ def _plan(settings: Families, world: int) -> Plan:
 def _of_data(loaded: dict[str, data.TaskData]) -> list[str]:
     """What loading the tasks had to say, task by task."""
     return [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
+
+
+def _kin(
+    loaded: dict[str, data.TaskData], families: dict[str, list[str]], settings: Families
+) -> list[str]:
+    """Which source tasks are left out for which targets since they share texts."""
+    sources, targets = (
+        plans.unique(families[family] for family in named)
+        for named in (settings.sources, settings.targets)
+    )
+    builder = plans.Builder(settings, loaded)
+    return [
+        f"{target}: {source} is left out as well, since its training split shares texts with "
+        f"{100 * data.overlap(loaded[target], loaded[source]):.0f} % of the test examples"
+        for target in targets
+        for source in sources
+        if source != target and source in loaded and builder.kin(target, source)
+    ]
 
 
 def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:

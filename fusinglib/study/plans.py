@@ -20,7 +20,7 @@ from fusinglib.study.settings import (
     PairwiseHeatmap,
     Settings,
 )
-from fusinglib.training.data import TaskData
+from fusinglib.training.data import KIN, TaskData, overlap
 from fusinglib.training.settings import Training
 from fusinglib.training.tasks import Task, among, find, leave_out
 
@@ -201,7 +201,18 @@ class Builder:
         left = {one.name for one in leave_out(task, tasks)}
         models = self.models.items()
         left |= {name for name, model in models if not among(task, model.trained_on)}
-        return [name for name in members if name in left]
+        return [name for name in members if name in left and not self.kin(target, name)]
+
+    def kin(self, target: str, source: str) -> bool:
+        """Whether the task of a source, or one that its model was trained on, shares texts with the
+        target; under the rule "grouped" alone."""
+        if self.settings.split_rule != "grouped":
+            return False
+        of = [source]
+        if source in self.models:
+            known = self.models[source].trained_on
+            of = [name for name, one in self.data.items() if among(one.task, known)]
+        return any(overlap(self.data[target], self.data[name]) >= KIN for name in of)
 
     def source(self, name: str, pretrained: Run, seed: int) -> Run:
         """The source model of a task, or the model of that name as it is."""
@@ -324,6 +335,12 @@ def fuse_playground(
     planned here.
     """
     plan, seed = Builder(settings, data, models), settings.source_seeds[0]
+    for name in settings.models:
+        if plan.kin(settings.target, name):
+            raise InputError(
+                f"parameter 'models': the training data of {name} share texts with the target "
+                f"{settings.target}; leave it out, choose another target, or split_rule 'paper'"
+            )
     made = {name: plan.source(name, pretrained, seed) for name in settings.models}
     single = max(made, key=plan.examples)
     plan.without_sources("pretrained", pretrained, [settings.target])

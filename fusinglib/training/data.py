@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from fusinglib.errors import InputError, nearest
-from fusinglib.training import miniworld
+from fusinglib.training import groups, miniworld
 from fusinglib.training.settings import Data
 from fusinglib.training.tasks import MINIWORLD, Task
 
@@ -33,7 +35,7 @@ class Split:
         return Split([self.texts[i] for i in rows], [self.labels[i] for i in rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskData:
     """A task's three splits, the fingerprint of their content, and the Hub's revision, if told.
 
@@ -53,6 +55,31 @@ class TaskData:
     def sizes(self) -> dict[str, int]:
         """Examples per split."""
         return {name: len(getattr(self, name)) for name in SPLITS}
+
+    @functools.cached_property
+    def tested_passages(self) -> tuple[np.ndarray, np.ndarray]:
+        """The `groups.passages` of the test split."""
+        return groups.passages(self.test.texts)
+
+    @functools.cached_property
+    def trained_passages(self) -> np.ndarray:
+        """The hashes of all passages in the training split, sorted."""
+        return np.unique(groups.passages(self.train.texts)[1])
+
+
+KIN = 0.10
+"""From this overlap on a task is left out with the target (under the rule "grouped")."""
+
+
+@functools.cache
+def overlap(target: TaskData, source: TaskData) -> float:
+    """The share of the target's test examples that have a passage (see `groups`) in common with the
+    training split of the source, which may be the target itself."""
+    (rows, keys), known = target.tested_passages, source.trained_passages
+    if not len(known):
+        return 0.0
+    shared = known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+    return len(np.unique(rows[shared])) / len(target.test)
 
 
 @functools.lru_cache(maxsize=64)
@@ -74,13 +101,17 @@ def load(task: Task, settings: Data) -> TaskData:
             f"choose another split rule ({', '.join(SPLIT_RULES)})"
         ) from None
     notes = _unlabelled(raw)
+    if settings.split_rule == "grouped":
+        splits, left = _apart(splits)
+        notes += left
     splits["dev"] = sample(splits["dev"], settings.max_dev, settings.split_seed, "dev")
     splits["test"] = sample(splits["test"], settings.max_test, settings.split_seed, "test")
     for name, split in splits.items():
         if not len(split):
             why = "".join(f" ({note})" for note in notes)
+            grouped = ", or split_rule 'paper'" if settings.split_rule == "grouped" else ""
             raise InputError(
-                f"task {task.name!r}: its {name} split is empty{why}; choose other data"
+                f"task {task.name!r}: its {name} split is empty{why}; choose other data{grouped}"
             )
     notes = (*notes, *_other_counts(task, raw), *_twice(splits))
     return TaskData(
@@ -132,6 +163,21 @@ def _other_counts(task: Task, raw: Rows) -> list[str]:
         for name, count in task.rows
         if raw.counts.get(name, 0) != count
     ]
+
+
+def _apart(splits: dict[str, Split]) -> tuple[dict[str, Split], list[str]]:
+    """The splits without the train and dev examples that share a text with a test example, and how
+    many those are."""
+    kept, notes = dict(splits), []
+    for name in ("train", "dev"):
+        shares = groups.sharing(splits[name].texts, splits["test"].texts)
+        kept[name] = splits[name].take(np.flatnonzero(~shares).tolist())
+        if shares.any():
+            notes.append(
+                f"{shares.sum():,} of {len(shares):,} examples of {name} share a text with the "
+                f"test split and are dropped"
+            )
+    return kept, notes
 
 
 def _twice(splits: dict[str, Split]) -> list[str]:
@@ -363,16 +409,10 @@ def _rounds(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
 
 def _carve(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
     """Test = min(1,000, 10 %) of the training examples, cut by the split seed."""
-    train = raw["train"]
+    train, dev = raw["train"], raw["validation"]
     if settings.split_rule == "later":
-        return {**_later(train), "test": raw["validation"]}
-    order = _order(len(train), settings.split_seed, "carve")
-    cut = min(1000, len(train) // 10)
-    return {
-        "train": train.take(sorted(order[cut:])),
-        "dev": raw["validation"],
-        "test": train.take(sorted(order[:cut])),
-    }
+        return {**_later(train), "test": dev}
+    return {**_drawn(train, ["test"], settings, beside=dev), "dev": dev}
 
 
 def _later(train: Split) -> dict[str, Split]:
@@ -383,11 +423,43 @@ def _later(train: Split) -> dict[str, Split]:
 
 def _cut(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
     """Dev and test of min(1,000, 10 %) of the training examples each, cut by the split seed."""
-    train = raw["train"]
-    order = _order(len(train), settings.split_seed, "carve")
-    cut = min(1000, len(train) // 10)
-    parts = {"test": order[:cut], "dev": order[cut : 2 * cut], "train": order[2 * cut :]}
-    return {name: train.take(sorted(part)) for name, part in parts.items()}
+    return _drawn(raw["train"], ["test", "dev"], settings)
+
+
+def _drawn(
+    train: Split, names: list[str], settings: Data, beside: Split | None = None
+) -> dict[str, Split]:
+    """Splits of these names, each min(1,000, 10 %) of the examples at most, and what is left as
+    train.
+
+    Under the rule "grouped" they are of whole groups of examples that share texts, none of which an
+    example of `beside` belongs to (see `groups`).
+    """
+    whole = [[row] for row in range(len(train))]
+    if settings.split_rule == "grouped":
+        whole = _groups(train, beside or Split([], []))
+    order = _order(len(whole), settings.split_seed, "carve")
+    most = min(1000, len(train) // 10)
+    drawn: dict[str, list[int]] = {name: [] for name in names}
+    for rows in (whole[number] for number in order):
+        for part in drawn.values():
+            if len(part) + len(rows) <= most:
+                part.extend(rows)
+                break
+    taken = {row for part in drawn.values() for row in part}
+    drawn["train"] = [row for row in range(len(train)) if row not in taken]
+    return {name: train.take(sorted(rows)) for name, rows in drawn.items()}
+
+
+def _groups(train: Split, beside: Split) -> list[list[int]]:
+    """The rows of every group of examples that has none in `beside`."""
+    numbers = groups.groups([*train.texts, *beside.texts]).tolist()
+    taken = {groups.UNPLACED, *numbers[len(train) :]}
+    rows: dict[int, list[int]] = {}
+    for row, number in enumerate(numbers[: len(train)]):
+        if number not in taken:
+            rows.setdefault(number, []).append(row)
+    return list(rows.values())
 
 
 SPLIT_RULES = {"carve": _carve, "own": _own, "mnli": _mnli, "rounds": _rounds, "cut": _cut}

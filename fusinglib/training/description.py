@@ -9,7 +9,7 @@ import pandas as pd
 
 from fusinglib.errors import InputError
 from fusinglib.progress import Progress
-from fusinglib.training import data
+from fusinglib.training import data, groups
 from fusinglib.training.data import SPLITS, TaskData
 from fusinglib.training.settings import Data, TextFormat
 from fusinglib.training.tasks import Task
@@ -18,28 +18,43 @@ SAMPLE = 1000
 """How many training texts are looked at for their lengths."""
 
 
-COLUMNS = [*SPLITS, "labels", "majority", "length", "95 %", "notes"]
+COUNTS = [*SPLITS, "groups", "length", "95 %"]
+MEASURES = ["groups", "error", "labels", "majority", "overlap", "length", "95 %", "overlaps"]
+COLUMNS = [*SPLITS, *MEASURES, "notes"]
 
 
 def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> pd.DataFrame:
-    """A row per task: examples of each split, the share of each label in train in percent, the
-    accuracy of always saying train's most frequent label, in percent of test, and the lengths of
-    its inputs, middle and 95 % quantile, as `length` counts them.
+    """A row per task, with the columns
 
-    What is noted about the data (other row counts than published...) comes last; of a task whose
-    data are not at hand there is nothing but why.
+    - train, dev, test: examples of each split;
+    - groups: how many groups of examples that share texts the test split has (see `groups`);
+    - error: the binomial standard error of an accuracy of 50 % on the test split, the greatest that
+      there is, in points; examples of one group make it greater;
+    - labels: the share of each label in train, in percent;
+    - majority: the accuracy of always saying train's most frequent label, in percent of test;
+    - overlap: the test examples that share a text with the training split, in percent;
+    - length, 95 %: of its inputs, median and 95 % quantile, as `length` counts them;
+    - overlaps: the other tasks with whose training split test examples share a passage, and how
+      many, in percent, from 1 % on;
+    - notes: what is noted about the data (other row counts than published...). Of a task whose data
+      are not at hand there is nothing but why.
     """
-    rows, tasks = {}, list(tasks)
+    rows, loaded, tasks = {}, {}, list(tasks)
     progress = Progress(len(tasks), "{} of {} tasks read".format)
     for task in tasks:
         progress.update(len(rows), task.name)
         try:
-            rows[task.name] = _row(data.load(task, how), how, length)
+            loaded[task.name] = data.load(task, how)
+            rows[task.name] = _row(loaded[task.name], how, length)
         except InputError as error:
             rows[task.name] = {"notes": str(error)}
     progress.update(len(rows), "", last=True)
+    for name, own in loaded.items():
+        shares = {of: 100 * data.overlap(own, one) for of, one in loaded.items() if of != name}
+        most = sorted((of for of in shares if shares[of] >= 1), key=shares.get, reverse=True)
+        rows[name]["overlaps"] = ", ".join(f"{of} {shares[of]:.0f} %" for of in most)
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS)
-    return table.astype(dict.fromkeys([*SPLITS, "length", "95 %"], "Int64")).rename_axis("task")
+    return table.astype(dict.fromkeys(COUNTS, "Int64")).rename_axis("task")
 
 
 def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
@@ -52,6 +67,9 @@ def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
     ]
     return {
         **loaded.sizes,
+        "groups": len(set(groups.groups(loaded.test.texts).tolist())),
+        "error": 50 / np.sqrt(len(loaded.test)),
+        "overlap": 100 * groups.sharing(loaded.test.texts, loaded.train.texts).mean(),
         "labels": "/".join(map(str, shares)),
         "majority": 100 * loaded.test.labels.count(most) / len(loaded.test),
         "length": int(np.median(lengths)),

@@ -56,9 +56,13 @@ class Training(Finetuning):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """How a task's rows become splits and text (study: Splits, Finetuning)."""
+    """How a task's rows become splits and text (study: Splits, Finetuning).
 
-    split_rule: Literal["paper", "later"]
+    `split_rule`: "grouped" keeps examples that share a text on one side (see `groups`); "paper" is
+    Appendix B, which does not; "later" the authors' later public rule.
+    """
+
+    split_rule: Literal["grouped", "paper", "later"]
     split_seed: Count
     max_dev: Count
     max_test: Count
