@@ -11,13 +11,13 @@ import transformers
 from fusinglib.errors import InputError
 from fusinglib.training import data, models
 from fusinglib.training.finetuning import EarlyStopping, _adamw, _batches, _learning_rate, finetune
-from fusinglib.training.scoring import accuracies, predict
+from fusinglib.training.scoring import metrics, predict
 
 
-def follow(metrics, min_gain=0.001, patience=50, every=50):
+def follow(scores, min_gain=0.001, patience=50, every=50):
     """Where training on these dev metrics ends: (steps, best step, best)."""
     stopping = EarlyStopping(min_gain, patience)
-    for number, metric in enumerate(metrics, start=1):
+    for number, metric in enumerate(scores, start=1):
         stopping.update(number * every, metric)
         if stopping.done(number * every):
             break
@@ -25,7 +25,7 @@ def follow(metrics, min_gain=0.001, patience=50, every=50):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "expected"),
+    ("scores", "expected"),
     [
         ([0.5, 0.6, 0.6, 0.9], (150, 100, 0.6)),  # patience 50: the first without a gain
         ([0.5, 0.4, 0.9], (100, 50, 0.5)),
@@ -36,8 +36,8 @@ def follow(metrics, min_gain=0.001, patience=50, every=50):
         ([0.7, 0.701, 0.702, 0.703], (200, 200, 0.703)),
     ],
 )
-def test_patience_of_one_evaluation(metrics, expected):
-    assert follow(metrics) == expected
+def test_patience_of_one_evaluation(scores, expected):
+    assert follow(scores) == expected
 
 
 @pytest.mark.parametrize("size", [1000, 2000, 3000, 7000])
@@ -249,11 +249,22 @@ def test_best_weights_are_restored(t5, mini_tasks, training, how):
     assert outcome["best_step"] == min(s for s, dev in steps.items() if dev == outcome["dev"])
     assert outcome["best_step"] < outcome["steps"] == 16 and outcome["stopped"] == "max_steps"
     loaded = data.load(mini_tasks["mood"], how)
-    again = accuracies(predict(model, model.encode(loaded.dev)), loaded.dev.labels)
+    again = metrics(predict(model, model.encode(loaded.dev)), loaded.dev.labels)
     assert again["ranked"] == outcome["dev"]
     assert not equal(weights(model), last)
     until_best = run(t5, mini_tasks, replace(wild, max_steps=outcome["best_step"]), how)
     assert equal(weights(until_best[0]), weights(model))
+
+
+def test_the_best_weights_go_by_the_chosen_metric(t5, mini_tasks, training, how):
+    wild = replace(training, learning_rate=0.02, max_steps=16, eval_every=1, metric="macro_f1")
+    model, outcome, _ = run(t5, mini_tasks, wild, how)
+    f1 = {row["step"]: row["macro_f1"] for row in model.history}
+    assert outcome["dev"] == max(f1.values()) == f1[outcome["best_step"]]
+    assert len(set(f1.values())) > 1
+    loaded = data.load(mini_tasks["mood"], how)
+    again = metrics(predict(model, model.encode(loaded.dev)), loaded.dev.labels)
+    assert again["macro_f1"] == outcome["dev"]
 
 
 def test_training_stops_by_patience_and_looks_when_told(t5, mini_tasks, training, how):
@@ -268,7 +279,7 @@ def test_training_stops_by_patience_and_looks_when_told(t5, mini_tasks, training
 def test_last_step_is_looked_at(t5, mini_tasks, training, how):
     model, outcome, _ = run(t5, mini_tasks, replace(training, max_steps=5, eval_every=3), how)
     assert [row["step"] for row in model.history] == [3, 5] and outcome["steps"] == 5
-    assert set(model.history[0]) == {"step", "loss", "ranked", "exact", "invalid"}
+    assert set(model.history[0]) == {"step", "loss", "ranked", "exact", "invalid", "macro_f1"}
 
 
 def test_metric_decides_what_is_best(t5, mini_tasks, training, how):

@@ -9,7 +9,14 @@ import torch
 from fusinglib.training import data, models
 from fusinglib.training.finetuning import finetune
 from fusinglib.training.models import label_tokens
-from fusinglib.training.scoring import accuracies, cross_entropy, label_scores, predict
+from fusinglib.training.scoring import (
+    cross_entropy,
+    label_scores,
+    macro_f1,
+    majority,
+    metrics,
+    predict,
+)
 from fusinglib.training.tokens import Tokens
 
 
@@ -73,7 +80,7 @@ def test_exact_is_what_greedy_generation_writes(half_trained):
         written.append(model.labels.index(ids) if ids in model.labels else -1)
     assert predicted["exact"].tolist() == written
     assert 5 < written.count(-1) < len(written) - 5  # both cases occurred
-    assert accuracies(predicted, loaded.test.labels)["invalid"] == written.count(-1) / len(written)
+    assert metrics(predicted, loaded.test.labels)["invalid"] == written.count(-1) / len(written)
     some = predicted["exact"] != -1
     assert (predicted["ranked"] >= 0).all()
     assert (predicted["ranked"][some] == predicted["exact"][some]).mean() > 0.5
@@ -144,10 +151,28 @@ def test_emoji_labels_of_many_lengths_are_scored(t5, training, how):
     torch.testing.assert_close(scores[0], torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
 
-def test_accuracies_by_hand():
+def test_metrics_by_hand():
     predicted = {"ranked": np.array([0, 1, 1, 2]), "exact": np.array([0, -1, -1, 1])}
-    found = accuracies(predicted, [0, 1, 2, 2])
-    assert found == {"ranked": 0.75, "exact": 0.25, "invalid": 0.5}
+    found = metrics(predicted, [0, 1, 2, 2])
+    f1 = (1 + 2 / 3 + 2 / 3) / 3
+    assert found == {"ranked": 0.75, "exact": 0.25, "invalid": 0.5, "macro_f1": pytest.approx(f1)}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "expected"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 1], (6 / 7 + 0) / 2),  # the majority label alone
+        ([3, 3], [3, 3], 1.0),  # labels that nobody has do not count
+        ([0, 2], [1, 2], (0 + 0 + 1) / 3),  # one that is predicted, and never right, does
+    ],
+)
+def test_macro_f1_by_hand(predicted, labels, expected):
+    assert macro_f1(np.array(predicted), np.array(labels)) == pytest.approx(expected)
+
+
+def test_the_majority_is_that_of_train():
+    assert majority([1, 1, 0], [0, 0, 0, 1]) == 0.25
+    assert majority([1, 0], [0, 0, 1]) == pytest.approx(2 / 3)  # a tie: the first label
 
 
 def test_encoder_has_one_prediction_and_no_invalid_output(encoder, mini_tasks, training, how):
@@ -158,7 +183,7 @@ def test_encoder_has_one_prediction_and_no_invalid_output(encoder, mini_tasks, t
     assert (predicted["ranked"] == predicted["exact"]).all()
     logits = [model.network(**model.inputs(tokens, [row])).logits[0] for row in range(len(tokens))]
     assert predicted["ranked"].tolist() == [int(row.argmax()) for row in logits]
-    assert accuracies(predicted, loaded.test.labels)["invalid"] == 0
+    assert metrics(predicted, loaded.test.labels)["invalid"] == 0
 
 
 def test_labels_of_the_miniature_world_differ_as_tokens(t5, mini_tasks):

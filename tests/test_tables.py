@@ -184,6 +184,49 @@ def test_caveats_tell_what_is_lacking():
     ]
 
 
+def test_targets_without_signal_are_named():
+    """Of 500 test texts two standard errors are 4.4 points around a majority of 60 %."""
+    results = study(source_seeds=(0, 1)).assign(majority=0.6, n_test=500)
+    targets = tables.distinct_targets(FAMILIES)
+    above = dict(zip(targets, [0.59, 0.64, 0.65], strict=False))
+    results["accuracy"] = results["target"].map(above).fillna(0.9)
+    assert tables.without_signal(results) == targets[:2]
+    said = f"Pretrained does not beat the majority label on {', '.join(targets[:2])}: accuracy"
+    assert [sentence.startswith(said) for sentence in tables.caveats(results, FAMILIES)] == [True]
+    table = tables.targets_table(results.assign(macro_f1=0.5), FAMILIES)
+    assert list(table["signal"]) == ["none", "none", *[""] * (len(targets) - 2)]
+    assert (table["majority"] == 60).all() and (table["F1 fused"] == 50).all()
+    assert list(table["pretrained"].round(6)) == [100 * above.get(t, 0.9) for t in targets]
+    before = tables.targets_table(study(), FAMILIES)  # without macro-F1 and majority
+    assert before["majority"].isna().all() and before["F1 fused"].isna().all()
+
+
+def test_runs_that_were_still_improving_are_counted():
+    results = study(source_seeds=(0, 1)).assign(best_step=40, steps=80, stopped="max_steps")
+    assert (tables.still_improving(results) == 0).all()
+    late = results["base"].eq("fused") & results["seed"].eq(0)
+    results.loc[late, "best_step"] = 80
+    seeds = results["seed"].nunique()
+    assert tables.still_improving(results)["fused"] == pytest.approx(100 / seeds)
+    results.loc[results["base"].eq("fused"), "best_step"] = 80
+    (said,) = tables.caveats(results, FAMILIES)
+    assert said.startswith("100 % of the runs from fused did best at their last evaluation")
+    patient = results.assign(stopped="patience")
+    assert tables.caveats(patient, FAMILIES) == []
+
+
+def test_tables_show_the_metric_that_runs_were_stopped_by():
+    results = study(source_seeds=(0, 1))
+    by_f1 = results.assign(metric="macro_f1", macro_f1=results["accuracy"] / 2)
+    whole, half = (tables.accuracy_table(one, FAMILIES) for one in (results, by_f1))
+    pd.testing.assert_frame_equal(half * 2, whole)
+    assert tables.caveats(by_f1, FAMILIES) == [
+        "All scores are macro-F1, in percent, not accuracies."
+    ]
+    kept = results.assign(metric="accuracy", macro_f1=0.0)
+    pd.testing.assert_frame_equal(tables.accuracy_table(kept, FAMILIES), whole)
+
+
 def difference(results, comparison, source, target):
     """One row of the differences."""
     rows = tables.differences(results, FAMILIES).set_index(

@@ -307,7 +307,7 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     """
     targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
-    whole = not results["accuracy"].isna().any()
+    whole = not tables.scored(results).isna().any()
     for claim in CLAIMS[experiment]:
         for family in families if claim.per_family else [""]:
             some = only(sample, targets, families[family]) if family else sample

@@ -6,7 +6,7 @@ Nothing here was fixed beforehand and nothing decides a claim.
 import numpy as np
 import pandas as pd
 
-from fusinglib.evaluation import statistics
+from fusinglib.evaluation import statistics, tables
 from fusinglib.fusion import geometry
 from fusinglib.fusion.geometry import Updates
 from fusinglib.study.plans import Plan
@@ -28,9 +28,10 @@ def cells(plan: Plan, store: Store, results: pd.DataFrame) -> pd.DataFrame:
 
     The plan is that of a family table over many worlds, its source models in the store.
     """
-    start = results.query("base == 'pretrained'").groupby(["world", "target"])["accuracy"].mean()
+    results = results.assign(score=tables.scored(results))
+    start = results.query("base == 'pretrained'").groupby(["world", "target"])["score"].mean()
     end = results.query("base == 'fused'").groupby(["world", "source_family", "target"])
-    gains = end["accuracy"].mean()
+    gains = end["score"].mean()
     fused = {
         (row["world"], row["source_family"], row["target"]): row["run"].parents[0]
         for row in reversed(plan.rows)

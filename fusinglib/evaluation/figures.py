@@ -88,11 +88,16 @@ def interval(ax, y, row, color, marker, size=7, width=2):
     ax.plot(row.estimate, y, marker, **mark)
 
 
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+"""What a metric is called on an axis."""
+
+
 def accuracy_by_base(results, targets, ax=None):
     """Test accuracy of every target from every base model, in percent: a row per base model.
 
     The large mark is the mean over targets; the small ones under it are the targets (means over
-    their runs), joined by a thin line each. The bar is the 95 % interval of the difference from
+    their runs), joined by a thin line each, a cross where pretrained does not beat the majority
+    label (`tables.without_signal`). The bar is the 95 % interval of the difference from
     pretrained, set off from pretrained's mean, the dotted line: where it reaches that line, the
     difference could be none. A base model with missing runs says how many and has no mean.
 
@@ -105,6 +110,7 @@ def accuracy_by_base(results, targets, ax=None):
     arrays = tables.run_arrays(results, targets)
     rows = sorted(arrays, key=lambda row: list(BASES).index(row[0]))
     by_target = 100 * np.array([arrays[row].mean(axis=(0, 1, 2)) for row in rows])
+    silent = np.isin(targets, tables.without_signal(results))
     means = by_target.mean(axis=1)
     start = means[0]  # pretrained comes first
 
@@ -114,7 +120,9 @@ def accuracy_by_base(results, targets, ax=None):
     for y, row in enumerate(rows):
         color, marker = BASES[row[0]]
         small = {"color": color, "markersize": 4, "markerfacecolor": "white", "zorder": 3}
-        ax.plot(by_target[y], np.full(len(targets), below[y]), marker, **small)
+        ax.plot(by_target[y, ~silent], np.full((~silent).sum(), below[y]), marker, **small)
+        if silent.any():
+            ax.plot(by_target[y, silent], np.full(silent.sum(), below[y]), "x", **small)
         if y > 0:
             interval = worlds.difference(arrays[row], arrays[rows[0]])
             bar = start + 100 * np.array([interval.low, interval.high])
@@ -126,7 +134,7 @@ def accuracy_by_base(results, targets, ax=None):
             note(ax, f"missing runs: {lacking}", y)
     ax.set_yticks(range(len(rows)), [" ".join(row).strip() for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.5)
-    ax.set_xlabel("test accuracy (%)")
+    ax.set_xlabel(f"test {METRICS[tables.metric_of(results)]} (%)")
     return ax
 
 
@@ -156,7 +164,7 @@ def difference_intervals(differences, ax=None):
     forest(ax, labels)
     for heading in headings:
         ax.get_yticklabels()[heading].set_fontweight("bold")
-    ax.set_xlabel("difference in test accuracy (points) with 95 % interval; filled: leaves out 0")
+    ax.set_xlabel("difference (points) with 95 % interval; filled: leaves out 0")
     return ax
 
 
@@ -185,7 +193,7 @@ def world_figure(by_world):
     figure, axes = facets(len(groups), 4 + 3 * len(groups), height, sharey=True)
     for ax, (_, rows) in zip(axes[0], groups, strict=True):
         world_rows(rows, ax)
-    figure.supxlabel("points of test accuracy with 95 % intervals; filled: leaves out 0")
+    figure.supxlabel("points, with 95 % intervals; filled: leaves out 0")
     return figure
 
 
@@ -369,7 +377,7 @@ def over_figure(table, column, label, ticks, log=False):
     Arguments: as of `lines_over`; the column's ``label``; ``ticks``, its values with their labels.
     """
     figure, ((left, right),) = facets(2, 10, 4.5)
-    lines_over(table, column, "accuracy", left, log).set_ylabel("test accuracy (%)")
+    lines_over(table, column, "accuracy", left, log).set_ylabel("test score (%)")
     lines_over(table, column, "difference", right, log)
     right.axhline(0, color="black", linestyle=":", linewidth=1)
     right.set_ylabel("paired difference from pretrained (points)")
@@ -409,7 +417,7 @@ def learning_curves(histories, steps=None):
     (by default with the last evaluation). Returns: a Figure.
     """
     figure, (axes,) = facets(2, 10, 4)
-    labels = {"loss": "training loss (nats)", "accuracy": "dev accuracy (%)"}
+    labels = {"loss": "training loss (nats)", "accuracy": "dev score (%)"}
     for ax, (value, label) in zip(axes, labels.items(), strict=True):
         for base, part in histories.groupby("base", sort=False):
             color, marker = BASES[base]

@@ -7,6 +7,7 @@ import pandas as pd
 import yaml
 
 from fusinglib.evaluation import statistics
+from fusinglib.evaluation.tables import metric_of, scored
 from fusinglib.study.plans import Plan
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
@@ -32,7 +33,7 @@ def accuracies(results: pd.DataFrame) -> pd.DataFrame:
     standard deviation, and how many seeds are finished; NaN for what they do not give."""
     rows = {}
     for base in BASES:
-        runs = results.query("base == @base").set_index("seed")["accuracy"].dropna()
+        runs = scored(results.query("base == @base").set_index("seed")).dropna()
         mean, low, high = statistics.over_seeds(100 * runs)
         spread = 100 * runs.std(ddof=1) if len(runs) > 1 else math.nan
         rows[base] = [mean, low, high, spread, len(runs)]
@@ -44,7 +45,7 @@ def accuracies(results: pd.DataFrame) -> pd.DataFrame:
 def differences(results: pd.DataFrame) -> pd.DataFrame:
     """Differences between base models in points, paired by seed, with 95 % t intervals over the
     seeds that both have finished. They speak of this target and these models alone."""
-    runs = results.pivot(index="seed", columns="base", values="accuracy")
+    runs = results.pivot(index="seed", columns="base", values=metric_of(results))
     rows = {}
     for better, worse in DIFFERENCES:
         gap = 100 * (runs[better] - runs[worse]).dropna()

@@ -2,6 +2,7 @@
 
 Everywhere, ``results`` has a row per run with the columns base, source_family, target,
 source_seed, seed and accuracy (a fraction), and ``families`` maps a family's name to its targets.
+Where the runs were stopped by macro-F1, this stands in the place of accuracy (see `scored`).
 """
 
 import numpy as np
@@ -53,7 +54,7 @@ def expected_runs(results, targets):
     """
     if "world" not in results:
         results = results.assign(world=0)
-    absent = [name for name in [*RUN, "accuracy"] if name not in results]
+    absent = [name for name in [*RUN, metric_of(results)] if name not in results]
     if absent:
         raise InputError(f"results lack the column(s) {', '.join(absent)}")
     if results.empty or not len(targets):
@@ -81,7 +82,18 @@ def expected_runs(results, targets):
         ],
         names=RUN,
     )
-    return runs.set_index(RUN)["accuracy"].astype(float).reindex(index)
+    return scored(runs.set_index(RUN)).astype(float).reindex(index)
+
+
+def metric_of(results):
+    """What the runs were stopped by, and tables show: "accuracy", or "macro_f1"."""
+    by_f1 = "metric" in results and (results["metric"] == "macro_f1").all()
+    return "macro_f1" if by_f1 else "accuracy"
+
+
+def scored(results):
+    """The metric of every run (see `metric_of`), as a fraction."""
+    return results[metric_of(results)]
 
 
 def run_arrays(results, targets):
@@ -92,7 +104,7 @@ def run_arrays(results, targets):
 
 
 def arrays(results, keys, targets):
-    """Accuracies by the columns ``keys``: arrays of shape (worlds, source seeds, seeds, targets),
+    """Scores by the columns ``keys``: arrays of shape (worlds, source seeds, seeds, targets),
     NaN where there is no run; without worlds there is one of them.
 
     Arguments: ``keys``, columns that tell base models apart. Source seeds are those of a base
@@ -104,7 +116,7 @@ def arrays(results, keys, targets):
     found = {}
     for key, part in results.groupby(keys, sort=False):
         axes = [worlds, sorted(part["source_seed"].unique()), seeds, targets]
-        runs = part.set_index(["world", "source_seed", "seed", "target"])["accuracy"]
+        runs = scored(part.set_index(["world", "source_seed", "seed", "target"]))
         accuracy = runs.reindex(pd.MultiIndex.from_product(axes)).to_numpy(dtype=float)
         found[key] = accuracy.reshape([len(axis) for axis in axes])
     return found
@@ -253,6 +265,52 @@ def compare(a, b):
     }
 
 
+def targets_table(results, families):
+    """Each target by itself: a row each, in percent, means over all runs of a base model.
+
+    Returns: a DataFrame indexed by target with the columns
+
+    - ``majority``: the accuracy of always saying the most frequent label;
+    - a column for the accuracy from each base model, and one for its macro-F1 ("F1 fused");
+    - ``signal``: "none" where `without_signal` names the target.
+
+    What the results do not have (runs of before have no macro-F1 and no majority) is NaN.
+    """
+    targets = distinct_targets(families)
+    known = results.reindex(columns=[*results.columns.union(["majority", "macro_f1"], sort=False)])
+    bases = list(dict.fromkeys(known["base"]))
+    table = pd.DataFrame({"majority": 100 * known.groupby("target")["majority"].mean()})
+    for name, column in (("", "accuracy"), ("F1 ", "macro_f1")):
+        means = known.groupby(["target", "base"])[column].agg(lambda runs: runs.mean(skipna=False))
+        table = table.join(100 * means.unstack("base")[bases].add_prefix(name))
+    silent = without_signal(results)
+    table["signal"] = ["none" if target in silent else "" for target in table.index]
+    return table.reindex(targets)
+
+
+def without_signal(results):
+    """The targets on which pretrained is less than two binomial standard errors of the test split
+    above always saying the most frequent label, so that accuracy tells little there.
+
+    Runs of before did not record the majority; they name none.
+    """
+    if "majority" not in results:
+        return []
+    start = results.query("base == 'pretrained'").groupby("target", sort=False)
+    means = start[["accuracy", "majority", "n_test"]].mean()
+    error = np.sqrt(means["majority"] * (1 - means["majority"]) / means["n_test"])
+    return list(means.index[means["accuracy"] < means["majority"] + 2 * error])
+
+
+def still_improving(results):
+    """The share of each base model's runs that did best at their last evaluation, when the batches
+    were used up: a Series, in percent. Empty where the results do not tell."""
+    if "best_step" not in results:
+        return pd.Series(dtype=float)
+    cut = (results["best_step"] == results["steps"]) & (results["stopped"] == "max_steps")
+    return 100 * cut.groupby(results["base"], sort=False).mean()
+
+
 def over(results, families, column):
     """Accuracy of each base model over a column that varies, e.g. ``weight_decay``, in percent.
 
@@ -379,6 +437,12 @@ def caveats(results, families):
     seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed", "world")}
     lacking = int(runs.isna().sum())
     cut = 100 * results["truncated"].mean() if "truncated" in results else 0
+    silent = ", ".join(without_signal(results))
+    improving = [
+        (share > 50, f"{share:.0f} % of the runs from {base} did best at their last evaluation: "
+                     f"they may have ended too early, raise target_max_steps.")
+        for base, share in still_improving(results).items()
+    ]  # fmt: skip
     sentences = [
         (lacking, f"{lacking} of {len(runs)} runs are missing; their cells show –."),
         (seeds["seed"] == 1, "One seed: no standard deviations, and no collapses to be seen."),
@@ -387,7 +451,11 @@ def caveats(results, families):
             "One source seed: the intervals do not cover the randomness of the source models.",
         ),
         (cut > 0, f"{cut:.1f} % of the texts were longer than the model may read, and are cut."),
-    ]
+        (metric_of(results) == "macro_f1", "All scores are macro-F1, in percent, not accuracies."),
+        (silent, f"Pretrained does not beat the majority label on {silent}: accuracy tells little "
+                 f"there (see macro-F1)."),
+        *improving,
+    ]  # fmt: skip
     return [sentence for holds, sentence in sentences if holds]
 
 
@@ -443,7 +511,7 @@ def record(results) -> None:
     """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
     from IPython.display import display
 
-    missing = int(results["accuracy"].isna().sum()) if "accuracy" in results else 0
+    missing = int(scored(results).isna().sum()) if "accuracy" in results else 0
     text = f"{len(results)} rows recorded" + (f", {missing} missing" if missing else "")
     if "sources" in results and results["sources"].map(lambda names: type(names) is tuple).all():
         results = results.assign(sources=results["sources"].map(" ".join))

@@ -66,7 +66,8 @@ def _cluster(cluster, store: Store, settings: Settings, progress: Progress):
 def results(plan: Plan, store: Store) -> pd.DataFrame:
     """The rows of the plan as one tidy table; accuracies are fractions, 0 to 1.
 
-    The accuracy of a run that is not finished is not a number.
+    The accuracy of a run that is not finished is not a number. `metric` says what the run was
+    stopped by and what tables show (see `tables.scored`): "accuracy", or "macro_f1".
     """
     rows = []
     for row in plan.rows:
@@ -74,7 +75,9 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
         facts = {name: value for name, value in row.items() if name != "run"}
         outcome = store.result(run) if store.has(run) else {"accuracy": math.nan}
         outcome.pop("notes", None)  # of the data, for all runs on a task alike
-        rows.append({**facts, "key": run.key, **outcome})
+        by_f1 = run.settings["training"]["metric"] == "macro_f1"
+        metric = {"metric": "macro_f1" if by_f1 else "accuracy"}
+        rows.append({**facts, "key": run.key, **metric, **outcome})
     return pd.DataFrame(rows)
 
 

@@ -19,7 +19,7 @@ from fusinglib.study.plans import Run
 from fusinglib.study.store import HISTORY, PROGRESS, Store
 from fusinglib.training import cards, data, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, linear_probe
-from fusinglib.training.scoring import accuracies, cross_entropy, predict
+from fusinglib.training.scoring import cross_entropy, majority, metrics, predict
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tokens import Encoded
 
@@ -144,16 +144,22 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
 
     outcome, _ = finetune(model, train, dev, training, run.settings["seed"], say)
     predicted = predict(model, test, training.micro_batch)
-    scores = accuracies(predicted, test.labels)
+    scores = metrics(predicted, test.labels)
+    accuracy = scores[_accuracy(training)]
     del predicted["scores"]
     safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
     if run.kind == "source":
         model.save(folder / "model")
-        cards.write(folder / "model", run.task, scores[training.metric])
+        cards.write(folder / "model", run.task, accuracy)
     sizes = {f"n_{name}": len(split) for name, split in encoded.splits.items()}
-    return {"accuracy": scores[training.metric], **scores, **outcome, **sizes,
-            "truncated": encoded.truncated,
+    return {"accuracy": accuracy, **scores, "majority": majority(train.labels, test.labels),
+            **outcome, **sizes, "truncated": encoded.truncated,
             "revision": encoded.revision, "notes": "; ".join(encoded.notes)}  # fmt: skip
+
+
+def _accuracy(training: Training) -> str:
+    """Which accuracy of `metrics` goes with the metric that a run is stopped by."""
+    return "exact" if training.metric == "exact" else "ranked"
 
 
 def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
@@ -170,9 +176,9 @@ def _line(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
             train, dev = encoded.splits["train"], encoded.splits["dev"]
             linear_probe(model, train, dev, training, run.settings["seed"])
         predicted = predict(model, scored, training.micro_batch)
-        scores = accuracies(predicted, scored.labels)
+        scores = metrics(predicted, scored.labels)
         loss = cross_entropy(predicted, scored.labels)
-        own = {"position": position, "loss": loss, "accuracy": scores[training.metric]}
+        own = {"position": position, "loss": loss, "accuracy": scores[_accuracy(training)]}
         points.append({**own, **scores})
     return {"points": points, "examples": len(scored), "revision": encoded.revision}
 

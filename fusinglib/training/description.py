@@ -11,6 +11,7 @@ from fusinglib.errors import InputError
 from fusinglib.progress import Progress
 from fusinglib.training import data, groups
 from fusinglib.training.data import SPLITS, TaskData
+from fusinglib.training.scoring import majority
 from fusinglib.training.settings import Data, TextFormat
 from fusinglib.training.tasks import Task
 
@@ -59,7 +60,6 @@ def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> 
 
 def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
     counts = Counter(loaded.train.labels)
-    most = max(counts, key=counts.get)
     shares = [round(100 * counts[label] / len(loaded.train)) for label in sorted(counts)]
     lengths = [
         length(data.text_input(loaded.task, text, how.text_format))
@@ -71,7 +71,7 @@ def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
         "error": 50 / np.sqrt(len(loaded.test)),
         "overlap": 100 * groups.sharing(loaded.test.texts, loaded.train.texts).mean(),
         "labels": "/".join(map(str, shares)),
-        "majority": 100 * loaded.test.labels.count(most) / len(loaded.test),
+        "majority": 100 * majority(loaded.train.labels, loaded.test.labels),
         "length": int(np.median(lengths)),
         "95 %": int(np.quantile(lengths, 0.95)),
         "notes": "; ".join(loaded.notes),

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fusinglib.training.models import BaseModel
-from fusinglib.training.scoring import accuracies, enough_memory, predict
+from fusinglib.training.scoring import enough_memory, metrics, predict
 from fusinglib.training.settings import Training
 from fusinglib.training.tokens import Tokens
 
@@ -56,7 +56,7 @@ def finetune(
 
     The seed sets the order of the data and the dropout; with the same arguments the CPU gives
     the same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history,
-    a row per evaluation: step, mean training loss since the last one, dev accuracies. `report` is
+    a row per evaluation: step, mean training loss since the last one, dev `metrics`. `report` is
     given the history after every evaluation.
     """
     torch.manual_seed(seed)
@@ -77,7 +77,7 @@ def finetune(
         losses.append(loss)
 
         if step % settings.eval_every == 0 or step == settings.max_steps:
-            scores = accuracies(predict(model, dev, settings.micro_batch), dev.labels)
+            scores = metrics(predict(model, dev, settings.micro_batch), dev.labels)
             model.network.train()
             history.append({"step": step, "loss": float(torch.stack(losses).mean()), **scores})
             losses = []

@@ -90,15 +90,33 @@ def cross_entropy(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> fl
     return float(-scores[np.arange(len(labels)), labels].mean())
 
 
-def accuracies(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> dict[str, float]:
-    """`ranked` and `exact` accuracy and the share of `invalid` outputs, fractions 0 to 1.
+def metrics(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> dict[str, float]:
+    """`ranked` and `exact` accuracy, the share of `invalid` outputs and `macro_f1`, fractions.
 
     `exact` counts a text that is no label as wrong (the paper's protocol); `ranked` takes the
-    best-scored label.
+    best-scored label, and so does `macro_f1`.
     """
     labels = np.asarray(labels)
     return {
         "ranked": float((predicted["ranked"] == labels).mean()),
         "exact": float((predicted["exact"] == labels).mean()),
         "invalid": float((predicted["exact"] == -1).mean()),
+        "macro_f1": macro_f1(predicted["ranked"], labels),
     }
+
+
+def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of the F1 of every label that is predicted or right at least once, 0 to 1.
+
+    F1 is 2 TP / (2 TP + FP + FN); a label that is never right, or never predicted, has 0.
+    """
+    count = 1 + max(predicted.max(), labels.max())
+    right = np.bincount(labels[predicted == labels], minlength=count)
+    either = np.bincount(labels, minlength=count) + np.bincount(predicted, minlength=count)
+    return float((2 * right[either > 0] / either[either > 0]).mean())
+
+
+def majority(train: Sequence[int], test: Sequence[int]) -> float:
+    """The accuracy on `test` labels of always saying the most frequent `train` label (of several
+    the one of the least id)."""
+    return float(np.mean(np.asarray(test) == np.bincount(train).argmax()))

@@ -20,9 +20,11 @@ class Finetuning:
     """What source and target finetuning share (study: Finetuning).
 
     `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero
-    at the last batch); the dev metric is taken every `eval_every` batches, and a gain counts from
-    `min_gain` (a fraction, 0 to 1). Where memory is short, a batch goes through the model in parts
-    of `micro_batch` texts (0: whole). With `group_by_length`, texts of like length share a batch.
+    at the last batch); the dev `metric` is taken every `eval_every` batches, and a gain counts from
+    `min_gain` (a fraction, 0 to 1): the accuracy of the "ranked" or the "exact" label, or the
+    "macro_f1" of the ranked one (see `scoring.metrics`). Where memory is short, a batch goes
+    through the model in parts of `micro_batch` texts (0: whole). With `group_by_length`, texts of
+    like length share a batch.
     """
 
     learning_rate: Annotated[float, Field(gt=0)]
@@ -31,7 +33,7 @@ class Finetuning:
     dropout: Annotated[float, Field(ge=0, le=0.9)]
     eval_every: Positive
     min_gain: Annotated[float, Field(ge=0, le=1)]
-    metric: Literal["ranked", "exact"]
+    metric: Literal["ranked", "exact", "macro_f1"]
     precision: Literal["fp32", "bf16"]
     threads: Positive
     micro_batch: Count = 0
