@@ -173,7 +173,7 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
     found = results(plan, Store(settings.store_folder()))
     assert found["accuracy"].notna().all()
     shown = page.locator(".fusinglib-outcome").inner_text()
-    for number in playground.accuracies(found)["accuracy"]:
+    for number in playground.accuracies(found, {})["accuracy"]:
         assert f"{number:.1f}" in shown
 
     page.get_by_label("Batches at most").fill("90000")

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fusinglib.errors import InputError
 from fusinglib.evaluation import reference, statistics
 
 NAN = float("nan")
@@ -51,124 +50,50 @@ def test_a_missing_run_makes_every_statistic_nan(statistic):
     assert np.isnan(statistic(holed))
 
 
-def test_difference_is_the_mean_of_the_pairs_and_deterministic():
-    rng = np.random.default_rng(3)
-    a, b = rng.random((3, 5)), rng.random((3, 5))
-    result = statistics.paired_difference(a, b)
-    assert result.estimate == pytest.approx((a - b).mean())
-    assert result.low < result.estimate < result.high
-    assert result == statistics.paired_difference(a, b)
-    swapped = statistics.paired_difference(b, a)
-    assert (swapped.low, swapped.high) == pytest.approx((-result.high, -result.low))
+def test_an_estimate_is_a_t_test():
+    values = np.random.default_rng(3).normal(1, 2, 7)
+    found = statistics.Estimate.of(values)
+    test = stats.ttest_1samp(values, 0.3)
+    assert found.interval[1:] == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert found.p_value(0.3) == pytest.approx(test.pvalue)
+    assert found.interval.estimate == found.value == pytest.approx(values.mean())
 
 
-def test_pairing_cancels_what_both_share():
-    shared = np.random.default_rng(0).random((3, 4))
-    result = statistics.paired_difference(shared + 0.05, shared)
-    assert result == pytest.approx((0.05, 0.05, 0.05))
+def test_an_estimate_of_too_few_or_missing_values_has_no_interval():
+    for values in ([], [0.5], [0.5, NAN]):
+        found = statistics.Estimate.of(values)
+        assert np.isnan([*found.interval[1:], found.p_value(0.0), found.reach()]).all()
+    assert statistics.Estimate.of([0.5]).value == 0.5
 
 
-def test_interval_without_seed_noise_is_the_bootstrap_of_the_targets():
-    """Two values in equal number: resampled means are binomial, so the quantiles are known."""
-    difference = np.tile([0.0] * 8 + [1.0] * 8, (4, 1))
-    result = statistics.paired_difference(difference, np.zeros_like(difference))
-    tail = statistics.expanded_tail(16)
-    expected = statistics.stats.binom.ppf([tail, 1 - tail], 16, 0.5) / 16
-    assert (result.low, result.high) == pytest.approx(tuple(expected))
+def test_an_estimate_without_variance_is_sure():
+    found = statistics.Estimate.of([0.5, 0.5])
+    assert found.interval == (0.5, 0.5, 0.5)
+    assert (found.p_value(0.5), found.p_value(0.4)) == (1.0, 0.0)
 
 
-def test_seeds_are_drawn_anew_for_every_target():
-    """With equal targets the variance is that of seeds x targets independent draws, not of seeds.
-
-    Drawing seeds for all targets together would give an interval four times as wide.
-    """
-    difference = np.tile([[-1.0], [1.0]], (1, 16))
-    result = statistics.paired_difference(difference, np.zeros_like(difference))
-    tail = statistics.expanded_tail(16)
-    expected = 2 * statistics.stats.binom.ppf([tail, 1 - tail], 32, 0.5) / 32 - 1
-    assert (result.low, result.high) == pytest.approx(tuple(expected))
-
-
-def test_expanded_tail_approaches_the_plain_one():
-    assert statistics.expanded_tail(2) < statistics.expanded_tail(6) < statistics.expanded_tail(50)
-    assert statistics.expanded_tail(100_000) == pytest.approx(0.025, abs=1e-5)
-
-
-def test_one_target_has_an_estimate_and_no_interval():
-    result = statistics.paired_difference(RUNS[:, :1], RUNS[:, 1:])
-    assert result.estimate == pytest.approx(0.1)
-    assert np.isnan([result.low, result.high]).all()
-
-
-def test_one_seed_has_an_interval_over_targets():
-    result = statistics.paired_difference(np.array([[0.1, 0.2, 0.3]]), np.zeros((1, 3)))
-    assert 0.1 <= result.low < 0.2 < result.high <= 0.3
-
-
-def test_a_missing_run_makes_the_difference_nan():
-    holed = RUNS.copy()
-    holed[0, 0] = NAN
-    assert np.isnan(statistics.paired_difference(holed, RUNS)).all()
-    assert np.isnan(statistics.paired_difference(RUNS, holed)).all()
-
-
-def test_source_seeds_widen_the_interval():
-    noise = np.random.default_rng(1).normal(0, 0.01, (4, 3, 8))
-    pretrained = np.full((1, 3, 8), 0.5)
-    alike = statistics.paired_difference(0.6 + noise, pretrained)
-    shifts = np.array([-0.1, 0.1, -0.1, 0.1]).reshape(4, 1, 1)
-    unlike = statistics.paired_difference(0.6 + noise + shifts, pretrained)
-    assert unlike.estimate == pytest.approx(alike.estimate)
-    assert unlike.high - unlike.low > 5 * (alike.high - alike.low)
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (3,)])
-def test_arrays_that_do_not_pair_are_refused(shape):
-    with pytest.raises(InputError, match="shapes"):
-        statistics.paired_difference(np.zeros((3, 3)), np.zeros(shape))
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    """Simulated studies of six targets and three seeds, targets and runs drawn at random.
-
-    An interval that is too wide fails the upper bounds, one over seeds alone covers about half.
-    """
-    rng = np.random.default_rng(7)
-    spread, noise, truth, studies = 0.04, 0.03, 0.02, 400
-    covered, widths = 0, []
-    for _ in range(studies):
-        runs = truth + rng.normal(0, spread, 6) + rng.normal(0, noise, (3, 6))
-        result = statistics.paired_difference(runs, np.zeros((3, 6)), resamples=1000)
-        covered += result.low <= truth <= result.high
-        widths.append(result.high - result.low)
-    assert 0.92 <= covered / studies <= 0.985
-    error = np.sqrt((spread**2 + noise**2 / 3) / 6)
-    assert np.mean(widths) < 1.3 * 2 * 2.571 * error  # 2.571: t quantile with 5 degrees of freedom
-
-
-def test_standard_error_of_seeds_alone_is_that_of_the_mean():
-    """Where all targets are alike, only seeds vary: sd / sqrt(n), with n instead of n - 1."""
-    seeds = np.array([0.1, 0.2, 0.4, 0.7])
-    runs = np.repeat(seeds[:, None], 200, axis=1)
-    expected = seeds.std() / np.sqrt(4 * 200)
-    assert statistics.standard_error(runs, 0 * runs) == pytest.approx(expected, rel=0.05)
-
-
-def test_standard_error_needs_targets_and_all_runs():
-    assert np.isnan(statistics.standard_error(RUNS[:, :1], RUNS[:, :1] * 0))
-    holed = RUNS.copy()
-    holed[0, 0] = NAN
-    assert np.isnan(statistics.standard_error(holed, RUNS))
+def test_reach_is_found_with_its_power():
+    """A true mean that far off is told apart from zero in 80 % of studies."""
+    found = statistics.Estimate(0.0, 1.0 / 12, 11)
+    rng = np.random.default_rng(0)
+    studies = rng.normal(found.reach(0.80), 1, (20_000, 12))
+    assert (stats.ttest_1samp(studies, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(
+        0.8, abs=0.02
+    )
 
 
 def test_sign_flips_of_a_small_case():
     """Of 8 sign patterns of 1, 2, 4 two have a mean as far from 0 as 7/3, and four as 5/3."""
-    values = np.array([[0.1, 0.2, 0.4]])
-    assert statistics.sign_flip(values, 0 * values) == pytest.approx(2 / 8)
-    values = np.array([[-0.1, 0.2, 0.4]])
-    assert statistics.sign_flip(values, 0 * values) == pytest.approx(4 / 8)
-    assert np.isnan(statistics.sign_flip(values, NAN * values))
-    assert np.isnan(statistics.sign_flip(values[:, :1], 0 * values[:, :1]))
+    assert statistics.sign_flip([0.1, 0.2, 0.4]) == pytest.approx(2 / 8)
+    assert statistics.sign_flip([-0.1, 0.2, 0.4]) == pytest.approx(4 / 8)
+    assert np.isnan(statistics.sign_flip([0.1, NAN])) and np.isnan(statistics.sign_flip([0.1]))
+
+
+def test_holm_of_a_small_case():
+    """The least p times 4, the next times 3...; a missing one is not counted."""
+    corrected = statistics.holm([0.01, NAN, 0.04, 0.02, 0.3])
+    assert corrected == pytest.approx([0.04, NAN, 0.08, 0.06, 0.3], nan_ok=True)
+    assert statistics.holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
 
 
 def test_false_discovery_of_a_small_case():

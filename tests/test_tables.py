@@ -132,7 +132,8 @@ def test_interval_of_a_difference_is_that_of_the_statistics():
     results = study()
     row = difference(results, "pretrained - random", "", "all")
     wide = results.pivot_table(index=["base", "seed"], columns="target", values="accuracy")[TARGETS]
-    interval = statistics.paired_difference(wide.loc["pretrained"], wide.loc["random"])
+    gaps = wide.loc["pretrained"] - wide.loc["random"]
+    interval = statistics.Estimate.of(gaps.mean(axis=0)).interval
     assert [row["estimate"], row["low"], row["high"]] == pytest.approx(
         [100 * value for value in interval]
     )

@@ -182,21 +182,31 @@ def test_a_model_of_few_examples_is_not_the_one_of_the_largest_training_set(made
 
 
 def test_accuracies_and_differences_over_seeds(made):
-    found = results(plan_experiment(made), Store(made.store_folder()))
+    plan, store = plan_experiment(made), Store(made.store_folder())
+    found, right = results(plan, store), playground.answers(plan, store)
     runs = found.pivot(index="seed", columns="base", values="accuracy")
-    table = playground.accuracies(found)
+    table = playground.accuracies(found, right)
     assert list(table.index) == playground.BASES
     assert table["accuracy"].to_numpy() == pytest.approx(
         100 * runs[playground.BASES].mean().to_numpy()
     )
     gap = 100 * (runs["fused"] - runs["pretrained"])
-    row = playground.differences(found).loc["fused - pretrained"]
+    for base in playground.BASES:
+        assert right[base].mean(axis=1).tolist() == pytest.approx(runs[base].tolist())
+    row = playground.differences(found, right).loc["fused - pretrained"]
     half = 12.7062 * gap.std(ddof=1) / np.sqrt(2)  # t(.975) with one degree of freedom
-    assert [row["estimate"], row["low"]] == pytest.approx([gap.mean(), gap.mean() - half], rel=1e-4)
-    assert "undecided" in playground.verdict(found, "irony") or not half
+    same = [row["estimate"], row["low_same"]]
+    assert same == pytest.approx([gap.mean(), gap.mean() - half], rel=1e-4) or half < 1
+    expected = playground.gap((right["fused"] - right["pretrained"]).to_numpy(), "texts like these")
+    assert row["low"] == pytest.approx(100 * expected.interval.low)
+    over_seeds = playground.differences(found, {}).loc["fused - pretrained"]
+    assert over_seeds["low"] == over_seeds["low_same"] == pytest.approx(gap.mean() - half, rel=1e-4)
+    assert "undecided" in playground.verdict(found, "irony", right) or row["low"] > 0
     one = found[found["seed"] == 0]
-    assert "one seed: that decides nothing" in playground.verdict(one, "irony")
-    assert playground.verdict(found.assign(accuracy=np.nan), "irony") == "Nothing is finished yet."
+    assert "one seed: that decides nothing" in playground.verdict(one, "irony", {})
+    assert (
+        playground.verdict(found.assign(accuracy=np.nan), "irony", {}) == "Nothing is finished yet."
+    )
 
 
 def test_what_is_copied_repeats_the_plan(made, tmp_path):
@@ -306,7 +316,7 @@ def test_fuse_compare_save(shown, settings, tmp_path):
     until(lambda: "<b>done</b>: 10 of 10 runs" in shown.status.value)
     found = results(plan_experiment(settings), Store(settings.store_folder()))
     assert found["accuracy"].notna().all()
-    for number in playground.accuracies(found)["accuracy"]:
+    for number in playground.accuracies(found, {})["accuracy"]:
         assert f"{number:.1f}" in shown.outcome.value
     shown.folder.value = str(tmp_path / "mine")
     until(lambda: not shown.save.disabled)

@@ -33,22 +33,31 @@ def test_mean_squares_are_those_of_an_analysis_of_variance():
 
 def test_the_scope_of_these_types_is_a_t_interval_over_worlds():
     values = table()
-    found = worlds.intervals(values)[SAME]
+    found = worlds.estimate(values, SAME).interval
     expected = stats.ttest_1samp(values.mean(axis=1), 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx(tuple(expected))
     assert found.estimate == pytest.approx(values.mean())
 
 
-@pytest.mark.parametrize("deviations", [(1, 2, 0.5), (2, 0.1, 1), (0, 0, 1), (0.1, 3, 0.1)])
-def test_other_task_types_never_make_an_interval_narrower(deviations):
-    for seed in range(20):
-        found = worlds.intervals(table(deviations=deviations, seed=seed))
-        assert found[OTHER].low <= found[SAME].low + 1e-12
-        assert found[OTHER].high >= found[SAME].high - 1e-12
+def test_a_single_row_is_a_t_interval_over_tasks_and_a_single_task_one_over_rows():
+    values = table()
+    for one in (values[:1], values[:, :1]):
+        expected = stats.ttest_1samp(one.ravel(), 0).confidence_interval(0.95)
+        assert worlds.estimate(one, OTHER).interval[1:] == pytest.approx(tuple(expected))
+
+
+def test_small_tables_have_intervals_of_finite_width():
+    """Satterthwaite's degrees of freedom alone fall below one, and the widths to 10^150."""
+    for seed in range(300):
+        values = table(2, 5, (0, 0, 1), seed)
+        squares = Squares.of(values)
+        assert squares.variance(OTHER)[1] >= 1
+        assert worlds.estimate(values, OTHER).reach() < 13 * np.sqrt(squares.variance(OTHER)[0])
 
 
 @pytest.mark.parametrize(
-    ("size", "deviations"), [((10, 13), (1, 1, 1)), ((10, 5), (0.5, 2, 1)), ((5, 6), (2, 0.5, 1))]
+    ("size", "deviations"),
+    [((10, 13), (1, 1, 1)), ((10, 5), (0.5, 2, 1)), ((5, 6), (2, 0.5, 1)), ((1, 6), (0, 1, 1))],
 )
 def test_intervals_cover_the_truth(size, deviations):
     """400 draws: a true 95 % lies within 92 and 98 % nearly always."""
@@ -56,10 +65,40 @@ def test_intervals_cover_the_truth(size, deviations):
     for _ in range(400):
         type_ = rng.normal(0, deviations[1], (1, size[1]))
         made = type_ + rng.normal(0, deviations[0], (size[0], 1))
-        found = worlds.intervals(made + rng.normal(0, deviations[2], size))
-        truths = {SAME: type_.mean(), OTHER: 0}
-        hits += [found[s].low <= truths[s] <= found[s].high for s in SCOPES]
+        made = made + rng.normal(0, deviations[2], size)
+        found = [worlds.estimate(made, scope).interval for scope in SCOPES]
+        truths = [type_.mean() if size[0] > 1 else 0, 0]
+        hits += [one.low <= truth <= one.high for one, truth in zip(found, truths, strict=True)]
     assert (0.92 <= hits / 400).all() and (hits / 400 <= 0.98).all()
+
+
+def test_families_that_differ_are_covered_by_the_interval_over_families():
+    """The interval over tasks holds for this mix of families, seldom for others (400 draws)."""
+    families = {name: [f"{name}{task}" for task in range(4)] for name in "xyz"}
+    rng, hits = np.random.default_rng(0), np.zeros(3)
+    for _ in range(400):
+        of_families = np.repeat(rng.normal(0, 1.5, 3), 4)
+        made = of_families + rng.normal(0, 1, 12) + rng.normal(0, 1, (8, 1, 2, 12))
+        mix = worlds.difference(made, 0.0)
+        other = worlds.by_family({"made": made}, families).iloc[-1]
+        hits[0] += mix.low <= of_families.mean() <= mix.high
+        hits[1] += mix.low <= 0 <= mix.high
+        hits[2] += other["low"] <= 0 <= other["high"]
+    assert 0.92 <= hits[0] / 400 and hits[1] / 400 <= 0.85 and 0.92 <= hits[2] / 400 <= 0.985
+
+
+def test_by_family_has_each_family_and_their_mean():
+    differences = tables.paired(study(), FAMILIES)
+    found = worlds.by_family(differences, FAMILIES).set_index(["comparison", "family"])
+    assert list(found.loc["fused - pretrained"].index) == ["few", "rest", worlds.OTHER_FAMILIES]
+    rows = tables.differences(study(), FAMILIES).set_index(["comparison", "target_family"])
+    for family in FAMILIES:
+        row = rows.loc[("fused - pretrained", family)]
+        assert found.loc[("fused - pretrained", family)].tolist() == pytest.approx(
+            row[["estimate", "low", "high"]].astype(float).tolist()
+        )
+    mean = found.loc["fused - pretrained", "estimate"]
+    assert mean[worlds.OTHER_FAMILIES] == pytest.approx(mean[["few", "rest"]].mean())
 
 
 def test_components_and_variances_find_what_was_put_in():
@@ -80,17 +119,30 @@ def test_components_and_variances_find_what_was_put_in():
     assert "seed" not in worlds.variances(made[:, :1, :1]).index
 
 
-def test_what_is_needed_is_the_least_that_decides():
+def test_what_is_needed_is_the_least_that_decides_with_power():
     values = table(deviations=(1, 0.3, 1)) - 0.6
     found, gap = Squares.of(values), abs(values.mean())
-    count, none = worlds.needed(values, 0.0, SAME)
-    assert none is None
-    assert found.expected(count, 5).width(SAME) < gap <= found.expected(count - 1, 5).width(SAME)
-    of_worlds, of_types = worlds.needed(values, 0.0, OTHER)
-    for count, size in ((of_worlds, lambda n: (n, 5)), (of_types, lambda n: (6, n))):
-        if count:
-            assert found.expected(*size(count)).width(OTHER) < gap
-    assert worlds.needed(values, values.mean(), SAME) == (None, None)
+    needed = worlds.needed(values, 0.0, SAME)
+    assert list(needed) == ["worlds"]
+    count = int(needed["worlds"].split()[0])
+
+    def reach(count, scope):
+        return found.expected(count, 5).estimate(0.0, scope).reach(0.80)
+
+    assert reach(count, SAME) < gap <= reach(count - 1, SAME)
+    assert list(worlds.needed(values, 0.0, OTHER)) == ["worlds", "tasks"]
+    assert worlds.needed(values, values.mean(), SAME)["worlds"].startswith("> 100 (")
+
+
+def test_the_range_of_what_is_needed_is_that_of_the_estimate_drawn_anew():
+    known = statistics.Estimate(2.0, 1.0, 9)
+    drawn = np.abs(np.random.default_rng(0).normal(2, 1, 100_000))
+    high, low = (round(100 / gap) for gap in np.quantile(drawn, [0.1, 0.9]))
+    said = worlds.in_range(lambda gap: round(100 / gap), known, 0.0)
+    middle, few, many = said.replace("(", "").replace(")", "").replace("to ", "").split(" ", 2)
+    assert (
+        (middle, int(few)) == ("50", pytest.approx(low, abs=1)) and many == "> 100" and high > 100
+    )
 
 
 def test_expected_squares_of_the_same_size_are_the_same():
@@ -104,13 +156,33 @@ def test_a_table_of_one_world_or_one_type_is_refused():
             Squares.of(np.zeros(shape))
 
 
-def test_one_world_keeps_the_interval_it_had():
-    made = np.random.default_rng(0).normal(0.5, 0.1, (2, 3, 6))
-    expected = statistics.paired_difference(made, 0 * made)
-    assert worlds.difference(made[None], 0 * made[None]) == expected
+def test_one_world_has_a_t_interval_over_its_targets():
+    made = np.random.default_rng(0).normal(0.5, 0.1, (1, 1, 3, 6))
+    expected = stats.ttest_1samp(made.mean(axis=(0, 1, 2)), 0).confidence_interval(0.95)
+    assert worlds.difference(made, 0 * made)[1:] == pytest.approx(tuple(expected))
     missing = made.copy()
-    missing[0, 0, 0] = np.nan
-    assert np.isnan(worlds.difference(np.stack([missing, made]), 0.0)).all()
+    missing[0, 0, 0, 0] = np.nan
+    assert np.isnan(worlds.difference(missing, 0.0)).all()
+    assert np.isnan(worlds.difference(np.concatenate([missing, made]), 0.0)).all()
+    one = worlds.difference(made[..., :1], 0.0)
+    assert one.estimate == pytest.approx(made[..., 0].mean()) and np.isnan(one[1:]).all()
+
+
+def test_source_seeds_of_one_world_widen_its_interval():
+    noise = np.random.default_rng(1).normal(0, 0.01, (1, 4, 3, 8))
+    alike = worlds.difference(0.1 + noise, 0.0)
+    shifts = np.array([-0.1, 0.1, -0.1, 0.1]).reshape(1, 4, 1, 1)
+    unlike = worlds.difference(0.1 + noise + shifts, 0.0)
+    assert unlike.estimate == pytest.approx(alike.estimate)
+    assert unlike.high - unlike.low > 5 * (alike.high - alike.low)
+
+
+def test_a_bootstrap_of_a_mean_has_its_standard_error():
+    values = np.random.default_rng(5).normal(0, 1, (1, 1, 3, 200))
+    found = worlds.bootstrapped({"a": values}, lambda some: some["a"].mean(axis=(1, 2, 3)))
+    known = worlds.estimate(values.mean(axis=(1, 2)), OTHER)
+    assert found.value == pytest.approx(known.value) and found.freedom == known.freedom
+    assert found.variance == pytest.approx(known.variance, rel=0.15)
 
 
 def study(count=4, seed=0) -> pd.DataFrame:
@@ -141,9 +213,9 @@ def test_tables_over_worlds():
     rows = tables.differences(results, FAMILIES).query("target_family == 'all'")
     row = rows.set_index("comparison").loc["fused - pretrained"]
     values = 100 * tables.paired(results, FAMILIES)["fused - pretrained"].mean(axis=(1, 2))
-    found = worlds.intervals(values)
-    assert (row["low"], row["high"]) == pytest.approx(found[OTHER][1:])
-    assert (row["low_same"], row["high_same"]) == pytest.approx(found[SAME][1:])
+    other, same = (worlds.estimate(values, scope).interval for scope in (OTHER, SAME))
+    assert (row["low"], row["high"]) == pytest.approx(other[1:])
+    assert (row["low_same"], row["high_same"]) == pytest.approx(same[1:])
     assert row["worlds"] == 4 and row["missing"] == 0
     holed = tables.missing(results.iloc[1:], FAMILIES)
     assert holed[["base", "world", "target"]].to_numpy().tolist() == [["pretrained", 0, "a"]]
@@ -156,7 +228,8 @@ def test_claims_over_worlds_are_those_of_their_differences():
     rows = claims.verdicts("family_table", results, FAMILIES)
     assert len(rows) == len(SCOPES) * (len(FAMILIES) + 3)
     paired = tables.paired(results, FAMILIES)["fused - pretrained"][..., :4]
-    for scope, found in worlds.intervals(100 * paired.mean(axis=(1, 2))).items():
+    for scope in SCOPES:
+        found = worlds.estimate(100 * paired.mean(axis=(1, 2)), scope).interval
         row = rows[(rows["scope"] == scope) & rows["claim"].str.endswith("on few")].iloc[0]
         assert tuple(row[["estimate", "low", "high"]]) == pytest.approx(tuple(found))
         assert row["verdict"] == "supported" and row["decided by"] == "-"
@@ -231,6 +304,6 @@ def test_worlds_are_drawn_and_foretold():
     assert len(figures.share_figure(pd.DataFrame(shares)).axes[0].patches) == 3 * 4
     found = worlds.forecast(differences["fused - pretrained"], 3)
     values = 100 * differences["fused - pretrained"].mean(axis=(1, 2))
-    assert found["found"].tolist() == [Squares.of(values).width(scope) for scope in SCOPES]
+    assert found["found"].tolist() == [worlds.estimate(values, scope).reach() for scope in SCOPES]
     decided = worlds.to_decide(differences).loc["fused - pretrained"]
     assert (decided["worlds"] == "*").all()

@@ -1,9 +1,11 @@
 """The paper's claims: the statistic that decides each, its interval, and a verdict.
 
-A statistic is a plain function of a `Sample`; its interval is that of all tables (`worlds.interval`
-over many worlds, `statistics.interval` in one). A claim is supported where the whole interval lies
-above its threshold (or from it on, where the claim says "all but"), contradicted where it lies
-below, and else undecided at this size. A verdict speaks of the model and the data of its results
+A statistic is a plain function of a `Sample`; its interval is that of all tables
+(`worlds.estimate`) of what each target adds to it (`worlds.by_type`), and of shares and ranks, for
+which that is too rough, a t interval with the variance of a bootstrap. A claim is supported where
+the whole interval lies above its threshold, contradicted where it lies below, and else undecided at
+this size. Many claims are tried at once, so the verdict that leads is corrected for their number
+(Holm 1979); the raw one stands beside it. A verdict speaks of the model and the data of its results
 alone.
 """
 
@@ -15,10 +17,13 @@ import pandas as pd
 from scipy import stats
 
 from fusinglib.evaluation import reference, statistics, tables, worlds
-from fusinglib.evaluation.statistics import mean_of_runs
+from fusinglib.evaluation.statistics import LEVEL, mean_of_runs
 
 MEMBER = "member of"
 """Begins the keys of a sample that say which targets belong to a family."""
+
+TIE = 1e-9
+"""Accuracies that differ by less come of the same number of right answers, but for rounding."""
 
 Sample = dict[tuple, np.ndarray]
 """Accuracies by base model, and which targets belong to which family.
@@ -88,8 +93,8 @@ def _advantage(sample: Sample, base: str) -> np.ndarray:
 def losing_singles(sample: Sample) -> np.ndarray:
     """The share of intertrained models that lie below pretrained, in percent."""
     (start,) = runs_of(sample, "pretrained")
-    return _share([_gain(array, start) < 0 for array in runs_of(sample, "intertrained")],
-                  [_gain(array, start) for array in runs_of(sample, "intertrained")])  # fmt: skip
+    gains = [_gain(array, start) for array in runs_of(sample, "intertrained")]
+    return _share([gain < -TIE for gain in gains], gains)
 
 
 def _gain(runs: np.ndarray, start: np.ndarray, seen: np.ndarray | float = 0.0) -> np.ndarray:
@@ -112,17 +117,10 @@ def pairs_above(which: Callable) -> Callable[[Sample], np.ndarray]:
 
     def share(sample: Sample) -> np.ndarray:
         gains = _pair_gains(sample)
-        return _share([pair > which(one, two) for pair, one, two in gains], [g[0] for g in gains])
+        above = [pair > which(one, two) + TIE for pair, one, two in gains]
+        return _share(above, [pair for pair, _, _ in gains])
 
     return share
-
-
-def above_worse(sample: Sample) -> np.ndarray:
-    """The share of pairs, in percent, that beat the worse of their two models; a pair that has no
-    target in a resample is not held against them."""
-    gains = _pair_gains(sample)
-    failed = np.sum([pair <= np.minimum(one, two) for pair, one, two in gains], axis=0)
-    return 100 * (1 - failed / len(gains))
 
 
 def middle(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -181,13 +179,12 @@ def _lost(sample: Sample, base: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, and the statistic that has to exceed the threshold if it holds, or with
-    `or_equal` to reach it.
+    """A claim of the paper, and the statistic that has to exceed the threshold if it holds.
 
     `bounds` are the least and the greatest value of the statistic. `said` is what the paper says
     where none of its tables gives the statistic. `per_family`: the claim is made of every target
-    family. `seeds` says whether seeds are drawn anew in the bootstrap: a spread over them would
-    come out too small if so.
+    family. `smooth`: what each target adds to the statistic tells its variance (`worlds.by_type`);
+    of shares of models and ranks it does not (`worlds.bootstrapped`).
     """
 
     number: int
@@ -196,15 +193,8 @@ class Claim:
     threshold: float = 0.0
     said: str = ""
     per_family: bool = False
-    seeds: bool = True
     bounds: tuple[float, float] = (-np.inf, np.inf)
-    or_equal: bool = False
-
-    def verdict(self, low: float, high: float) -> str:
-        """Supported, contradicted or undecided; without an interval nothing is decided."""
-        if low > self.threshold or (self.or_equal and low == self.threshold):
-            return "supported"
-        return "contradicted" if high < self.threshold else "undecided"
+    smooth: bool = True
 
 
 SHARE = (0.0, 100.0)
@@ -212,28 +202,32 @@ SHARE = (0.0, 100.0)
 CLAIMS = {
     "family_table": [  # section 4 and Table 1; for stability section 1 and Table 3
         Claim(1, "fusing all beats pretraining", gain, per_family=True),
-        Claim(2, "fusing is more stable", stability, said="+1.9", seeds=False),
+        Claim(2, "fusing is more stable", stability, said="+1.9"),
         Claim(3, "well-chosen intertraining beats fusing all", intertraining),
         Claim(4, "intertraining depends on the family, fusing does not", own_family),
     ],
-    "pairwise_heatmap": [  # section 4 and Figure 2; words taken as more than a third, 9 of 10, half
+    # Section 4 and Figure 2. "Many" is taken as more than a third; the others are compared with
+    # what comes out where a pair and its two models are all alike: two of three pairs beat the
+    # worse one, half of them the mean of the two, one of three the better one.
+    "pairwise_heatmap": [
         Claim(
             5, "many single models are worse than pretrained", losing_singles,
-            threshold=100 / 3, said="many", bounds=SHARE,
+            threshold=100 / 3, said="many", bounds=SHARE, smooth=False,
         ),
         Claim(
-            6, "all but one pair beat their worse model", above_worse,
-            threshold=90, said="all but one", bounds=SHARE, or_equal=True,
+            6, "all but one pair beat their worse model", pairs_above(np.minimum),
+            threshold=200 / 3, said="all but one", bounds=SHARE, smooth=False,
         ),
         Claim(
             7, "most pairs beat the mean of the two", pairs_above(middle),
-            threshold=50, said="most", bounds=SHARE,
+            threshold=50, said="most", bounds=SHARE, smooth=False,
         ),
         Claim(
             8, "pairs often beat the better one", pairs_above(np.maximum),
-            threshold=50, said="often", bounds=SHARE,
+            threshold=100 / 3, said="often", bounds=SHARE, smooth=False,
         ),
-        Claim(9, "good models make good pairs", good_pairs, said="yes", bounds=(-1.0, 1.0)),
+        Claim(9, "good models make good pairs", good_pairs, said="yes", bounds=(-1.0, 1.0),
+              smooth=False),
     ],
     "weight_decay": [  # section 4.1 and Table 2
         Claim(10, "decay nullifies intertraining but not fusing", interaction),
@@ -300,10 +294,11 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     """The claims that an experiment decides: a row for each claim (claim 1: for each target family)
     and scope of the interval; over many worlds there are the two `worlds.SCOPES`.
 
-    Returns: a DataFrame with the columns claim, scope, estimate, low, high, ``threshold``,
-    ``paper``, ``verdict``, and ``decided by``: how many seeds, worlds or tasks would decide it
-    if the estimate stayed what it is ("-" where it is decided, "more targets" where seeds alone
-    cannot).
+    Returns: a DataFrame with the columns claim, scope, ``verdict`` (corrected for the number of
+    claims in this table, see `adjusted`), estimate, low, high, ``threshold``, ``paper``, ``p`` (of
+    the threshold, two-sided), ``p adjusted``, ``raw verdict`` (where the interval lies), and
+    ``decided by``: how many seeds, worlds or tasks would decide the raw verdict with a power of
+    80 % ("-" where it is decided; `worlds.in_range`).
     """
     targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
@@ -314,61 +309,92 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
             name = f"{claim.number} {claim.text}" + (f" on {family}" if family else "")
             paper = in_the_paper(experiment, claim, family)
             for scope, found, decided in _found(claim, some) if whole else NOTHING:
-                low, high = np.clip([found.low, found.high], *claim.bounds)
-                verdict = claim.verdict(low, high)
-                decided = decided() if verdict == "undecided" else "-"
-                said = [claim.threshold, paper, verdict, decided]
-                rows.append([name, scope, found.estimate, low, high, *said])
-    names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "verdict"]
-    return pd.DataFrame(rows, columns=[*names, "decided by"])
+                low, high = np.clip(found.interval[1:], *claim.bounds)
+                p = found.p_value(claim.threshold)
+                raw = verdict(p, found.value - claim.threshold)
+                decided = decided() if raw == UNDECIDED else "-"
+                said = [claim.threshold, paper, p, raw, decided]
+                rows.append([name, scope, found.value, low, high, *said])
+    names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "p", "raw verdict"]
+    return adjusted(pd.DataFrame(rows, columns=[*names, "decided by"]))
+
+
+UNDECIDED = "undecided"
+
+
+def verdict(p: float, gap: float) -> str:
+    """Supported or contradicted at 5 %, by the sign of the gap to the threshold; without a p-value
+    nothing is decided."""
+    if not p <= 1 - LEVEL:
+        return UNDECIDED
+    return "supported" if gap > 0 else "contradicted"
+
+
+def adjusted(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of verdicts with those corrected for the number of claims in it (`statistics.holm`),
+    scope by scope. Tables of several experiments may be put together first."""
+    p = table.groupby("scope", sort=False)["p"].transform(statistics.holm)
+    gaps = table["estimate"] - table["threshold"]
+    led = [verdict(*pair) for pair in zip(p, gaps, strict=True)]
+    rest = table.drop(columns=["verdict", "p adjusted"], errors="ignore")
+    rest.insert(2, "verdict", led)
+    rest.insert(rest.columns.get_loc("p") + 1, "p adjusted", p)
+    return rest
 
 
 HERE = "other targets like these"
 """What an interval speaks of in one world."""
 
-NOTHING = [(HERE, statistics.Difference(*[np.nan] * 3), lambda: "-")]
+NOTHING = [(HERE, statistics.Estimate(np.nan), lambda: "-")]
 """What is found where runs are missing."""
 
 
 def _found(claim: Claim, sample: Sample) -> list[tuple]:
-    """The scopes, their intervals, and how to find what would decide the claim."""
-    if max(len(array) for array in sample.values()) == 1:
-        world = {key: array[0] for key, array in sample.items()}
-        found = statistics.interval(world, claim.statistic, seeds=claim.seeds)
-        return [(HERE, found, lambda: _seeds_needed(claim, world, found))]
-    if max(array.shape[-1] for array in sample.values()) == 1:
-        found = statistics.over_seeds(claim.statistic(sample))
-        return [(worlds.SCOPES[0], found, lambda: "-")]
-    values = worlds.by_type(sample, claim.statistic)
-    return [
-        (scope, found, lambda s=scope: worlds.in_words(worlds.needed(values, claim.threshold, s)))
-        for scope, found in worlds.intervals(values).items()
-    ]
+    """The scopes, the estimates, and how to find what would decide the claim."""
+    count, _, seeds, targets = np.max([array.shape for array in sample.values()], axis=0)
+    here = statistics.Estimate.of(claim.statistic(sample))
+    if targets == 1:
+        return [(worlds.SCOPES[0] if count > 1 else HERE, here, lambda: "-")]
+    rows = sample if count > 1 else {key: one.swapaxes(0, 1) for key, one in sample.items()}
+    if claim.smooth:
+        values = worlds.by_type(rows, claim.statistic)
+        other = worlds.estimate(values, worlds.SCOPES[1])
+    else:
+        other = worlds.bootstrapped(rows, claim.statistic)
+    if count == 1:
+        return [(HERE, other, lambda: _seeds_needed(claim, sample, other, seeds))]
+
+    def decided(scope: str) -> str:
+        if not claim.smooth:
+            return "more worlds" if scope == worlds.SCOPES[0] else "more worlds and tasks"
+        ways = worlds.needed(values, claim.threshold, scope)
+        return " or ".join(f"{number} {what}" for what, number in ways.items())
+
+    return [(scope, found, lambda s=scope: decided(s))
+            for scope, found in zip(worlds.SCOPES, (here, other), strict=True)]  # fmt: skip
 
 
-def _seeds_needed(claim: Claim, world: Sample, found: statistics.Difference) -> str:
-    """How many seeds would decide a claim, going by what of its variance comes from seeds."""
-    seeds, targets = np.max([array.shape[1:] for array in world.values()], axis=0)
-    if np.isnan(found.low):  # a single target, or a statistic that is not defined
-        return "-"
-    everywhere, of_seeds = (
-        float(np.nanvar(statistics.resample(world, claim.statistic, seeds=claim.seeds, targets=t)))
-        for t in (True, False)
-    )
-    gap = abs(found.estimate - claim.threshold)
-    return seeds_needed(gap, max(everywhere - of_seeds, 0), of_seeds * seeds, targets, seeds)
-
-
-def seeds_needed(
-    gap: float, of_targets: float, of_one_seed: float, targets: int, seeds: int
-) -> str:
-    """The least number of seeds whose interval leaves out a value `gap` away from the estimate.
-
-    `of_targets` is the variance that the choice of targets contributes, which more seeds do not
-    lessen; `of_one_seed` that of a single seed. It is a rough guide, from the variances alone, and
-    more than the `seeds` at hand, which did not decide.
-    """
-    allowed = (gap / stats.t.ppf(0.975, targets - 1)) ** 2 * (targets - 1) / targets - of_targets
-    if allowed <= 0:
+def _seeds_needed(claim: Claim, sample: Sample, found: statistics.Estimate, seeds: int) -> str:
+    """How many seeds would decide a claim, going by what of its variance comes from seeds; what
+    comes from the choice of targets is not lessened by more of them."""
+    if not claim.smooth:
         return "more targets"
-    return str(max(seeds + 1, int(np.ceil(of_one_seed / allowed))))
+    if seeds < 2 or np.isnan(found.variance):
+        return "-"
+    of_seeds = worlds.by_seed(sample, claim.statistic).var(ddof=1) / seeds
+    if np.isnan(of_seeds):  # a spread over seeds, of two of them
+        return "-"
+    of_targets = max(found.variance - of_seeds, 0.0)
+
+    def least(gap: float) -> float:
+        reaches = (
+            found._replace(variance=of_targets + of_seeds * seeds / count).reach(worlds.POWER)
+            for count in range(seeds + 1, worlds.MOST + 1)
+        )
+        return next((seeds + 1 + at for at, reach in enumerate(reaches) if reach < gap), np.inf)
+
+    if found._replace(variance=of_targets).reach(worlds.POWER) >= abs(
+        found.value - claim.threshold
+    ):
+        return "more targets"
+    return f"{worlds.in_range(least, found, claim.threshold)} seeds"

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from fusinglib.evaluation import statistics, tables, worlds
+from fusinglib.evaluation.claims import TIE
 
 CLASSES = {
     "better than both": "++",
@@ -25,7 +26,10 @@ def table(results):
     - ``rank``: how the pair does beside the two, see `CLASSES`;
     - ``certain``: whether it stays the same within one standard error of the pair's distance
       from the better one, the mean of the two and the worse one;
-    - ``p``: of the pair against the better one, by sign flips, corrected for the number of pairs;
+    - ``p``: of the pair against the better one, chosen on other seeds than it is compared on
+      (`above_better`), by sign flips of worlds, or in a single one of targets (`least_p` is the
+      least there can be), corrected for the number of pairs;
+    - ``above_better``: that difference, in points; a mean over seeds;
     - with many worlds ``better_than_both``: in how many of them, in percent.
     """
     rows = []
@@ -35,7 +39,8 @@ def table(results):
         against = {"both": better, "mean": (one + two) / 2, "worse": worse}
         gaps = {name: 100 * statistics.mean(fused - other) for name, other in against.items()}
         errors = {
-            name: 100 * statistics.standard_error(fused, other) for name, other in against.items()
+            name: 100 * np.sqrt(worlds.known(fused, other).variance)
+            for name, other in against.items()
         }
         rows.append(
             {
@@ -46,11 +51,41 @@ def table(results):
                 "gain_two": 100 * statistics.mean(two - pretrained),
                 "rank": class_of(gaps.values()),
                 "certain": all(abs(gaps[name]) > errors[name] for name in gaps),
-                "p": statistics.sign_flip(fused, better),
+                "above_better": 100 * float(np.mean(above_better(fused, one, two))),
+                "p": statistics.sign_flip(units(above_better(fused, one, two))),
                 **_in_worlds(fused, one, two),
             }
         )
     return pd.DataFrame(rows).assign(p=lambda cells: statistics.false_discovery(cells["p"]))
+
+
+def above_better(fused, one, two):
+    """How far a pair lies above the better of its models, run by run: each seed is compared with
+    the model that was better on all the other seeds, or with one seed on the other targets.
+
+    Chosen on the runs that it is compared with, the better of two models that are alike looks
+    better than it is, and a pair that is their equal worse. Arrays as of `arrays`.
+    """
+    axis = -2 if fused.shape[-2] > 1 else -1
+    gap = (one - two).mean(axis=(0, 1), keepdims=True)
+    others = gap.sum(axis=(-2, -1), keepdims=True) - gap.sum(axis=-3 - axis, keepdims=True)
+    return fused - np.where(others > 0, one, np.where(others < 0, two, (one + two) / 2))
+
+
+def units(differences):
+    """What may have either sign by itself: the mean differences of worlds, or in a single world of
+    targets."""
+    alone = len(differences) == 1
+    return differences.mean(axis=(0, 1, 2) if alone else (1, 2, 3))
+
+
+def least_p(results):
+    """The least p-value of a pair that this design can give, before it is corrected."""
+    count = results["world"].nunique() if "world" in results else 1
+    if count == 1:
+        paired = results[results["base"] == "fused"]
+        count = paired.groupby("sources")["target"].nunique().max()
+    return 2.0 ** (1 - count)
 
 
 def _in_worlds(fused, one, two):
@@ -103,7 +138,7 @@ def class_of(gaps):
     """The class of a pair from its distances to the better one, the mean and the worse one."""
     if any(np.isnan(gap) for gap in gaps):
         return ""
-    above = sum(gap > 0 for gap in gaps)
+    above = sum(gap > 100 * TIE for gap in gaps)
     return list(CLASSES)[len(CLASSES) - 1 - above]
 
 

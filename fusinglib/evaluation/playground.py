@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fusinglib.evaluation import statistics
+from fusinglib.evaluation import statistics, worlds
 from fusinglib.evaluation.tables import metric_of, scored
 from fusinglib.study.plans import Plan
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
+from fusinglib.training import data
+from fusinglib.training.settings import Data
 
 BASES = ["pretrained", "intertrained", "fused"]
 DIFFERENCES = [("fused", "pretrained"), ("fused", "intertrained"), ("intertrained", "pretrained")]
@@ -28,36 +30,104 @@ def histories(plan: Plan, store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["base", "seed", "step", "loss", "accuracy"])
 
 
-def accuracies(results: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy from each base model, in percent: mean over seeds with its 95 % t interval,
-    standard deviation, and how many seeds are finished; NaN for what they do not give."""
+SCOPES = ("this test set", "texts like these")
+"""What an interval speaks of: other seeds, and other test texts as well."""
+
+
+def answers(plan: Plan, store: Store) -> dict[str, pd.DataFrame]:
+    """Which test texts the finished runs from each base model got right: 1 or 0, a row per seed and
+    a column per text. None where runs are stopped by macro-F1, which is no mean over texts."""
+    right: dict[str, dict[int, np.ndarray]] = {base: {} for base in BASES}
+    for row in plan.rows:
+        run, settings = row["run"], row["run"].settings
+        if settings["training"]["metric"] != "macro_f1" and store.has(run):
+            test = data.load(run.task, Data(**settings["data"])).test
+            predicted = store.predictions(run)[settings["training"]["metric"]]
+            right[row["base"]][row["seed"]] = (predicted == test.labels).astype(float)
+    return {base: pd.DataFrame.from_dict(runs, orient="index") for base, runs in right.items()}
+
+
+def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
+    """The mean of right answers, or of their differences, (seeds, texts), in one of the `SCOPES`:
+    seeds are drawn in both, texts in the second (a two-way table, see `worlds.Squares`).
+
+    What is equal with every seed, by chance, is known no better than to the rounding of a count of
+    right answers. One seed has no interval.
+    """
+    seeds, texts = right.shape
+    if seeds < 2 or texts < 2:
+        return statistics.Estimate(float(right.mean()) if right.size else math.nan)
+    known = worlds.estimate(right, worlds.SCOPES[SCOPES.index(scope)])
+    return known._replace(variance=max(known.variance, 1 / (12 * texts**2 * seeds)))
+
+
+def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test accuracy from each base model, in percent: mean over seeds with its 95 % interval over
+    seeds and texts like these, standard deviation over seeds, and how many seeds are finished; NaN
+    for what they do not give. `right` are the `answers`; without them the interval is over seeds.
+    """
     rows = {}
     for base in BASES:
         runs = scored(results.query("base == @base").set_index("seed")).dropna()
-        mean, low, high = statistics.over_seeds(100 * runs)
+        _, low, high = _gap(right.get(base), 100 * runs)[SCOPES[1]]
         spread = 100 * runs.std(ddof=1) if len(runs) > 1 else math.nan
-        rows[base] = [mean, low, high, spread, len(runs)]
+        rows[base] = [100 * runs.mean(), low, high, spread, len(runs)]
     names = ["accuracy", "low", "high", "std", "seeds"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("base")
     return table.astype({"seeds": int})
 
 
-def differences(results: pd.DataFrame) -> pd.DataFrame:
-    """Differences between base models in points, paired by seed, with 95 % t intervals over the
-    seeds that both have finished. They speak of this target and these models alone."""
+def _gap(right: pd.DataFrame | None, values: pd.Series) -> dict[str, statistics.Difference]:
+    """The mean of `values` of seeds, in percent or points, in both `SCOPES`; over seeds alone where
+    nothing is known of texts."""
+    if right is None or right.empty or len(values) != len(right):
+        return dict.fromkeys(SCOPES, statistics.over_seeds(values))
+    parts = right.to_numpy()
+    return {scope: _percent(gap(parts, scope).interval) for scope in SCOPES}
+
+
+def _percent(found: statistics.Difference) -> statistics.Difference:
+    return statistics.Difference(*(100 * number for number in found))
+
+
+def differences(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Differences between base models in points, paired by seed and text, with 95 % intervals.
+
+    `low` and `high` speak of other seeds and other texts like these, `low_same` and `high_same` of
+    other seeds on this test set; of this target and these models alone. `seeds` are those that both
+    have finished. `right` as in `accuracies`.
+    """
     runs = results.pivot(index="seed", columns="base", values=metric_of(results))
     rows = {}
     for better, worse in DIFFERENCES:
-        gap = 100 * (runs[better] - runs[worse]).dropna()
-        rows[f"{better} - {worse}"] = [*statistics.over_seeds(gap), len(gap)]
-    names = ["estimate", "low", "high", "seeds"]
+        gaps = 100 * (runs[better] - runs[worse]).dropna()
+        paired = right[better] - right[worse] if right else pd.DataFrame()
+        found = _gap(paired.dropna(), gaps)
+        same, (estimate, low, high) = (found[scope] for scope in SCOPES)
+        rows[f"{better} - {worse}"] = [estimate, low, high, same.low, same.high, len(gaps)]
+    names = ["estimate", "low", "high", "low_same", "high_same", "seeds"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("comparison")
     return table.astype({"seeds": int})
 
 
-def verdict(results: pd.DataFrame, target: str) -> str:
-    """The comparison of fused with pretrained in a sentence."""
-    found = differences(results).loc["fused - pretrained"]
+def collapses(results: pd.DataFrame) -> list[str]:
+    """A sentence for each base model of which runs collapsed: their intervals hold less often than
+    they say (see `benchmarks/coverage.py`)."""
+    sentences = []
+    for base in BASES:
+        runs = scored(results.query("base == @base")).dropna().to_numpy()
+        count = round(len(runs) * np.nan_to_num(statistics.collapse_rate(runs[:, None])))
+        if count:
+            sentences.append(
+                f"{count} of {len(runs)} runs from {base} ended more than 10 points below the "
+                f"median of its seeds: intervals of so few seeds say too little of that; add seeds."
+            )
+    return sentences
+
+
+def verdict(results: pd.DataFrame, target: str, right: dict[str, pd.DataFrame]) -> str:
+    """The comparison of fused with pretrained in a sentence. `right` as in `accuracies`."""
+    found = differences(results, right).loc["fused - pretrained"]
     if np.isnan(found["estimate"]):
         return "Nothing is finished yet."
     gain = f"On {target}, the fused model ends {abs(found['estimate']):.1f} points "
@@ -65,7 +135,8 @@ def verdict(results: pd.DataFrame, target: str) -> str:
     seeds = int(found["seeds"])
     if np.isnan(found["low"]):
         return f"{gain}, with one seed: that decides nothing."
-    interval = f" ({found['low']:+.1f} to {found['high']:+.1f}, 95 % over {seeds} seeds)"
+    of = f"{seeds} seeds and texts like these" if right else f"{seeds} seeds"
+    interval = f" ({found['low']:+.1f} to {found['high']:+.1f}, 95 % over {of})"
     if found["low"] <= 0 <= found["high"]:
         return f"{gain}{interval}: undecided."
     word = "better" if found["estimate"] > 0 else "worse"

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from fusinglib.errors import InputError
-
 COLLAPSE = 0.10  # a run this far below the median of its seeds has collapsed
 LEVEL = 0.95  # of every interval
 
@@ -59,131 +57,73 @@ def collapse_rate(accuracy):
     return float(np.mean(below > COLLAPSE + 1e-9))  # exactly 10 points is no collapse
 
 
-def resample(arrays, statistic, *, seeds=True, targets=True, resamples=10_000):
-    """The values of a statistic under a hierarchical bootstrap, (resamples,).
-
-    Each resample draws source seeds, targets, and for every target its seeds, all with replacement
-    and the same for all arrays, so that what belongs together stays paired. Without ``seeds`` or
-    ``targets``, those stay as they are.
-
-    Arguments: ``arrays``, a dict of arrays of shape (source seeds, seeds, targets); an axis of
-    length 1 holds for all of the others' (a base model without sources, a property of targets).
-    ``statistic`` takes such a dict, with an axis of resamples in front, and returns a number for
-    each.
-    """
-    shape = np.max([array.shape for array in arrays.values()], axis=0)
-    rng = np.random.default_rng(0)
-    source = rng.integers(shape[0], size=(resamples, shape[0], 1, 1))
-    target = rng.integers(shape[2], size=(resamples, 1, 1, shape[2]))
-    run = rng.integers(shape[1], size=(resamples, 1, shape[1], shape[2]))
-    run = run if seeds else 0 * run + np.arange(shape[1])[:, None]
-    target = target if targets else 0 * target + np.arange(shape[2])
-    values = []
-    for start in range(0, resamples, CHUNK):
-        chunk = [index[start : start + CHUNK] for index in (source, run, target)]
-        drawn = {
-            key: array[tuple(i if n > 1 else 0 for i, n in zip(chunk, array.shape, strict=True))]
-            for key, array in arrays.items()
-        }
-        values.append(statistic(drawn))
-    return np.concatenate(values)
-
-
-CHUNK = 1000
-"""Resamples that are drawn at a time, which bounds the memory."""
-
-
-def interval(arrays, statistic, **options):
-    """A statistic with its 95 % interval over source seeds, seeds and targets.
-
-    The quantiles of `resample` are those of the expanded percentile interval (Hesterberg 2015,
-    "What teachers should know about the bootstrap"), which corrects the plain one's narrowness for
-    few targets. In simulations it covers a mean difference in 93 to 99 % of cases from six targets
-    on (the plain one in 86 to 98 %; the high ends where seeds vary more than targets), in 90 % with
-    three targets and in 76 % with two.
-
-    The interval covers the choice of targets (as if drawn from a larger population of tasks) and
-    the randomness of finetuning on them. It does not cover the world (data, splits), pretraining,
-    or, with one source seed, the randomness of the source models; with two or three it is a rough
-    guide to that.
-
-    Arguments: as of `resample`. Returns: a `Difference`; without interval for one target, all NaN
-    where the statistic is not a number.
-    """
-    estimate = float(statistic(arrays))
-    targets = max(array.shape[-1] for array in arrays.values())
-    if targets < 2 or np.isnan(estimate):
-        return Difference(estimate, float("nan"), float("nan"))
-    tail = expanded_tail(targets)
-    low, high = np.nanquantile(resample(arrays, statistic, **options), [tail, 1 - tail])
-    return Difference(estimate, float(low), float(high))
-
-
 def mean_of_runs(runs):
     """The mean over source seeds, seeds and targets, which are the last axes."""
     return runs.mean(axis=(-3, -2, -1))
 
 
-def paired_difference(a, b, **options):
-    """The mean of ``a - b`` over targets and seeds with its `interval`, paired by both.
+class Estimate(NamedTuple):
+    """A mean, the variance that it is estimated to have, and the degrees of freedom of that.
 
-    Arguments: two arrays of shape (seeds, targets), or (source seeds, seeds, targets), which
-    broadcast: a base model without sources has one source seed. Returns: a `Difference`, in the
-    unit of the inputs.
+    Where the variance is not known there is no interval, and no p-value.
     """
-    return interval(_paired(a, b), lambda runs: mean_of_runs(runs["a"]), **options)
 
+    value: float
+    variance: float = float("nan")
+    freedom: float = float("nan")
 
-def standard_error(a, b):
-    """The bootstrap standard error of the mean of ``a - b``: that of `paired_difference`."""
-    arrays = _paired(a, b)
-    if arrays["a"].shape[-1] < 2 or np.isnan(arrays["a"]).any():
-        return float("nan")
-    return float(resample(arrays, lambda runs: mean_of_runs(runs["a"])).std(ddof=1))
+    @classmethod
+    def of(cls, values):
+        """The mean of independent values; its variance is known where they are two or more."""
+        values = np.asarray(values, dtype=float)
+        if len(values) < 2:
+            return cls(float(values.mean()) if len(values) else float("nan"))
+        return cls(float(values.mean()), float(values.var(ddof=1)) / len(values), len(values) - 1)
 
+    def reach(self, power=0.5):
+        """How far off a value is told apart from the mean at 5 %, two-sided, with that power (0.5:
+        half the width of the 95 % interval), in the approximation by central t quantiles."""
+        quantiles = stats.t.ppf([(1 + LEVEL) / 2, power], self.freedom)
+        return float(quantiles.sum() * np.sqrt(self.variance))
 
-def _paired(a, b):
-    """The differences of two arrays of runs, to be resampled."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.ndim < 2 or a.shape[-2:] != b.shape[-2:] or a.size == 0:
-        raise InputError(
-            f"expected two arrays of the same seeds and targets, not of shapes {a.shape} and "
-            f"{b.shape}"
-        )
-    return {"a": (a - b).reshape(-1, *a.shape[-2:])}
+    def p_value(self, value):
+        """Two-sided p-value of a t test of a true mean of ``value``."""
+        if self.variance == 0:
+            return float(self.value == value)
+        gap = abs(self.value - value)
+        return float(2 * stats.t.sf(gap / np.sqrt(self.variance), self.freedom))
+
+    @property
+    def interval(self):
+        """The 95 % t interval, as a `Difference`."""
+        width = self.reach()
+        return Difference(self.value, self.value - width, self.value + width)
 
 
 def over_seeds(values):
     """The mean of the values of several seeds with its 95 % t interval, which takes them as drawn
     from a normal distribution. Without an interval for one value, all NaN for none."""
-    values = np.asarray(values, dtype=float)
-    if not len(values):
-        return Difference(*[float("nan")] * 3)
-    estimate = float(values.mean())
-    if len(values) < 2:
-        return Difference(estimate, float("nan"), float("nan"))
-    error = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values)
-    return Difference(estimate, estimate - error, estimate + error)
+    return Estimate.of(values).interval
 
 
-def sign_flip(a, b, resamples=10_000, seed=0):
-    """Two-sided p-value of a permutation test of the mean of ``a - b``, paired by target and seed.
+def sign_flip(differences):
+    """Two-sided p-value of a permutation test of the mean of independent differences.
 
-    Under the null hypothesis both base models are alike, so every paired difference may as well
-    have the other sign. All sign patterns are tried where they are few, else ``resamples`` of them
-    (`scipy.stats.permutation_test`). It speaks of these targets and source models alone. NaN for a
-    single pair, which says nothing, and where a run is missing.
+    Under the null hypothesis every difference (of a world, or of a target) may as well have the
+    other sign. All sign patterns are tried where they are few, else 10,000 of them
+    (`scipy.stats.permutation_test`); with n differences no p is less than ``2 / 2 ** n``. NaN for
+    a single one, which says nothing, and where one is missing.
     """
-    difference = (np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).ravel()
-    if difference.size < 2 or np.isnan(difference).any():
+    differences = np.asarray(differences, dtype=float)
+    if differences.size < 2 or np.isnan(differences).any():
         return float("nan")
     test = stats.permutation_test(
-        (difference,),
+        (differences,),
         lambda values, axis: values.mean(axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=resamples,
-        rng=seed,
+        n_resamples=10_000,
+        rng=0,
     )
     return float(test.pvalue)
 
@@ -197,10 +137,15 @@ def false_discovery(p_values):
     return corrected
 
 
-def expanded_tail(n):
-    """The bootstrap quantile that stands for 2.5 %, given ``n`` resampled units (2 or more)."""
-    t = stats.t.ppf((1 + LEVEL) / 2, n - 1)
-    return float(stats.norm.cdf(-np.sqrt(n / (n - 1)) * t))
+def holm(p_values):
+    """P-values corrected for their number so that not one true null hypothesis falls, with 95 %
+    (Holm 1979); NaN stays NaN and does not count."""
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values)[: int((~np.isnan(p_values)).sum())]
+    corrected = np.full_like(p_values, np.nan)
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
 
 
 def barrier(losses):

@@ -189,8 +189,7 @@ def differences(results, families):
     - ``source_family`` ("all": the mean over source families, of which there are several; ""
       where neither base has one);
     - ``target_family`` ("all": every distinct target once);
-    - ``estimate``, ``low``, ``high``: see `fusinglib.statistics.paired_difference` for what the
-      interval covers and what not;
+    - ``estimate``, ``low``, ``high``: see `worlds.difference` for what the interval covers;
     - with many worlds: ``worlds``, how many; ``low``, ``high`` then speak of other worlds and other
       tasks, ``low_same``, ``high_same`` of other worlds with these (see `worlds`);
     - ``targets``, ``seeds``, ``source_seeds``: how many of each;
@@ -481,8 +480,8 @@ def beside_paper(table, paper, families):
 
 
 def show(table, decimals=1):
-    """The table as text to read: rounded, "–" for what cannot be had; the text columns that it
-    begins with become row labels.
+    """The table as text to read: rounded, p-values to two digits, "–" for what cannot be had; the
+    text columns that it begins with become row labels.
 
     The result looks the same in a notebook and, as plain text, in a terminal.
     """
@@ -491,7 +490,10 @@ def show(table, decimals=1):
     if labels:
         named = any(name is not None for name in table.index.names)
         table = table.set_index(labels, append=named)
-    text = table.map(lambda value: cell(value, decimals)).rename(columns=spaced)
+    text = table.apply(lambda column: column.map(lambda value: cell(value, decimals)))
+    for name in {"p", "p adjusted"} & set(table):
+        text[name] = [cell(p if pd.isna(p) else f"{p:.2g}", 0) for p in table[name]]
+    text = text.rename(columns=spaced)
     return TextTable(text.rename_axis(index=spaced))
 
 

@@ -17,14 +17,14 @@ import pandas as pd
 from scipy import stats
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import statistics
-from fusinglib.evaluation.statistics import LEVEL, Difference
+from fusinglib.evaluation.statistics import Difference, Estimate
 
-SCOPES = ("other worlds, these tasks", "other worlds and other tasks")
-"""What an interval speaks of."""
+SCOPES = ("other worlds, these tasks", "other worlds, other tasks from this mix of families")
+"""What an interval speaks of. The second takes tasks as drawn one by one: where families differ, it
+holds for the mix of families that the study has, not for other families (see `by_family`)."""
 
-MOST = 10_000
-"""More worlds or tasks than this are never asked for."""
+MOST = 100
+"""More worlds, tasks or seeds than this are never asked for."""
 
 
 class Squares(NamedTuple):
@@ -62,44 +62,93 @@ class Squares(NamedTuple):
         world, type_, rest = self.components
         return Squares(types * world + rest, worlds * type_ + rest, rest, worlds, types)
 
-    def width(self, scope: str) -> float:
-        """Half the width of the 95 % interval of the mean in one of the `SCOPES`.
+    def variance(self, scope: str) -> tuple[float, float]:
+        """The variance of the mean in one of the `SCOPES`, and its degrees of freedom.
 
-        Other worlds with these tasks: a t interval over the means of the worlds. Other task
-        types as well: the variance of the mean is that of its mean squares, worlds + types - rest,
-        with Satterthwaite's (1946) degrees of freedom; the interval is never narrower than the t
-        interval over worlds or that over types. In simulations (`benchmarks/coverage.py`) the first
-        covers the truth in 94 to 96 % of cases, the second in 94 to 97 %; where neither worlds nor
-        types vary it is too wide, and covers it in up to 99.9 %.
+        Other worlds with these tasks: that of the means of the worlds. Other tasks as well: that of
+        the mean squares, worlds + tasks - rest, or the greater of worlds and tasks alone, with
+        Satterthwaite's (1946) degrees of freedom, never fewer than the fewer of worlds - 1 and
+        tasks - 1 (without that bound they fall below one, and intervals have no end).
         """
         size, freedom = self.worlds * self.types, np.array([self.worlds - 1, self.types - 1])
-        parts = np.array([self.of_worlds, self.of_types]) / size
-        alone = [self._half(*pair) for pair in zip(parts, freedom, strict=True)]
+        squares = np.array([self.of_worlds, self.of_types]) / size
         if scope == SCOPES[0]:
-            return alone[0]
-        rest = self.of_rest / size
-        variance = max(parts.sum() - rest, parts.max())
-        uncertainty = (parts**2 / freedom).sum() + rest**2 / freedom.prod()
-        return max(*alone, self._half(variance, variance**2 / uncertainty) if uncertainty else 0.0)
+            return float(squares[0]), float(freedom[0])
+        rest, least = self.of_rest / size, float(freedom.min())
+        variance = float(max(squares.sum() - rest, squares.max()))
+        uncertainty = float((squares**2 / freedom).sum() + rest**2 / freedom.prod())
+        return variance, max(variance**2 / uncertainty, least) if uncertainty else least
 
-    @staticmethod
-    def _half(variance: float, freedom: float) -> float:
-        return float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
+    def estimate(self, value: float, scope: str) -> Estimate:
+        """The mean `value` of the table in one of the `SCOPES`."""
+        return Estimate(value, *self.variance(scope))
+
+
+def table_of(differences: np.ndarray) -> np.ndarray:
+    """Differences (worlds, source seeds, seeds, tasks) as a table of independent rows, (rows,
+    tasks): the worlds, or in a single world its source seeds."""
+    rows = differences[0][:, None] if len(differences) == 1 else differences
+    return rows.mean(axis=(1, 2))
+
+
+def by_seed(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray:
+    """What each of the seeds adds to a statistic, the mean over worlds: as `by_type` by tasks."""
+    seeds = {key: array.swapaxes(2, 3) for key, array in arrays.items()}
+    turned = by_type(seeds, lambda some: statistic({k: v.swapaxes(2, 3) for k, v in some.items()}))
+    return turned.mean(axis=0)
+
+
+def bootstrapped(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> Estimate:
+    """A statistic that is no mean over tasks (a share of models, a rank correlation), of other
+    worlds and other tasks: its mean over worlds, and the variance of that over bootstrap draws of
+    tasks and, where there are several, of worlds (Owen 2007, "The pigeonhole bootstrap", which is
+    on the cautious side). Its degrees of freedom are the fewer of worlds - 1 and tasks - 1.
+
+    Arguments as of `by_type`.
+    """
+    count, tasks = (max(array.shape[axis] for array in arrays.values()) for axis in (0, -1))
+    rng, draws = np.random.default_rng(0), []
+    for drawn in rng.integers(tasks, size=(RESAMPLES, tasks)):
+        of_worlds = statistic({key: array[..., drawn] for key, array in arrays.items()})
+        draws.append(of_worlds[rng.integers(count, size=count)].mean())
+    defined = np.array(draws)[~np.isnan(draws)]  # a family may have been drawn away
+    variance = float(defined.var(ddof=1)) if len(defined) > 1 else np.nan
+    freedom = min(count, tasks) - 1 if count > 1 else tasks - 1
+    return Estimate(float(statistic(arrays).mean()), variance, freedom)
+
+
+RESAMPLES = 400
+"""Draws of a bootstrap; its standard deviation is known to 4 %."""
+
+
+def estimate(values: np.ndarray, scope: str) -> Estimate:
+    """The mean of a table (rows, tasks), rows as in `table_of`, in one of the `SCOPES`.
+
+    A single row is a t test over its tasks, a single task one over the rows.
+    """
+    rows, types = values.shape
+    if min(rows, types) < 2 or np.isnan(values).any():
+        return Estimate.of(values.ravel()) if rows * types else Estimate(np.nan)
+    return Squares.of(values).estimate(float(values.mean()), scope)
 
 
 def difference(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Difference:
-    """Mean of ``a - b`` with its 95 % interval: over many worlds that of `intervals` in a scope,
-    in one that of `statistics.paired_difference`.
+    """Mean of ``a - b`` with its 95 % interval in a scope; none for one task in one world.
+
+    In one world it speaks of other tasks like these: a t interval over the tasks' differences
+    (which hold the randomness of seeds), or with several source seeds over these as well.
 
     Arguments: arrays of the shape (worlds, source seeds, seeds, tasks), which broadcast.
     """
+    return known(a, b, scope).interval
+
+
+def known(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Estimate:
+    """The `Estimate` of `difference`."""
     both = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    if len(both) == 1:
-        return statistics.paired_difference(both[0], np.zeros_like(both[0]))
-    values = both.mean(axis=(1, 2))
-    if values.shape[1] < 2:
-        return statistics.over_seeds(values[:, 0])
-    return intervals(values)[scope]
+    if both.size and both.shape[0] == both.shape[-1] == 1:
+        return Estimate(float(both.mean()))
+    return estimate(table_of(both), scope)
 
 
 def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray:
@@ -112,26 +161,19 @@ def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray
     """
     count = max(array.shape[-1] for array in arrays.values())
     without = np.stack([
-        statistic({key: np.delete(array, one, axis=-1) for key, array in arrays.items()})
+        statistic({
+            key: np.delete(array, one, axis=-1) if array.shape[-1] > 1 else array
+            for key, array in arrays.items()
+        })
         for one in range(count)
     ], axis=-1)  # fmt: skip
     falls = without.mean(axis=-1, keepdims=True) - without
     return statistic(arrays)[..., None] + (count - 1) * falls
 
 
-def intervals(values: np.ndarray) -> dict[str, Difference]:
-    """The mean of a table (worlds, tasks) with its 95 % interval in each of the `SCOPES`."""
-    estimate, found = float(values.mean()), Squares.of(values)
-    widths = {scope: found.width(scope) for scope in SCOPES}
-    return {
-        scope: Difference(estimate, estimate - width, estimate + width)
-        for scope, width in widths.items()
-    }
-
-
 def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFrame:
     """Differences world by world, in points: for each comparison a row per world, with the interval
-    that this world gives alone (`statistics.paired_difference`), then one for each of the `SCOPES`.
+    that this world gives alone, then one for each of the `SCOPES`.
 
     Arguments: differences by comparison, (worlds, source seeds, seeds, tasks), as fractions;
     the seeds of the worlds, by which they are named.
@@ -139,11 +181,35 @@ def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFram
     rows = []
     for comparison, differences in arrays.items():
         for world, one in zip(seeds, differences, strict=True):
-            alone = statistics.paired_difference(one, np.zeros_like(one))
+            alone = difference(one[None], 0.0)
             rows.append((comparison, str(world), *(100 * number for number in alone)))
-        for scope, found in intervals(differences.mean(axis=(1, 2))).items():
+        for scope in SCOPES:
+            found = difference(differences, 0.0, scope)
             rows.append((comparison, scope, *(100 * number for number in found)))
     return pd.DataFrame(rows, columns=["comparison", "world", "estimate", "low", "high"])
+
+
+def by_family(differences: dict[str, np.ndarray], families: dict[str, list[str]]) -> pd.DataFrame:
+    """Differences family by family, in points: for each comparison a row per target family (over
+    other worlds and other tasks of this family), then one for their mean over `OTHER_FAMILIES`,
+    which takes the families as drawn, not the tasks: a wide interval, since families are few.
+
+    Arguments: as of `by_world`; the targets of each family, in the order of the tasks.
+    """
+    targets = list(dict.fromkeys(target for members in families.values() for target in members))
+    rows = []
+    for comparison, array in differences.items():
+        parts = [array[..., [targets.index(name) for name in names]] for names in families.values()]
+        found = {name: difference(part, 0.0) for name, part in zip(families, parts, strict=True)}
+        means = np.stack([part.mean(axis=-1) for part in parts], axis=-1)
+        found[OTHER_FAMILIES] = difference(means, 0.0)
+        rows += [(comparison, name, *(100 * number for number in one))
+                 for name, one in found.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=["comparison", "family", "estimate", "low", "high"])
+
+
+OTHER_FAMILIES = "other worlds, other families"
+"""What an interval speaks of that takes whole families as drawn."""
 
 
 def forecast(differences: np.ndarray, first: int) -> pd.DataFrame:
@@ -156,66 +222,73 @@ def forecast(differences: np.ndarray, first: int) -> pd.DataFrame:
     """
     values = 100 * differences.mean(axis=(1, 2))
     some, every = Squares.of(values[:first]), Squares.of(values)
-    rows = {
-        scope: [
-            some.width(scope),
-            some.expected(*values.shape).width(scope),
-            every.width(scope),
-        ]
-        for scope in SCOPES
-    }
+    sizes = [some, some.expected(*values.shape), every]
+    rows = {scope: [one.estimate(0.0, scope).reach() for one in sizes] for scope in SCOPES}
     columns = [f"of the first {first}", "foretold", "found"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("half-width")
 
 
-def needed(values: np.ndarray, threshold: float, scope: str) -> tuple[int | None, int | None]:
-    """How many worlds, with these tasks, would decide on which side of the threshold the mean
-    lies, if it stayed what it is; and how many tasks, with these worlds. None where not even
-    `MOST` would. Other tasks decide nothing about these ones, so there is no number of them in
-    the first scope."""
-    gap, found = abs(float(values.mean()) - threshold), Squares.of(values)
-    worlds = _least(lambda count: found.expected(count, found.types).width(scope) < gap)
-    types = _least(lambda count: found.expected(found.worlds, count).width(scope) < gap)
-    return worlds, None if scope == SCOPES[0] else types
+def needed(values: np.ndarray, threshold: float, scope: str) -> dict[str, str]:
+    """How many worlds, with these tasks, would decide with a power of 80 % on which side of the
+    threshold the mean lies; and how many tasks, with these worlds (of the second scope: other tasks
+    decide nothing about these ones).
+
+    Each as text, with the range of that number when the estimate is drawn anew (`in_range`).
+    """
+    found = Squares.of(values)
+    ways = {"worlds": lambda count: found.expected(count, found.types)}
+    if scope != SCOPES[0]:
+        ways["tasks"] = lambda count: found.expected(found.worlds, count)
+
+    def least(way: Callable[[int], Squares], gap: float) -> float:
+        return _least(lambda count: way(count).estimate(0.0, scope).reach(POWER) < gap)
+
+    known = estimate(values, scope)
+    return {what: in_range(lambda gap, way=way: least(way, gap), known, threshold)
+            for what, way in ways.items()}  # fmt: skip
 
 
-def in_words(needed: tuple[int | None, int | None]) -> str:
-    """ "14 worlds or 40 tasks", of what would do (see `needed`)."""
-    ways = zip(needed, ("worlds", "tasks"), strict=True)
-    return " or ".join(f"{count} {what}" for count, what in ways if count) or "neither"
+POWER = 0.80
+"""The power of what would decide."""
+
+
+def in_range(count: Callable[[float], float], known: Estimate, threshold: float) -> str:
+    """How many of something decide where the true mean is a gap away from the threshold: at the
+    estimate, and in brackets at the 10 and 90 % quantiles of the gap if the estimate were drawn
+    anew, normal around itself.
+
+    "> 100" beyond `MOST`.
+    """
+    gap, error = abs(known.value - threshold), np.sqrt(known.variance)
+    low, high = stats.foldnorm.ppf([0.1, 0.9], gap / error, scale=error) if error else (gap, gap)
+    counts = (count(one) for one in (gap, high, low))
+    middle, few, many = (str(n) if n <= MOST else f"> {MOST}" for n in counts)
+    return middle if few == many else f"{middle} ({few} to {many})"
 
 
 def to_decide(differences: dict[str, np.ndarray]) -> pd.DataFrame:
     """How many worlds, and how many tasks, decide on which side of zero each difference lies.
 
     Argument: as of `by_world`. Returns: a row per comparison and scope with the estimate and the
-    half-width of its interval, in points, and the numbers as text (see `needed`).
+    half-width of its interval, in points, and the numbers as text (see `needed`; "*": decided).
     """
     rows = {}
     for comparison, array in differences.items():
         values = 100 * array.mean(axis=(1, 2))
-        for scope, found in intervals(values).items():
-            width = found.high - found.estimate
-            counts = ["*", "*"]
-            if abs(found.estimate) <= width:
-                counts = [str(count or "–") for count in needed(values, 0.0, scope)]
-            rows[comparison, scope] = [found.estimate, width, *counts]
+        for scope in SCOPES:
+            known = estimate(values, scope)
+            decided = abs(known.value) > known.reach()
+            counts = {} if decided else needed(values, 0.0, scope)
+            ways = [counts.get(what, "*" if decided else "–") for what in ("worlds", "tasks")]
+            rows[comparison, scope] = [known.value, known.reach(), *ways]
     columns = ["estimate", "half-width", "worlds", "tasks"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.set_axis(pd.MultiIndex.from_tuples(rows, names=["difference", "scope"]))
 
 
-def _least(enough) -> int | None:
-    """The least count from 2 that is enough; where one is, all greater ones are."""
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > MOST:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+def _least(enough) -> float:
+    """The least count from 2 to `MOST` that is enough, else infinity."""
+    return next((count for count in range(2, MOST + 1) if enough(count)), np.inf)
 
 
 def variances(differences: np.ndarray) -> pd.DataFrame:

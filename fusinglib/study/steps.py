@@ -16,7 +16,7 @@ from fusinglib.errors import InputError, StoreError
 from fusinglib.fusion import engine
 from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
-from fusinglib.study.store import HISTORY, PROGRESS, Store
+from fusinglib.study.store import HISTORY, PREDICTIONS, PROGRESS, Store
 from fusinglib.training import cards, data, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, linear_probe
 from fusinglib.training.scoring import cross_entropy, majority, metrics, predict
@@ -147,7 +147,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
     scores = metrics(predicted, test.labels)
     accuracy = scores[_accuracy(training)]
     del predicted["scores"]
-    safetensors.numpy.save_file(predicted, folder / "predictions.safetensors")
+    safetensors.numpy.save_file(predicted, folder / PREDICTIONS)
     if run.kind == "source":
         model.save(folder / "model")
         cards.write(folder / "model", run.task, accuracy)

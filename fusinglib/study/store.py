@@ -13,7 +13,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import safetensors.numpy
 
 from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.integrity import HASHES, problems, read_json, seal, staged, write_json
@@ -35,6 +37,9 @@ TOKENS = ".tokens"
 
 HISTORY = "history.json"
 """A row per evaluation of a finetuning, written after each of them."""
+
+PREDICTIONS = "predictions.safetensors"
+"""The label ids that a finetuned model predicted for the test split."""
 
 PROGRESS = "progress.txt"
 """In a pending folder: a line that says how far the run is."""
@@ -196,6 +201,13 @@ class Store:
             with contextlib.suppress(OSError, ValueError):  # not there, or half-written
                 return json.loads(path.read_text())
         return []
+
+    def predictions(self, run: Run) -> dict[str, np.ndarray]:
+        """The label ids that a finished target or source run predicted for the test split, by
+        metric; raises `Damaged` where they cannot be read."""
+        for problem in problems(self.path(run), PREDICTIONS):
+            raise _damaged(self.path(run), problem)
+        return safetensors.numpy.load_file(self.path(run) / PREDICTIONS)
 
     def record_failure(self, run: Run, traceback: str) -> None:
         """Keep the traceback of a run that failed; it is gone once the run succeeds."""

@@ -137,6 +137,10 @@ class Session:
         """The evaluations of the target runs so far (`fusinglib.evaluation.playground`)."""
         return playground.histories(self.plan, self.store)
 
+    def answers(self):
+        """Which test texts the finished runs got right (see `evaluation.playground.answers`)."""
+        return playground.answers(self.plan, self.store)
+
     def results(self) -> pd.DataFrame:
         """The results of the plan, as far as they are there."""
         return results(self.plan, self.store)

@@ -273,7 +273,7 @@ class Playground(ipw.VBox):
             if shown != self.drawn:
                 self.drawn = shown
                 self.curves.value = _curves(histories, self.steps.value)
-            self.outcome.value = _outcome(found)
+            self.outcome.value = _outcome(found, self.session.answers())
         self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
 
 
@@ -309,13 +309,14 @@ def _curves(histories, steps: int) -> str:
     )
 
 
-def _outcome(results) -> str:
-    """Accuracies, differences and the verdict, as HTML."""
-    shown = [playground.accuracies(results), playground.differences(results)]
+def _outcome(results, right) -> str:
+    """Accuracies, differences and the verdict, as HTML; `right` are the `playground.answers`."""
+    shown = [playground.accuracies(results, right), playground.differences(results, right)]
     parts = [tables.show(table).to_html(border=0, col_space="6em") for table in shown]
     models = ", ".join(results[results["base"] == "fused"]["sources"].iloc[0])
     parts.append(f"<p>Fused: {html.escape(models)}</p>")
-    verdict = html.escape(playground.verdict(results, results["target"].iloc[0]))
+    verdict = html.escape(playground.verdict(results, results["target"].iloc[0], right))
+    parts += [f"<p>{html.escape(sentence)}</p>" for sentence in playground.collapses(results)]
     return f"{''.join(parts)}<p><b>{verdict}</b></p>"
 
 
