@@ -4,8 +4,9 @@
 
 Of every notebook that the folder of results has a CSV file of, the cells are executed on the
 recorded rows in place of `study.run()`. What the cells tagged `report` say goes to `report.txt`,
-and figures are drawn anew. What needs the models themselves (cosines of updates, lines between
-models) stays as it was recorded.
+which ends with the claims of all notebooks, corrected for their number; figures are drawn anew.
+What needs the models themselves (cosines of updates, lines between models, the planner's own runs)
+stays as it was recorded.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from fusinglib.evaluation import exploration
+from fusinglib.evaluation import claims, exploration, tables
 from fusinglib.evaluation.figures import NotebookFigure
 from fusinglib.study import parameters
 from fusinglib.study.settings import EXPERIMENTS
@@ -25,6 +26,9 @@ from fusinglib.study.study import Study
 
 SKIPPED = {"mean", "report", "widgets", "record"}
 """Cells that need models, or a page."""
+
+ON_MODELS = {"loss_path", "seed_planner", "fuse_playground"}
+"""Notebooks that need models, or a store."""
 
 
 def recorded(file: Path) -> pd.DataFrame:
@@ -48,8 +52,8 @@ def said(source: str, names: dict) -> tuple[str, object]:
     return printed.getvalue().rstrip(), value
 
 
-def recompute(name: str, params: Path, results: Path) -> str:
-    """The report of one notebook, its figures drawn beside."""
+def recompute(name: str, params: Path, results: Path) -> tuple[str, pd.DataFrame | None]:
+    """The report of one notebook, its figures drawn beside, and its verdicts."""
     rows = recorded(results / f"{name}.csv")
     Study.run = lambda study: rows
     exploration.cells = lambda plan, store, results: rows
@@ -64,7 +68,7 @@ def recompute(name: str, params: Path, results: Path) -> str:
             (results / f"{name}-{cell.id}.png").write_bytes(value._repr_png_())
         elif "report" in cell.metadata.get("tags", []):
             texts += [text for text in (printed, "" if value is None else repr(value)) if text]
-    return "\n\n".join([name, *texts])
+    return "\n\n".join([name, *texts]), names.get("verdicts")
 
 
 def main() -> None:
@@ -72,8 +76,16 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params/mini-worlds"))
     parser.add_argument("--results", type=Path, default=Path("results/mini-worlds"))
     options = parser.parse_args()
-    found = [name for name in EXPERIMENTS if (options.results / f"{name}.csv").is_file()]
-    reports = [recompute(name, options.params, options.results) for name in found]
+    has = {name for name in EXPERIMENTS if (options.results / f"{name}.csv").is_file()}
+    found = [name for name in EXPERIMENTS if name in has - ON_MODELS]
+    reports, verdicts = zip(
+        *[recompute(name, options.params, options.results) for name in found], strict=True
+    )
+    together = claims.adjusted(pd.concat([table for table in verdicts if table is not None]))
+    columns = ["claim", "scope", "verdict", "estimate", "low", "high", "p", "p adjusted",
+               "raw verdict"]  # fmt: skip
+    said = repr(tables.show(together[columns].reset_index(drop=True)))
+    reports = [*reports, f"All claims together, corrected for their number (Holm)\n\n{said}"]
     (options.results / "report.txt").write_text("\n\n\n".join(reports) + "\n")
 
 

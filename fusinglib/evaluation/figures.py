@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito; the shape of the mark tells the same, so tha
 """
 
 import io
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -181,7 +182,8 @@ def world_rows(rows, ax=None):
         look = (color, "D", 10, 4) if whole else (color, marker, 6, 1.5)
         interval(ax, y, row, *look)
     ax.axhline(len(rows) - len(worlds.SCOPES) - 0.5, color="0.8", linewidth=1)
-    forest(ax, [row if row in worlds.SCOPES else f"world {row}" for row in rows["world"]])
+    names = [row if row in worlds.SCOPES else f"world {row}" for row in rows["world"]]
+    forest(ax, [textwrap.fill(name, 28) for name in names])
     ax.set_title(rows["comparison"].iloc[0].replace("-", "−"))
     return ax
 

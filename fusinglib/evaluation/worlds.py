@@ -27,6 +27,9 @@ MOST = 100
 """More worlds, tasks or seeds than this are never asked for."""
 
 
+COVERAGE = "to be measured"
+
+
 class Squares(NamedTuple):
     """Mean squares of a two-way table, in squared units of its values, and its size."""
 
