@@ -52,8 +52,9 @@ def said(source: str, names: dict) -> tuple[str, object]:
     return printed.getvalue().rstrip(), value
 
 
-def recompute(name: str, params: Path, results: Path) -> tuple[str, pd.DataFrame | None]:
+def recompute(name: str, options) -> tuple[str, pd.DataFrame | None]:
     """The report of one notebook, its figures drawn beside, and its verdicts."""
+    results, params = options.results, options.params / f"{name}.yaml"
     rows = recorded(results / f"{name}.csv")
     Study.run = lambda study: rows
     exploration.cells = lambda plan, store, results: rows
@@ -63,7 +64,7 @@ def recompute(name: str, params: Path, results: Path) -> tuple[str, pd.DataFrame
             continue
         printed, value = said(cell.source, names)
         if cell.id == "parameters":
-            names.update(parameters.choose(name, str(params / f"{name}.yaml"), []))
+            names.update(parameters.choose(name, str(params), options.set))
         if isinstance(value, NotebookFigure):
             (results / f"{name}-{cell.id}.png").write_bytes(value._repr_png_())
         elif "report" in cell.metadata.get("tags", []):
@@ -74,13 +75,12 @@ def recompute(name: str, params: Path, results: Path) -> tuple[str, pd.DataFrame
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--params", type=Path, default=Path("params/mini-worlds"))
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--results", type=Path, default=Path("results/mini-worlds"))
     options = parser.parse_args()
     has = {name for name in EXPERIMENTS if (options.results / f"{name}.csv").is_file()}
     found = [name for name in EXPERIMENTS if name in has - ON_MODELS]
-    reports, verdicts = zip(
-        *[recompute(name, options.params, options.results) for name in found], strict=True
-    )
+    reports, verdicts = zip(*[recompute(name, options) for name in found], strict=True)
     together = claims.adjusted(pd.concat([table for table in verdicts if table is not None]))
     columns = ["claim", "scope", "verdict", "estimate", "low", "high", "p", "p adjusted",
                "raw verdict"]  # fmt: skip
