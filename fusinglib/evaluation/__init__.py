@@ -1,7 +1,7 @@
 """Evaluation: tidy results in, tables, intervals, verdicts and figures out.
 
-Begin with `tables` (a row per run to the table of a paper) and `statistics` (the bootstrap), or,
-for many worlds, `worlds` (intervals in two scopes, and where uncertainty comes from).
+Begin with `tables` (a row per run to the table of a paper), `statistics` (of arrays of runs) and
+`worlds` (every interval, in one world or many, and where uncertainty comes from).
 `figures` draws; `claims` gives verdicts on the paper's claims, `reference` holds its numbers;
 `pairs` and `paths` belong to the heatmap and the loss path, `planner` to the seeds,
 `playground` to the comparison of a few models on one target, `exploration` asks when fusing helps.

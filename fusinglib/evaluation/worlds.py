@@ -1,4 +1,4 @@
-"""Many worlds: intervals that know of other worlds and other tasks, and whence their width.
+"""Intervals that know of other tasks and, with many worlds, of other worlds; whence their width.
 
 A value for every world and task, d[w, t], is taken as
 
