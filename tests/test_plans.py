@@ -577,3 +577,16 @@ def test_models_trained_on_what_shares_texts_are_left_out(mini):
     builder = Builder(settings, sharing_texts(), {"./mine": model})
     assert builder.sources("wsc", ["./mine", "wnli", "rte"]) == ["rte"]
     assert builder.sources("rte", ["./mine", "wnli"]) == ["./mine", "wnli"]
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_heads_of_targets_do_not_start_as_those_of_sources(mini, with_head):
+    settings = paper_settings(mini, seeds=[0, 1])
+    chosen = choose_families(settings, TASKS, FAMILIES)
+    plan = family_table(settings, PRETRAINED, made_up(), chosen, with_head=with_head)
+    seeds = {
+        kind: {run.settings["seed"] for run in plan.runs if run.kind == kind}
+        for kind in ("source", "target")
+    }
+    assert seeds["source"] == {0} and bool(seeds["source"] & seeds["target"]) != with_head
+    assert {row["seed"] for row in plan.rows} == {0, 1}

@@ -46,12 +46,12 @@ def _plan(settings: Families, world: int) -> Plan:
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
     if isinstance(settings, PairwiseHeatmap):
-        plan = plans.pairwise_heatmap(*common, models)
+        plan = plans.pairwise_heatmap(*common, models, with_head)
     elif isinstance(settings, LossPath):
         plan = plans.loss_path(*common, with_head, models)
     else:
         random = random_model(settings, pretrained) if settings.random_row else None
-        plan = plans.family_table(*common, random, models)
+        plan = plans.family_table(*common, random, models, with_head)
         sizes = {name: len(one.train) for name, one in loaded.items()}
         sizes |= {name: model.examples for name, model in models.items()}
         notes += _largest(plan, sizes) if settings.intertraining == "largest" else []
@@ -122,9 +122,8 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
             )
     names = plans.unique([[settings.target], [n for n in settings.models if n in known]])
     loaded = {name: data.load(known[name], settings.data()) for name in names}
-    if folder:
-        _writes_labels(folder, loaded, settings)
-    plan = plans.fuse_playground(settings, pretrained, loaded, models)
+    with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
+    plan = plans.fuse_playground(settings, pretrained, loaded, models, with_head)
     return dataclasses.replace(plan, notes=(*notes, *_of_data(loaded)))
 
 

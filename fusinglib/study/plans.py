@@ -24,6 +24,9 @@ from fusinglib.training.data import KIN, TaskData, overlap
 from fusinglib.training.settings import Training
 from fusinglib.training.tasks import Task, among, find, leave_out
 
+OF_TARGETS = 1_000_000
+"""What is added to the seeds of target runs of models with heads."""
+
 PRETRAINED, MEAN = "pretrained", "mean"
 """The ends of a line that are no single source model."""
 
@@ -112,12 +115,14 @@ class Builder:
     """Collects the runs and rows of a plan; a run asked for twice is one run.
 
     `facts` are columns of all its rows that change its runs: the `weight_decay` of all finetuning,
-    the `source_size`, which is how many training examples a source model sees at most.
+    the `source_size`, which is how many training examples a source model sees at most. Models
+    `with_head` get a fresh head on every task, see `target_seed`.
     """
 
     settings: Settings
     data: Mapping[str, TaskData]
     models: Mapping[str, Model] = field(default_factory=dict)
+    with_head: bool = False
     facts: dict = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
@@ -156,7 +161,7 @@ class Builder:
         """Finetuning `base` on a task: a source model is kept, of a target only the numbers."""
         settings = self.on_task(name, getattr(self.settings, f"{kind}_training")(), seed)
         loaded = self.data[name]
-        label = f"{name} from {base.label}, seed {seed}"
+        label = f"{name} from {base.label}, seed {seed % OF_TARGETS}"
         size = self.facts.get("source_size", 0)
         if kind == "source" and 0 < size < len(loaded.train):
             settings["examples"] = size
@@ -183,10 +188,15 @@ class Builder:
             parents.append(pretrained)
         return self.add("fuse", settings, *parents, label=label)
 
+    def target_seed(self, seed: int) -> int:
+        """The seed of a target run: another one than the same seed of a source run where models get
+        a head, or body and head would start as the source model's did."""
+        return seed + OF_TARGETS if self.with_head else seed
+
     def targets(self, model: Run, name: str, **row) -> None:
         """Finetune `model` on the target with every seed, for the table's `row`."""
         for seed in self.settings.seeds:
-            run = self.finetune("target", model, name, seed)
+            run = self.finetune("target", model, name, self.target_seed(seed))
             self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
 
     def without_sources(self, base: str, model: Run, targets: list[str]) -> None:
@@ -261,6 +271,7 @@ def family_table(
     families: Mapping[str, list[str]],
     random: Run | None = None,
     models: Mapping[str, Model] = MappingProxyType({}),
+    with_head: bool = False,
 ) -> Plan:
     """The plan of Tables 1 and 3 (study: Experiments 1), or of the experiments that vary it.
 
@@ -270,7 +281,7 @@ def family_table(
     Table 2, for sources and targets alike; the source size of Figure 3) gives a table for each
     value, and the rows a column more.
     """
-    plan = Builder(settings, data, models)
+    plan = Builder(settings, data, models, with_head)
     sources = unique(families[family] for family in settings.sources)
     most = max(plan.examples(name) for name in sources)
     for facts in settings.variations():
@@ -289,13 +300,14 @@ def pairwise_heatmap(
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
     models: Mapping[str, Model] = MappingProxyType({}),
+    with_head: bool = False,
 ) -> Plan:
     """The plan of Figure 2 (study: Experiments 2).
 
     Pretrained, every single source model and every mean of two of them, each finetuned with every
     seed on all targets that it was not trained on.
     """
-    plan = Builder(settings, data, models)
+    plan = Builder(settings, data, models, with_head)
     sources = unique(families[family] for family in settings.sources)
     targets = unique(families[family] for family in settings.targets)
     if len(sources) < 2:
@@ -327,6 +339,7 @@ def fuse_playground(
     pretrained: Run,
     data: Mapping[str, TaskData],
     models: Mapping[str, Model],
+    with_head: bool = False,
 ) -> Plan:
     """The plan of the playground: pretrained, the single model of the largest training set, and the
     fused model, each finetuned on the target with every seed.
@@ -334,7 +347,7 @@ def fuse_playground(
     Of the settings' `models` those that are not in `models` are tasks, whose source models are
     planned here.
     """
-    plan, seed = Builder(settings, data, models), settings.source_seeds[0]
+    plan, seed = Builder(settings, data, models, with_head), settings.source_seeds[0]
     for name in settings.models:
         if plan.kin(settings.target, name):
             raise InputError(
