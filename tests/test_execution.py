@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -85,6 +86,20 @@ def test_executors_agree_bit_for_bit_and_make_nothing_twice(study, tmp_path):
     assert serial.equals(processes)
     assert files[0] == files[1] and len(set(files[0])) == 1 + 3
     assert serial.groupby("seed").accuracy.apply(tuple).nunique() == 2, "seeds must matter"
+
+
+def test_runs_of_before_get_macro_f1_and_majority_of_their_predictions(study, monkeypatch):
+    plan, store, settings = study()
+    found = execute(plan, store, settings)
+    assert found["macro_f1"].between(0, 1).all() and found["majority"].between(0, 1).all()
+    whole = Store.result
+
+    def before(self, run):
+        return {k: v for k, v in whole(self, run).items() if k not in ("macro_f1", "majority")}
+
+    monkeypatch.setattr(Store, "result", before)
+    again = results(plan, store)
+    pd.testing.assert_frame_equal(again[found.columns], found)
 
 
 def test_the_store_is_found_from_any_folder(study, mini, tmp_path, monkeypatch):

@@ -13,7 +13,6 @@ from fusinglib.training.scoring import (
     cross_entropy,
     label_scores,
     macro_f1,
-    majority,
     metrics,
     predict,
 )
@@ -171,8 +170,8 @@ def test_macro_f1_by_hand(predicted, labels, expected):
 
 
 def test_the_majority_is_that_of_train():
-    assert majority([1, 1, 0], [0, 0, 0, 1]) == 0.25
-    assert majority([1, 0], [0, 0, 1]) == pytest.approx(2 / 3)  # a tie: the first label
+    assert data.majority([1, 1, 0], [0, 0, 0, 1]) == 0.25
+    assert data.majority([1, 0], [0, 0, 1]) == pytest.approx(2 / 3)  # a tie: the first label
 
 
 def test_encoder_has_one_prediction_and_no_invalid_output(encoder, mini_tasks, training, how):

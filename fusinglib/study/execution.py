@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import pandas as pd
 
 from fusinglib.errors import Damaged, InputError, StoreError
@@ -19,6 +20,8 @@ from fusinglib.study.pools import worker_pool, workers
 from fusinglib.study.schedule import Schedule
 from fusinglib.study.settings import Settings
 from fusinglib.study.store import Store
+from fusinglib.training import data
+from fusinglib.training.settings import Data
 
 
 class Stopped(Exception):
@@ -73,12 +76,26 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
     for row in plan.rows:
         run = row["run"]
         facts = {name: value for name, value in row.items() if name != "run"}
-        outcome = store.result(run) if store.has(run) else {"accuracy": math.nan}
+        outcome = _outcome(run, store) if store.has(run) else {"accuracy": math.nan}
         outcome.pop("notes", None)  # of the data, for all runs on a task alike
         by_f1 = run.settings["training"]["metric"] == "macro_f1"
         metric = {"metric": "macro_f1" if by_f1 else "accuracy"}
         rows.append({**facts, "key": run.key, **metric, **outcome})
     return pd.DataFrame(rows)
+
+
+def _outcome(run: Run, store: Store) -> dict:
+    """What came out of a finished run. Runs of before did not record macro-F1 and the accuracy of
+    the majority label: these are made of their predictions."""
+    outcome = store.result(run)
+    if run.kind == "target" and "macro_f1" not in outcome:
+        from fusinglib.training.scoring import macro_f1  # torch: needed only here
+
+        loaded = data.load(run.task, Data(**run.settings["data"]))
+        predicted, labels = store.predictions(run)["ranked"], np.array(loaded.test.labels)
+        outcome["macro_f1"] = macro_f1(predicted, labels)
+        outcome["majority"] = data.majority(loaded.train.labels, loaded.test.labels)
+    return outcome
 
 
 class Execution:

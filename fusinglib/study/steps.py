@@ -19,7 +19,7 @@ from fusinglib.study.plans import Run
 from fusinglib.study.store import HISTORY, PREDICTIONS, PROGRESS, Store
 from fusinglib.training import cards, data, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, linear_probe
-from fusinglib.training.scoring import cross_entropy, majority, metrics, predict
+from fusinglib.training.scoring import cross_entropy, metrics, predict
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tokens import Encoded
 
@@ -152,7 +152,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         model.save(folder / "model")
         cards.write(folder / "model", run.task, accuracy)
     sizes = {f"n_{name}": len(split) for name, split in encoded.splits.items()}
-    return {"accuracy": accuracy, **scores, "majority": majority(train.labels, test.labels),
+    return {"accuracy": accuracy, **scores, "majority": data.majority(train.labels, test.labels),
             **outcome, **sizes, "truncated": encoded.truncated,
             "revision": encoded.revision, "notes": "; ".join(encoded.notes)}  # fmt: skip
 

@@ -11,7 +11,6 @@ from fusinglib.errors import InputError
 from fusinglib.progress import Progress
 from fusinglib.training import data, groups
 from fusinglib.training.data import SPLITS, TaskData
-from fusinglib.training.scoring import majority
 from fusinglib.training.settings import Data, TextFormat
 from fusinglib.training.tasks import Task
 
@@ -71,7 +70,7 @@ def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
         "error": 50 / np.sqrt(len(loaded.test)),
         "overlap": 100 * groups.sharing(loaded.test.texts, loaded.train.texts).mean(),
         "labels": "/".join(map(str, shares)),
-        "majority": 100 * majority(loaded.train.labels, loaded.test.labels),
+        "majority": 100 * data.majority(loaded.train.labels, loaded.test.labels),
         "length": int(np.median(lengths)),
         "95 %": int(np.quantile(lengths, 0.95)),
         "notes": "; ".join(loaded.notes),

@@ -114,9 +114,3 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     right = np.bincount(labels[predicted == labels], minlength=count)
     either = np.bincount(labels, minlength=count) + np.bincount(predicted, minlength=count)
     return float((2 * right[either > 0] / either[either > 0]).mean())
-
-
-def majority(train: Sequence[int], test: Sequence[int]) -> float:
-    """The accuracy on `test` labels of always saying the most frequent `train` label (of several
-    the one of the least id)."""
-    return float(np.mean(np.asarray(test) == np.bincount(train).argmax()))
