@@ -8,8 +8,7 @@ one world and over many, over families, in the playground, and of the claims abo
 `coverage.csv`, a row per kind of interval, size and case, with the share of draws, in percent, in
 which it did ``before`` (the bootstrap over targets in one world, degrees of freedom without a bound
 over many, seeds alone in the playground) and does ``after``, and how often the truth lies ``below``
-and ``above`` it. Ten minutes for 1,000
-draws, of which the claims, a bootstrap in each, get a fifth.
+and ``above`` it. Ten minutes for 1,000 draws; the claims get half of them.
 
 "Real" tasks have effects drawn from those of `results/mini-worlds` (fused - pretrained, 13 tasks),
 and residuals from those of its single runs, whose tails are long.
@@ -245,7 +244,7 @@ def of_claims(draws: int):
     What they speak of is what studies of this size give on average."""
     for count, targets, seeds in ((1, 9, 5), (10, 9, 3)):
         samples, rng = [], np.random.default_rng(0)
-        for _ in range(draws // 5):
+        for _ in range(draws // 2):
             samples.append(made_pairs(rng, count, targets, seeds))
         for claim in claims.CLAIMS["pairwise_heatmap"]:
             truth = np.mean([claim.statistic(sample).mean() for sample in samples])

@@ -110,11 +110,12 @@ def bootstrapped(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> Estim
     Arguments as of `by_type`.
     """
     count, tasks = (max(array.shape[axis] for array in arrays.values()) for axis in (0, -1))
-    rng, draws = np.random.default_rng(0), []
-    for drawn in rng.integers(tasks, size=(RESAMPLES, tasks)):
-        of_worlds = statistic({key: array[..., drawn] for key, array in arrays.items()})
-        draws.append(of_worlds[rng.integers(count, size=count)].mean())
-    defined = np.array(draws)[~np.isnan(draws)]  # a family may have been drawn away
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(tasks, size=(RESAMPLES, tasks))
+    of_worlds = statistic({k: np.moveaxis(v[..., drawn], 3, 0) for k, v in arrays.items()})
+    rows = rng.integers(count, size=(RESAMPLES, count))
+    draws = np.take_along_axis(of_worlds, rows, axis=1).mean(axis=1)
+    defined = draws[~np.isnan(draws)]  # a family may have been drawn away
     variance = float(defined.var(ddof=1)) if len(defined) > 1 else np.nan
     freedom = min(count, tasks) - 1 if count > 1 else tasks - 1
     return Estimate(float(statistic(arrays).mean()), variance, freedom)
