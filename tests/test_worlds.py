@@ -8,6 +8,7 @@ from scipy import stats
 from fusinglib.errors import InputError
 from fusinglib.evaluation import claims, figures, pairs, statistics, tables, worlds
 from fusinglib.evaluation.worlds import SCOPES, Squares
+from fusinglib.places import PROJECT
 
 SAME, OTHER = SCOPES
 FAMILIES = {"few": ["a", "b", "c", "d"], "rest": ["e", "f"]}
@@ -307,3 +308,17 @@ def test_worlds_are_drawn_and_foretold():
     assert found["found"].tolist() == [worlds.estimate(values, scope).reach() for scope in SCOPES]
     decided = worlds.to_decide(differences).loc["fused - pretrained"]
     assert (decided["worlds"] == "*").all()
+
+
+def test_what_is_said_of_coverage_is_what_was_measured():
+    measured = pd.read_csv(PROJECT / "results/benchmarks/coverage.csv")
+    ten = measured[measured["size"].str.startswith("10 worlds")]
+    real, families = ten[ten["case"].str.startswith("real")], ten[ten["case"].str.contains("other")]
+    assert real["after"].between(93.95, 95.05).all()
+    other = real[real["interval"] == OTHER]
+    found = [*other["above"].agg(["min", "max"]), *other["below"].agg(["min", "max"])]
+    assert found == [3.8, 4.5, 1.0, 1.2]
+    over_tasks = families[families["interval"] == OTHER]["after"].round()
+    assert list(over_tasks) == [82, 75, 73]
+    over_families = families[families["interval"] == worlds.OTHER_FAMILIES]["after"]
+    assert over_families.between(94.5, 95.5).all()

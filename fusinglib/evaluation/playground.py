@@ -120,7 +120,8 @@ def collapses(results: pd.DataFrame) -> list[str]:
         if count:
             sentences.append(
                 f"{count} of {len(runs)} runs from {base} ended more than 10 points below the "
-                f"median of its seeds: intervals of so few seeds say too little of that; add seeds."
+                f"median of its seeds: where runs collapse, intervals of few seeds hold in half of "
+                f"all cases only (benchmarks/coverage.py); add seeds."
             )
     return sentences
 

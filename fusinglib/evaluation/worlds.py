@@ -27,7 +27,12 @@ MOST = 100
 """More worlds, tasks or seeds than this are never asked for."""
 
 
-COVERAGE = "to be measured"
+COVERAGE = """\
+How often these intervals hold, in made-up studies of ten worlds with tasks and residuals drawn
+from the recorded ones (benchmarks/coverage.py): 94 to 95 % in both scopes. In the second their
+misses are one-sided, since few tasks gain much: the truth lies above the interval in 3.8 to 4.5 %
+of studies, below it in 1.0 to 1.2 %. Where families differ by a standard deviation of 1 to 1.8
+points, it holds for other families in 82 to 73 % only, the interval over families in 95 %."""
 
 
 class Squares(NamedTuple):
