@@ -94,7 +94,7 @@ def _outcome(run: Run, store: Store) -> dict:
         loaded = data.load(run.task, Data(**run.settings["data"]))
         predicted, labels = store.predictions(run)["ranked"], np.array(loaded.test.labels)
         outcome["macro_f1"] = macro_f1(predicted, labels)
-        outcome["majority"] = data.majority(loaded.train.labels, loaded.test.labels)
+        outcome["majority"] = data.majority(loaded.test.labels)
     return outcome
 
 

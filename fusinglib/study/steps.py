@@ -152,7 +152,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         model.save(folder / "model")
         cards.write(folder / "model", run.task, accuracy)
     sizes = {f"n_{name}": len(split) for name, split in encoded.splits.items()}
-    return {"accuracy": accuracy, **scores, "majority": data.majority(train.labels, test.labels),
+    return {"accuracy": accuracy, **scores, "majority": data.majority(test.labels),
             **outcome, **sizes, "truncated": encoded.truncated,
             "revision": encoded.revision, "notes": "; ".join(encoded.notes)}  # fmt: skip
 

@@ -67,10 +67,10 @@ class TaskData:
         return np.unique(groups.passages(self.train.texts)[1])
 
 
-def majority(train: Sequence[int], test: Sequence[int]) -> float:
-    """The accuracy on `test` labels of always saying the most frequent `train` label (of several
-    the one of the least id)."""
-    return float(np.mean(np.asarray(test) == np.bincount(train).argmax()))
+def majority(labels: Sequence[int]) -> float:
+    """The accuracy of always saying the most frequent of these labels (where labels are about as
+    frequent in train, that need not be the most frequent one there)."""
+    return float(np.bincount(labels).max() / len(labels))
 
 
 KIN = 0.10

@@ -31,7 +31,7 @@ def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> 
     - error: the binomial standard error of an accuracy of 50 % on the test split, the greatest that
       there is, in points; examples of one group make it greater;
     - labels: the share of each label in train, in percent;
-    - majority: the accuracy of always saying train's most frequent label, in percent of test;
+    - majority: the accuracy of always saying the most frequent label of test, in percent;
     - overlap: the test examples that share a text with the training split, in percent;
     - length, 95 %: of its inputs, median and 95 % quantile, as `length` counts them;
     - overlaps: the other tasks with whose training split test examples share a passage, and how
@@ -70,7 +70,7 @@ def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
         "error": 50 / np.sqrt(len(loaded.test)),
         "overlap": 100 * groups.sharing(loaded.test.texts, loaded.train.texts).mean(),
         "labels": "/".join(map(str, shares)),
-        "majority": 100 * data.majority(loaded.train.labels, loaded.test.labels),
+        "majority": 100 * data.majority(loaded.test.labels),
         "length": int(np.median(lengths)),
         "95 %": int(np.quantile(lengths, 0.95)),
         "notes": "; ".join(loaded.notes),
