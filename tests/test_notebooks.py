@@ -229,7 +229,7 @@ def test_notebooks_over_many_worlds(name, changes, mini, tmp_path, capsys):
     elif name != "seed_planner":
         results = pd.read_csv(tmp_path / f"out/{name}.csv")
         assert set(results["world"]) == {0, 1, 2} and results["accuracy"].notna().all()
-        assert "other worlds and other tasks" in report
+        assert "other tasks from this mix of families" in report
     if name in ("many_worlds", "pairwise_heatmap"):
         picture = {"many_worlds": "forest"}.get(name, "figure")
         assert (tmp_path / f"out/{name}-{picture}.png").is_file()
