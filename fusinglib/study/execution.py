@@ -19,7 +19,7 @@ from fusinglib.study.plans import Plan, Run
 from fusinglib.study.pools import worker_pool, workers
 from fusinglib.study.schedule import Schedule
 from fusinglib.study.settings import Settings
-from fusinglib.study.store import Store
+from fusinglib.study.store import PREDICTIONS, Store
 from fusinglib.training import data
 from fusinglib.training.settings import Data
 
@@ -88,7 +88,8 @@ def _outcome(run: Run, store: Store) -> dict:
     """What came out of a finished run. Runs of before did not record macro-F1 and the accuracy of
     the majority label: these are made of their predictions."""
     outcome = store.result(run)
-    if run.kind == "target" and "macro_f1" not in outcome:
+    predictions = store.path(run) / PREDICTIONS
+    if run.kind == "target" and "macro_f1" not in outcome and predictions.is_file():
         from fusinglib.training.scoring import macro_f1  # torch: needed only here
 
         loaded = data.load(run.task, Data(**run.settings["data"]))
