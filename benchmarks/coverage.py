@@ -102,13 +102,12 @@ STILL = {
 TWEETS = normal(0, 1.7, 0, 2.5)  # five targets, three seeds: as in results/tweets
 
 
-def bootstrap(arrays: dict, statistic: Callable, rng, seeds=True, resamples=1000) -> tuple:
+def bootstrap(arrays: dict, statistic: Callable, rng, resamples=1000) -> tuple:
     """The interval of before in one world: the expanded percentile bootstrap over targets and, in
     each, seeds. Arrays (source seeds, seeds, targets)."""
     shape = np.max([array.shape for array in arrays.values()], axis=0)
     target = rng.integers(shape[2], size=(resamples, 1, 1, shape[2]))
     run = rng.integers(shape[1], size=(resamples, 1, shape[1], shape[2]))
-    run = run if seeds else np.arange(shape[1])[None, None, :, None]
     drawn = {
         key: array[
             tuple(i if n > 1 else 0 for i, n in zip((0, run, target), array.shape, strict=True))

@@ -64,7 +64,7 @@ def sharing(texts: Texts, others: Texts) -> np.ndarray:
 def passages(texts: Texts) -> tuple[np.ndarray, np.ndarray]:
     """The passages of all examples: the example's row, int, and the passage's hash, uint64."""
     distinct = _distinct(texts)
-    owners, keys, _ = _ngrams(_Words.of(map(_words, distinct)), PASSAGE)
+    owners, keys, _ = _ngrams(_Words(map(_words, distinct)), PASSAGE)
     starts = np.searchsorted(owners, np.arange(len(distinct) + 1))
     number = {text: at for at, text in enumerate(distinct)}
     pairs = [(row, number[text]) for row, columns in enumerate(texts) for text in columns]
@@ -89,7 +89,7 @@ class _Index(NamedTuple):
 def _index(texts: Texts) -> _Index:
     distinct = _distinct(texts)
     number, words = {text: at for at, text in enumerate(distinct)}, list(map(_words, distinct))
-    owners, keys = _keys(_Words.of(words), single=all(len(columns) == 1 for columns in texts))
+    owners, keys = _keys(_Words(words), single=all(len(columns) == 1 for columns in texts))
     pairs = [(row, number[text]) for row, columns in enumerate(texts) for text in columns]
     rows, of_rows = np.array(pairs, dtype=int).reshape(-1, 2).T
     telling = np.isin(of_rows, owners)  # short texts ("yes") tell nothing
@@ -106,16 +106,12 @@ def _distinct(texts: Texts) -> list[str]:
 class _Words:
     """The words of all texts one after the other: their hashes, and where the texts are."""
 
-    def __init__(self, hashes: list[int], lengths: list[int]):
-        self.hashes = np.array(hashes, dtype=np.uint64)
-        self.lengths = np.array(lengths, dtype=int)
-        self.ends = np.cumsum(self.lengths)
-        self.owners = np.repeat(np.arange(len(lengths)), self.lengths)
-
-    @classmethod
-    def of(cls, texts: Iterable[list[str]]) -> "_Words":
+    def __init__(self, texts: Iterable[list[str]]):
         texts, known = list(texts), functools.cache(_hash)
-        return cls([known(word) for text in texts for word in text], [len(text) for text in texts])
+        self.hashes = np.array([known(word) for text in texts for word in text], dtype=np.uint64)
+        self.lengths = np.array([len(text) for text in texts], dtype=int)
+        self.ends = np.cumsum(self.lengths)
+        self.owners = np.repeat(np.arange(len(texts)), self.lengths)
 
 
 def _words(text: str) -> list[str]:
@@ -160,7 +156,7 @@ def _keys(words: _Words, single: bool) -> tuple[np.ndarray, np.ndarray]:
 def _too_short(texts: Texts) -> list[int]:
     """The examples of a single text of fewer than `PHRASE` words that is part of longer ones."""
     distinct, short = _distinct(texts), set()
-    words = _Words.of(map(_words, distinct))
+    words = _Words(map(_words, distinct))
     for size in range(1, PHRASE):
         owners, keys, whole = _ngrams(words, size)
         part = np.isin(keys[whole], keys[~whole])
