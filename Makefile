@@ -19,7 +19,7 @@ venv:
 	@bash setup.sh
 
 demo: venv
-	.venv/bin/python -m fusinglib run --all --params params/mini --output executed/mini
+	.venv/bin/fusinglib run --all --params params/mini --output executed/mini
 
 test: venv
 	.venv/bin/python -m pytest $(parallel) $(ARGS)
@@ -28,7 +28,7 @@ test-slow: venv
 	.venv/bin/python -m pytest $(parallel) -m slow $(ARGS)
 
 lab: venv
-	.venv/bin/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/index.ipynb
+	.venv/bin/fusinglib lab
 
 mergekit = benchmarks/.venv-mergekit
 

@@ -59,7 +59,7 @@ def recompute(name: str, options) -> tuple[str, pd.DataFrame | None]:
     Study.run = lambda study: rows
     exploration.cells = lambda plan, store, results: rows
     names, texts = {}, []
-    for cell in nbformat.read(parameters.FOLDER / f"{name}.ipynb", as_version=4).cells:
+    for cell in nbformat.read(parameters.notebook(name), as_version=4).cells:
         if cell.cell_type != "code" or cell.id in SKIPPED:
             continue
         printed, value = said(cell.source, names)

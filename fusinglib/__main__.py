@@ -1,12 +1,14 @@
-"""The command line: `python -m fusinglib run | tasks | fuse | store`."""
+"""The command line: `fusinglib new | run | lab | tasks | fuse | store`."""
 
 import argparse
 import os
+import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {missing(error)}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -28,6 +33,37 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; finished runs are kept", file=sys.stderr)
         return 130
+
+
+def new(options: argparse.Namespace) -> int:
+    """Write the notebooks and parameter files into a new folder: a project of the user's own."""
+    from fusinglib.places import SHIPPED
+
+    folder = Path(options.folder)
+    if folder.exists():
+        raise InputError(f"{folder} exists already: name a new folder")
+    for name in ("notebooks", "params"):
+        shutil.copytree(SHIPPED / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+    index = (folder / "notebooks/index.ipynb").read_text(encoding="utf-8")
+    for picture in re.findall(r"\.\./(results/[^)]+\.png)", index):
+        (folder / picture).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SHIPPED / picture, folder / picture)
+    print(
+        f"{folder} holds notebooks/ and params/; finished runs will go to {folder}/runs. Next:\n"
+        f"  cd {shlex.quote(str(folder))}\n  fusinglib lab"
+    )
+    return 0
+
+
+def lab(options: argparse.Namespace) -> int:
+    """Open the project's notebooks in JupyterLab."""
+    from fusinglib.places import project
+
+    if not (project() / "notebooks/index.ipynb").is_file():
+        raise InputError("there are no notebooks here: make some with `fusinglib new my-study`")
+    os.chdir(project())
+    page = "--LabApp.default_url=/lab/tree/notebooks/index.ipynb"
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", page, *options.arguments])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,6 +107,7 @@ def _run_all(studies: dict, options: argparse.Namespace) -> int:
 
 def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
     """The notebooks that the command line asks for, with their parameter files."""
+    from fusinglib.places import shipped
     from fusinglib.study.settings import EXPERIMENTS
 
     if not options.all:
@@ -78,6 +115,7 @@ def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
             raise InputError("name a notebook, or ask for --all")
         return {options.notebook: options.params}
     folder = Path(options.params or "params/mini")
+    folder = folder if folder.is_dir() else shipped(folder)
     files = {name: folder / f"{name}.yaml" for name in EXPERIMENTS}
     found = {name: str(file) for name, file in files.items() if file.is_file()}
     if options.notebook or not found:
@@ -122,7 +160,7 @@ def _print_plan(settings) -> None:
 
 def _command(name: str, options: argparse.Namespace) -> str:
     """The command that repeats the run of one notebook."""
-    words = ["python", "-m", "fusinglib", "run", name]
+    words = ["fusinglib", "run", name]
     file = _chosen(options)[name]
     words += ["--params", file] if file else []
     words += ["--output", options.output]
@@ -277,7 +315,7 @@ def _prune(kept, options: argparse.Namespace) -> int:
 def _export(kept, options: argparse.Namespace) -> int:
     """Write what every finished run is and what came out of it, a row each."""
     if not options.output:
-        raise InputError("name the CSV file: python -m fusinglib store export --output runs.csv")
+        raise InputError("name the CSV file: fusinglib store export --output runs.csv")
     table = kept.results()
     table.to_csv(options.output, index=False)
     print(f"{options.output}: {len(table)} runs")
@@ -288,8 +326,20 @@ STORE = {"list": _list, "check": _check, "prune": _prune, "export": _export}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fusinglib", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="fusinglib", description="Fuse finetuned models, and study when that helps."
+    )
     commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("new", help="start a project: notebooks and parameter files")
+    command.set_defaults(command=new)
+    command.add_argument("folder", help="a folder that does not exist yet")
+
+    command = commands.add_parser("lab", help="open the project's notebooks in JupyterLab")
+    command.set_defaults(command=lab)
+    command.add_argument(
+        "arguments", nargs="*", metavar="ARGUMENT", help="passed on to JupyterLab (after --)"
+    )
 
     command = commands.add_parser("run", help="execute a notebook in batch")
     command.set_defaults(command=run)

@@ -1,6 +1,7 @@
 """The exceptions for what a user can correct, and words that their messages share."""
 
 import difflib
+import importlib
 
 
 class InputError(ValueError):
@@ -23,6 +24,22 @@ class Damaged(StoreError):
 
     def __str__(self) -> str:
         return self.args[0]
+
+
+def optional(module: str):
+    """A module that not every installation has; raises `InputError` where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
+
+
+def missing(error: ModuleNotFoundError) -> InputError:
+    """What to install for a module that is missing."""
+    extra = "cluster" if error.name in ("dask", "distributed", "bokeh") else "study"
+    return InputError(
+        f'this needs {error.name}, which is not installed: pip install "fusinglib[{extra}]"'
+    )
 
 
 def one_of(names) -> str:

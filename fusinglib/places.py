@@ -1,22 +1,29 @@
-"""Where things are on this machine: the project, and the store of runs.
+"""Where things are on this machine: the project, what the package ships, and the store of runs.
 
-A relative path in a parameter file is looked for beside that file first (`study.parameters`); all
-others, and those of notebooks and `--set`, are paths from the project.
+A relative path in a parameter file is looked for beside that file first (`study.parameters`). All
+other relative paths, those of notebooks and `--set` included, start at the project.
 """
 
 import os
 import re
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+
+PROJECT = _PACKAGE.parent
 """The checkout that this package is in, if it is in one."""
+
+SHIPPED = _PACKAGE if (_PACKAGE / "notebooks").is_dir() else PROJECT
+"""Where the package's own `notebooks/` and `params/` are: within it once it is installed, beside it
+in a checkout."""
 
 
 def project() -> Path:
     """The nearest folder at or above the current one with `notebooks/` and `params/`; where there
     is none, the checkout of this package, or else the current folder."""
     here = Path.cwd()
-    for folder in (here, *here.parents, PROJECT):
+    checkout = [PROJECT] if SHIPPED == PROJECT else []
+    for folder in (here, *here.parents, *checkout):
         if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
             return folder
     return here
@@ -25,6 +32,13 @@ def project() -> Path:
 def anchored(path: str | Path) -> Path:
     """An absolute path: a relative one is taken from the project, `~` is the user's home."""
     return (project() / Path(path).expanduser()).resolve()
+
+
+def shipped(path: str | Path) -> Path:
+    """The path of a notebook or of parameter files: the project's own where it has them, otherwise
+    those that come with the package."""
+    own, ours = anchored(path), SHIPPED / path
+    return ours if ours.exists() and not own.exists() else own
 
 
 def is_key(name: str) -> bool:

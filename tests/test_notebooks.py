@@ -123,7 +123,7 @@ def test_a_notebook_in_batch(params, plan, mini, tmp_path):
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"family_table-accuracy.png", "family_table-forest.png"} <= files
     assert (tmp_path / "out/family_table-forest.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "out/family_table.txt").read_text().startswith("python -m fusinglib run")
+    assert (tmp_path / "out/family_table.txt").read_text().startswith("fusinglib run")
     kept = results(plan, Store(mini["store"]))
     recorded = pd.read_csv(tmp_path / "out/family_table.csv", dtype={"key": str})
     assert list(recorded.key) == list(kept.key) and len(kept) == 9

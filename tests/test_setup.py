@@ -198,7 +198,8 @@ def requirements():
     everything = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
     for requirement in everything:
         if not requirement.startswith("fusinglib["):
-            yield requirement.split(">=")
+            name, bound = requirement.split(">=")
+            yield name.split("[")[0], bound
 
 
 def pins():

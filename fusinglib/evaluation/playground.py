@@ -157,6 +157,6 @@ def call(settings: FusePlayground) -> str:
 
 def parameter_file(settings: FusePlayground) -> str:
     """The parameter file that repeats the comparison, whatever `common` says: for
-    `python -m fusinglib run fuse_playground --params FILE`."""
+    `fusinglib run fuse_playground --params FILE`."""
     values = {name: value for name, value in vars(settings).items() if name != "store"}
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, optional
 from fusinglib.fusion.pickles import unpickled
 from fusinglib.fusion.tensors import SIZES, TensorInfo, headers_of_file
 
@@ -164,15 +164,12 @@ def _architecture(file: Path, config: dict) -> tuple[str, str]:
 
 
 def _base_of_type(file: Path, config: dict) -> str:
-    from transformers import MODEL_MAPPING
-
-    return MODEL_MAPPING[type(understood(file, config))].__name__
+    return optional("transformers").MODEL_MAPPING[type(understood(file, config))].__name__
 
 
 def understood(file: Path, config: dict):
     """The configuration as transformers understands it, with the defaults of its class."""
-    import transformers
-
+    transformers = optional("transformers")
     try:
         return transformers.CONFIG_MAPPING[config["model_type"]].from_dict(config)
     except Exception as error:  # the config classes raise errors of many kinds

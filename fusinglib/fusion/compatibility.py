@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, optional
 from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
 from fusinglib.fusion.streaming import BUFFER, CHUNK, threads
 from fusinglib.fusion.tensors import TensorInfo
@@ -278,9 +278,7 @@ def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
 
 
 def _own_settings(kind: type) -> set[str]:
-    from transformers import PreTrainedConfig
-
-    return kind().to_dict().keys() - PreTrainedConfig().to_dict().keys()
+    return kind().to_dict().keys() - optional("transformers").PreTrainedConfig().to_dict().keys()
 
 
 def _vocabularies(folders: list[Path]) -> list[str]:

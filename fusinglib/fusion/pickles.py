@@ -3,13 +3,13 @@
 import zipfile
 from pathlib import Path
 
-from fusinglib.errors import InputError
+from fusinglib.errors import InputError, optional
 from fusinglib.fusion.tensors import TensorInfo
 
 
 def unpickled(files: list[Path]) -> dict[str, TensorInfo]:
     """The tensors of `.bin` files, weights only and mapped into memory; of tied ones the first."""
-    import torch
+    torch = optional("torch")
 
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16",
              torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.int16: "I16",

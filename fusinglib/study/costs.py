@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fusinglib.errors import InputError
-from fusinglib.places import anchored
+from fusinglib.places import shipped
 from fusinglib.progress import Progress
 from fusinglib.study import parameters
 from fusinglib.study.experiments import plan_experiment
@@ -258,13 +258,13 @@ def of_notebooks(folder: str) -> pd.DataFrame:
     that is unknown)."""
     rows = {}
     for name in EXPERIMENTS:
-        file = anchored(folder) / f"{name}.yaml"
+        file = shipped(folder) / f"{name}.yaml"
         if file.is_file():
             settings = parameters.settings(name, parameters.choose(name, str(file), []))
             store = Store(settings.store_folder())
             rows[name] = estimate(plan_experiment(settings), store, settings).loc["all"]
     if not rows:
-        raise InputError(f"{anchored(folder)} has no parameter files: name a folder of params/")
+        raise InputError(f"{shipped(folder)} has no parameter files: name a folder of params/")
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("notebook")
     table = table[["runs", "finished", "to"]].rename(columns={"to": "hours left"})
     return table.astype({"runs": int, "finished": int})

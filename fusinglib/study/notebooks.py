@@ -14,7 +14,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from fusinglib.errors import InputError, StoreError
 from fusinglib.progress import MARK, Line
-from fusinglib.study.parameters import FOLDER
+from fusinglib.study.parameters import notebook
 
 
 def run(name: str, chosen: dict, output: Path) -> Path:
@@ -42,7 +42,7 @@ def _execute(name: str, executed: Path, chosen: dict) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked here already
     try:
         papermill.execute_notebook(
-            FOLDER / f"{name}.ipynb", executed, chosen,
+            notebook(name), executed, chosen,
             engine_name="fusinglib", kernel_name="python3", progress_bar=False,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:

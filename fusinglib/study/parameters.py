@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from fusinglib.errors import InputError, nearest
-from fusinglib.places import PROJECT
+from fusinglib.places import shipped
 from fusinglib.study.settings import (
     EXPERIMENTS,
     Settings,
@@ -15,17 +15,22 @@ from fusinglib.study.settings import (
     read_parameters,
 )
 
-FOLDER = PROJECT / "notebooks"
-"""Where the notebooks are."""
+
+def notebook(name: str) -> Path:
+    """The file of the notebook `name`: the project's own copy where there is one."""
+    return shipped(f"notebooks/{name}.ipynb")
 
 
 def defaults(name: str) -> dict:
     """What the parameters cell of the notebook `name` sets."""
-    cells = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    source = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", []))
+    file = notebook(name)
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if not tagged:
+        raise InputError(f"{file} has no cell tagged `parameters`: tag the one that sets them")
     return {
         line.target.id: ast.literal_eval(line.value)
-        for line in ast.parse("".join(source)).body
+        for line in ast.parse("".join(tagged[0])).body
         if isinstance(line, ast.AnnAssign)
     }
 
@@ -43,7 +48,10 @@ def choose(name: str, file: str | None, overrides: list[str]) -> dict:
     """
     if name not in EXPERIMENTS:
         raise InputError(f"unknown notebook {name!r}: {nearest(name, EXPERIMENTS)}")
-    chosen = beside(Path(file).parent, read_parameters(file)) if file else {}
+    chosen = {}
+    if file:
+        path = Path(file) if Path(file).exists() else shipped(file)
+        chosen = beside(path.parent, read_parameters(path))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from fusinglib.errors import InputError, nearest, one_of, refused_parameter
 from fusinglib.fusion.methods import METHODS
-from fusinglib.places import anchored, store_folder
+from fusinglib.places import shipped, store_folder
 from fusinglib.training.settings import Count, Data, Finetuning, Positive, Training
 from fusinglib.training.tasks import Task, table
 
@@ -348,7 +348,7 @@ def beside(folder: Path, values: dict) -> dict:
 
 def read_common(file: str) -> dict[str, Any]:
     """What a `common` file sets; it may hold the parameters of any experiment, but no others."""
-    path = anchored(file)
+    path = shipped(file)
     values = beside(path.parent, read_parameters(path))
     known = {name for kind in EXPERIMENTS.values() for name in parameter_names(kind)}
     for name in values:

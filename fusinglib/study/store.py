@@ -282,7 +282,7 @@ REWRITE = "remove this file; the runs of the store stay as they are"
 
 def _damaged(folder: Path, problem: str) -> Damaged:
     return Damaged(
-        f"the finished run {folder} is damaged ({problem}): `python -m fusinglib store check` "
+        f"the finished run {folder} is damaged ({problem}): `fusinglib store check` "
         f"quarantines it, and it is computed again",
         folder.name,
     )

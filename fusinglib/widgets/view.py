@@ -324,6 +324,6 @@ def _copyable(settings: FusePlayground) -> str:
     call, file = playground.call(settings), playground.parameter_file(settings)
     return (
         f"<details><summary>repeat it</summary><pre>{html.escape(call)}</pre>"
-        f"<pre># python -m fusinglib run fuse_playground --params FILE\n{html.escape(file)}</pre>"
+        f"<pre># fusinglib run fuse_playground --params FILE\n{html.escape(file)}</pre>"
         "</details>"
     )
