@@ -13,7 +13,7 @@ from fusinglib.errors import InputError, missing
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input is one line and status 2, any other failure status 1."""
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     try:
         status = options.command(options)
         sys.stdout.flush()
@@ -325,7 +325,8 @@ def _export(kept, options: argparse.Namespace) -> int:
 STORE = {"list": _list, "check": _check, "prune": _prune, "export": _export}
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="fusinglib", description="Fuse finetuned models, and study when that helps."
     )
