@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -40,7 +41,7 @@ def fuse(
     max_shard_size: str | int = "50GB",
     allow_pickle: bool = False,
     progress: bool = True,
-    **settings,
+    **settings: Any,
 ) -> Report:
     """Write the fused model to the new folder `output`, and say what was done.
 
