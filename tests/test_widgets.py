@@ -313,7 +313,7 @@ def test_fuse_compare_save(shown, settings, tmp_path):
     shown.compare.click()
     shown.compare.click()  # a second click changes nothing
     until(lambda: "the fused model ends" in shown.outcome.value and not shown.session.busy)
-    until(lambda: "<b>done</b>: 10 of 10 runs" in shown.status.value)
+    until(lambda: shown.status.value.startswith("<b>done</b>: 10 of 10 runs"))
     found = results(plan_experiment(settings), Store(settings.store_folder()))
     assert found["accuracy"].notna().all()
     for number in playground.accuracies(found, {})["accuracy"]:

@@ -265,16 +265,16 @@ class Playground(ipw.VBox):
             state = dataclasses.replace(self.session.state)
         bar = f"<progress value='{state.done}' max='{state.total or 1}'></progress> "
         count = f"{state.done} of {state.total} runs, " if state.total else ""
-        shown = bar if state.phase == "working" else ""
+        bar = bar if state.phase == "working" else ""
         found = self.session.results() if self.session.plan else None
         if found is not None and (found["accuracy"].notna().any() or state.phase == "working"):
             histories = self.session.histories()
-            shown = (*(row["run"].key for row in self.session.plan.rows), len(histories))
-            if shown != self.drawn:
-                self.drawn = shown
+            drawn = (*(row["run"].key for row in self.session.plan.rows), len(histories))
+            if drawn != self.drawn:
+                self.drawn = drawn
                 self.curves.value = _curves(histories, self.steps.value)
             self.outcome.value = _outcome(found, self.session.answers())
-        self.status.value = f"{shown}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
+        self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
 
 
 def _labelled(kind: type, label: str, **settings) -> ipw.Widget:
