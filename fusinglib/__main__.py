@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from fusinglib.errors import InputError, missing
@@ -105,7 +106,7 @@ def _run_all(studies: dict, options: argparse.Namespace) -> int:
     return max(statuses)
 
 
-def _chosen(options: argparse.Namespace) -> dict[str, str | None]:
+def _chosen(options: argparse.Namespace) -> Mapping[str, str | None]:
     """The notebooks that the command line asks for, with their parameter files."""
     from fusinglib.places import shipped
     from fusinglib.study.settings import EXPERIMENTS
@@ -198,7 +199,7 @@ def tasks(options: argparse.Namespace) -> int:
         f"with train, in %; overlaps: a passage with the training split of other tasks, in %, from "
         f"1 on; length: of an input, in {unit}"
     )
-    for name, notes in table["notes"].items():
+    for name, notes in table["notes"].to_dict().items():
         if notes:
             print(f"{name}: {notes}")
     return 0

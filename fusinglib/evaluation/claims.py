@@ -11,6 +11,7 @@ alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,7 @@ def good_pairs(sample: Sample) -> np.ndarray:
         return products / np.sqrt(np.prod(np.nansum(ranks**2, axis=0), axis=0))
 
 
-def _pair_gains(sample: Sample) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _pair_gains(sample: Sample) -> list[tuple[np.ndarray, ...]]:
     """Gains of every pair and of its two models over pretrained, on the pair's targets."""
     (start,) = runs_of(sample, "pretrained")
     return [
@@ -257,7 +258,7 @@ def in_the_paper(experiment: str, claim: Claim, family: str = "") -> str:
         table = reference.TABLE_1.drop(columns="average")
         runs = {key: row.to_numpy()[None, None] / 100 for key, row in table.iterrows()}
         names = list(table.columns)
-        runs = with_members(runs, names, {name: [name] for name in names})
+        runs = with_members(cast(Sample, runs), names, {name: [name] for name in names})
         runs = only(runs, names, [family] if family else names)
     return f"{float(claim.statistic(runs)):+.1f}"
 
@@ -302,7 +303,7 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     """
     targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
-    whole = not tables.scored(results).isna().any()
+    whole = bool(tables.scored(results).notna().all())
     for claim in CLAIMS[experiment]:
         for family in families if claim.per_family else [""]:
             some = only(sample, targets, families[family]) if family else sample
@@ -338,7 +339,7 @@ def adjusted(table: pd.DataFrame) -> pd.DataFrame:
     led = [verdict(*pair) for pair in zip(p, gaps, strict=True)]
     rest = table.drop(columns=["verdict", "p adjusted"], errors="ignore")
     rest.insert(2, "verdict", led)
-    rest.insert(rest.columns.get_loc("p") + 1, "p adjusted", p)
+    rest.insert(list(rest.columns).index("p") + 1, "p adjusted", p)
     return rest
 
 

@@ -3,6 +3,10 @@
 Nothing here was fixed beforehand and nothing decides a claim.
 """
 
+# pandas annotates what groupby, unstack and map return too widely to be checked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportReturnType=false
+
 import numpy as np
 import pandas as pd
 
@@ -114,7 +118,7 @@ def correlations(found: pd.DataFrame) -> pd.DataFrame:
         of_worlds = [
             part[trait].corr(part["gain"], method="spearman")
             for _, part in found.groupby("world")
-            if part[trait].nunique() > 1
+            if len(part[trait].unique()) > 1
         ]
         rows[trait] = [what, *statistics.over_seeds(of_worlds)]
     columns = ["what", "correlation", "low", "high"]

@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito; the shape of the mark tells the same, so tha
 
 import io
 import textwrap
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,6 +55,7 @@ PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000"]
 #: Colour and shape of the curves of the seed planner, in their order.
 SPREADS = [("#D55E00", "^"), ("#E69F00", "v"), ("#009E73", "s"), ("#0072B2", "o")]
 #: Colour and dashes of the curves of a loss path.
+CURVES: dict[str, tuple[str, Any]]
 CURVES = {"trained on": ("#D55E00", "-"), "unseen": ("#0072B2", "--")}
 
 
@@ -81,7 +83,7 @@ def forest(ax, labels):
     ax.spines["left"].set_visible(False)
 
 
-def interval(ax, y, row, color, marker, size=7, width=2):
+def interval(ax, y, row, color, marker, size=7.0, width=2.0):
     """Draw an estimate with its interval; filled where the interval leaves out zero."""
     fill = color if row.low > 0 or row.high < 0 else "white"
     ax.plot([row.low, row.high], [y, y], color=color, linewidth=width, zorder=2)
@@ -341,8 +343,7 @@ def pair_figure(cells, diagonal):
         for name, sign in pairs.CLASSES.items()
     ]
     handles.append(Patch(facecolor="0.9", edgecolor="0.5", label="a single model"))
-    legend = {"loc": "outside right upper", "title": "the fused pair is"}
-    figure.legend(handles=handles, **legend)
+    figure.legend(handles=handles, loc="outside right upper", title="the fused pair is")
     return figure
 
 

@@ -1,5 +1,9 @@
 """Tables of the loss path: what happens on the straight lines between models."""
 
+# pandas annotates what groupby, unstack and map return too widely to be checked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportReturnType=false
+
 import numpy as np
 import pandas as pd
 

@@ -71,7 +71,7 @@ def measured(results: pd.DataFrame, families: dict) -> Spread:
     ]
     worlds, source_seeds = np.max([runs.shape[:2] for runs in arrays.values()], axis=0)
     noise = run**2 / (worlds * seeds) * (1 + 1 / source_seeds)  # of pretrained and of fused
-    effect = max(np.mean(effects) - noise, 0)
+    effect = max(float(np.mean(np.array(effects))) - noise, 0)
     return Spread(100 * run, 0.0, 100 * math.sqrt(effect))
 
 

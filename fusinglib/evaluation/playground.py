@@ -1,6 +1,7 @@
 """What came out in the playground: one target, a few base models, some seeds."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +78,7 @@ def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.Data
     return table.astype({"seeds": int})
 
 
-def _gap(right: pd.DataFrame | None, values: pd.Series) -> dict[str, statistics.Difference]:
+def _gap(right: pd.DataFrame | None, values: Any) -> dict[str, statistics.Difference]:
     """The mean of `values` of seeds, in percent or points, in both `SCOPES`; over seeds alone where
     nothing is known of texts."""
     if right is None or right.empty or len(values) != len(right):

@@ -141,7 +141,7 @@ def estimate(values: np.ndarray, scope: str) -> Estimate:
     return Squares.of(values).estimate(float(values.mean()), scope)
 
 
-def difference(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Difference:
+def difference(a: np.ndarray, b: np.ndarray | float, scope: str = SCOPES[1]) -> Difference:
     """Mean of ``a - b`` with its 95 % interval in a scope; none for one task in one world.
 
     In one world it speaks of other tasks like these: a t interval over the tasks' differences
@@ -152,7 +152,7 @@ def difference(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Differen
     return known(a, b, scope).interval
 
 
-def known(a: np.ndarray, b: np.ndarray, scope: str = SCOPES[1]) -> Estimate:
+def known(a: np.ndarray, b: np.ndarray | float, scope: str = SCOPES[1]) -> Estimate:
     """The `Estimate` of `difference`."""
     both = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     if both.size and both.shape[0] == both.shape[-1] == 1:

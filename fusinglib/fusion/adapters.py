@@ -109,7 +109,7 @@ def _updated(folder, stored: TensorInfo, pair: list, config: dict, module: str) 
     a, b = (_matrix(part, stored) for part in pair)
     rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
     alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if not isinstance(alpha, (int, float)) or rank != len(a):
+    if not isinstance(alpha, (int, float)) or rank != len(a) or not rank:
         raise InputError(
             f"Adapter {folder}: the configuration gives {module} rank {rank!r} and alpha "
             f"{alpha!r}, but its update has rank {len(a)}."

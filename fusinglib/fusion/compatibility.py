@@ -266,7 +266,9 @@ def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]
     if not set(differing) - HEAD_SETTINGS - ORIGINS:
         return []
-    configs = [understood(model.folder / "config.json", model.config) for model in (first, other)]
+    configs = [
+        understood(model.folder / "config.json", model.config or {}) for model in (first, other)
+    ]
     own = _own_settings(type(configs[0]))
     ours, theirs = (config.to_dict() for config in configs)
     return [

@@ -70,8 +70,9 @@ def fuse(
     """
     if not (output or dry_run):
         raise InputError("No output is given: name a new folder for the fused model, or dry_run.")
+    folder = Path(output or "")
     if not dry_run:
-        check_free(Path(output))
+        check_free(folder)
     shard = _bytes(max_shard_size)
     opened = _open_all(models, allow_pickle)
     base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
@@ -86,7 +87,7 @@ def fuse(
     compatibility.refuse(job.report.problems)
     names, count = job.report.averaged, len(opened)
     recipe.known = measures.known(recipe.method, job.bodies, count, recipe.settings, names)
-    _carry_out(job, [(Path(output), range(count), job.report)], recipe, shard, progress)
+    _carry_out(job, [(folder, range(count), job.report)], recipe, shard, progress)
     return job.report
 
 

@@ -37,7 +37,7 @@ def means(tensors: Tensors, subsets: Sequence[Sequence[int]]) -> Iterator[np.nda
     shared, begun = None, 0  # the sum of the first `begun` of this subset
     for subset, following in zip(subsets, [*subsets[1:], ()], strict=True):
         alike = len(os.path.commonprefix([list(subset), list(following)]))
-        total = shared.copy() if begun else tensors[subset[0]].copy()
+        total = (tensors[subset[0]] if shared is None else shared).copy()
         start, shared = max(begun, 1), total.copy() if alike == max(begun, 1) else None
         for position, number in enumerate(subset[start:], start + 1):
             total += tensors[number]

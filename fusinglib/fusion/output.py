@@ -113,7 +113,7 @@ class Folder:
 
 
 def _write_all(file: int, content: np.ndarray, position: int) -> None:
-    view = memoryview(content)
+    view = content.data
     while view:
         written = os.pwrite(file, view, position)
         view, position = view[written:], position + written

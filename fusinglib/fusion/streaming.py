@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
@@ -74,7 +74,7 @@ class Buffer:
         step = CHUNK * row.nbytes // (chunk.stop - chunk.start)
         view = row.view(np.uint8)
         for number, start in enumerate(range(0, len(view), step), chunk.start // CHUNK):
-            digest = xxhash.xxh3_128_digest(view[start : start + step])
+            digest = xxhash.xxh3_128_digest(view[start : start + step].data)
             self.hashes[model, chunk.name, number] = digest
 
 
@@ -99,9 +99,12 @@ def threads() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
 
 
+Item = TypeVar("Item")
+
+
 def stream(
-    work: Iterator,
-    do: Callable[[object, Buffer], int],
+    work: Iterator[Item],
+    do: Callable[[Item, Buffer], int],
     hashes: dict | None = None,
     show: Callable[[int], None] | None = None,
 ) -> None:

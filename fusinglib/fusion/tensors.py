@@ -157,7 +157,7 @@ class Reader:
             return
         done, position = 0, tensor.start + start * size
         while done < len(into):
-            count = os.preadv(self._open(tensor.file), [into[done:]], position + done)
+            count = os.preadv(self._open(tensor.file), [into[done:].data], position + done)
             if not count:
                 raise InputError(f"{tensor.file} became shorter while it was read: fuse again.")
             done += count

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import distributed
 
@@ -33,7 +34,7 @@ class Cluster:
     ):
         self.cluster, self.workers, self.store = cluster, workers, store
         self.device, self.say = device, say
-        self.client: distributed.Client | None = None
+        self.client: distributed.Client
         self.known: set[str] = set()
 
     @contextlib.contextmanager
@@ -53,6 +54,7 @@ class Cluster:
                     f"parameter 'scheduler': no scheduler at {self.cluster!r} ({error}): start one "
                     f"with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
                 ) from error
+            assert self.client.scheduler
             address, dashboard = self.client.scheduler.address, self.client.dashboard_link
             self.say(f"scheduler {address}; its dashboard: {dashboard}")
             executor = self.client.get_executor(pure=False)
@@ -83,7 +85,7 @@ class Cluster:
         with self.store.writing():
             token.touch()
         try:
-            offers = self.client.run(_offer, token, self.device, workers=addresses)
+            offers: Any = self.client.run(_offer, token, self.device, workers=addresses)
         finally:
             token.unlink()
         ours = _versions()

@@ -216,6 +216,7 @@ def _seconds(
         return math.nan
     if run.kind == "pretrain":
         return timed.pretraining * run.settings["steps"]
+    assert run.task
     cost, training = timed.costs[run.task.name], run.settings["training"]
     sizes = plan.sizes[run.task.name]
     steps = training["max_steps"]
@@ -266,5 +267,6 @@ def of_notebooks(folder: str) -> pd.DataFrame:
     if not rows:
         raise InputError(f"{shipped(folder)} has no parameter files: name a folder of params/")
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("notebook")
-    table = table[["runs", "finished", "to"]].rename(columns={"to": "hours left"})
+    table = table.rename(columns={"to": "hours left"})
+    table = table.filter(["runs", "finished", "hours left"])
     return table.astype({"runs": int, "finished": int})

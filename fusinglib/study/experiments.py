@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.study import plans
@@ -13,7 +14,7 @@ from fusinglib.training import data, tasks
 from fusinglib.training.tasks import MINIWORLD, Task
 
 
-def plan_experiment(settings: Families) -> Plan:
+def plan_experiment(settings: Settings) -> Plan:
     """The plan of the experiment that the settings are of.
 
     In the miniature world it is made in every one of `world_seeds`, and its rows say which.
@@ -26,7 +27,7 @@ def plan_experiment(settings: Families) -> Plan:
     return plans.together({seed: _plan(settings, seed) for seed in settings.world_seeds})
 
 
-def _plan(settings: Families, world: int) -> Plan:
+def _plan(settings: Any, world: int) -> Plan:
     known, families = settings.known_tasks(world)
     if isinstance(settings, FusePlayground):
         return _plan_playground(settings, world, known)

@@ -132,6 +132,8 @@ def missing(executed: Path) -> int:
 class WatchedClient(PapermillNotebookClient):
     """Shows the notebook's progress where the command was started."""
 
+    line: Line
+
     def process_message(self, msg, cell, cell_index):
         """Show what is marked as progress; handle the message as always."""
         mark = msg["content"].get("metadata", {}).get(MARK)

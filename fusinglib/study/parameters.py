@@ -29,9 +29,9 @@ def defaults(name: str) -> dict:
     if not tagged:
         raise InputError(f"{file} has no cell tagged `parameters`: tag the one that sets them")
     return {
-        line.target.id: ast.literal_eval(line.value)
+        ast.unparse(line.target): ast.literal_eval(line.value)
         for line in ast.parse("".join(tagged[0])).body
-        if isinstance(line, ast.AnnAssign)
+        if isinstance(line, ast.AnnAssign) and line.value
     }
 
 

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
 from types import MappingProxyType
+from typing import Any
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
@@ -18,7 +19,6 @@ from fusinglib.study.settings import (
     FusePlayground,
     LossPath,
     PairwiseHeatmap,
-    Settings,
 )
 from fusinglib.training.data import KIN, TaskData, overlap
 from fusinglib.training.settings import Training
@@ -119,7 +119,7 @@ class Builder:
     `with_head` get a fresh head on every task, see `target_seed`.
     """
 
-    settings: Settings
+    settings: Any  # of the experiment
     data: Mapping[str, TaskData]
     models: Mapping[str, Model] = field(default_factory=dict)
     with_head: bool = False
@@ -178,8 +178,8 @@ class Builder:
         if how.method == "mean":
             return self.fuse(models, label)
         order = sorted(range(len(models)), key=lambda number: models[number].key)
-        settings = {name: int(v) if v == int(v) else v for name, v in how.method_settings.items()}
-        settings["method"] = how.method
+        numbers = {name: int(v) if v == int(v) else v for name, v in how.method_settings.items()}
+        settings: dict[str, Any] = {**numbers, "method": how.method}
         if how.weights:
             settings["weights"] = [how.weights[number] for number in order]
         parents = [models[number] for number in order]
@@ -204,7 +204,7 @@ class Builder:
         for name in targets:
             self.targets(model, name, base=base, source_family="", source_seed=0, sources=())
 
-    def sources(self, target: str, members: list[str]) -> list[str]:
+    def sources(self, target: str, members: Sequence[str]) -> list[str]:
         """The members of a family that may be sources for the target (leave-target-out)."""
         task = self.data[target].task
         tasks = [self.data[name].task for name in members if name not in self.models]
@@ -316,7 +316,9 @@ def pairwise_heatmap(
     for source_seed in settings.source_seeds:
         made = {name: plan.source(name, pretrained, source_seed) for name in sources}
         pairs = {pair: [made[name] for name in pair] for pair in combinations(sources, 2)}
-        bases = [("intertrained", (name,), model) for name, model in made.items()]
+        bases: list[tuple[str, tuple[str, ...], Run]] = [
+            ("intertrained", (name,), model) for name, model in made.items()
+        ]
         bases += [
             ("fused", pair, plan.fuse(two, label=f"mean of {' and '.join(pair)}"))
             for pair, two in pairs.items()

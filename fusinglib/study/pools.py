@@ -24,7 +24,9 @@ def workers(settings: Settings) -> int:
         return 1
     if settings.workers:
         return settings.workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     most = cores // settings.threads
     if settings.device in ("auto", "cuda") and shutil.which("nvidia-smi"):
         import torch
@@ -64,7 +66,9 @@ class KeptPool:
     """
 
     def __init__(self, count: int):
-        self.count, self.context, self.pool = count, None, None
+        self.count = count
+        self.context: contextlib.ExitStack | None = None
+        self.pool: concurrent.futures.Executor | None = None
         self.start()
 
     def start(self) -> None:
@@ -86,6 +90,7 @@ class KeptPool:
                     raise _Closed
 
     def _broken(self) -> bool:
+        assert self.pool
         try:
             self.pool.submit(os.getpid)
         except BrokenProcessPool:
@@ -95,6 +100,7 @@ class KeptPool:
     @contextlib.contextmanager
     def __call__(self) -> Iterator[concurrent.futures.Executor]:
         self.start()
+        assert self.pool
         try:
             yield self.pool
         except BaseException:

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import TypeAlias
 
 from fusinglib.errors import InputError
 from fusinglib.places import anchored, is_key
@@ -11,7 +12,7 @@ from fusinglib.study.store import Store
 from fusinglib.training import cards, data, miniworld, tasks
 from fusinglib.training.tasks import MINIWORLD, Task
 
-Chosen = Families | FusePlayground
+Chosen: TypeAlias = Families | FusePlayground
 Identities = tuple[tuple[str, str], ...]
 
 
@@ -144,6 +145,8 @@ def tokenizer_of(settings: Settings):
     from fusinglib.training import models
 
     if is_key(settings.model) or anchored(settings.model).is_dir():
-        return models.tokenizer(base_model(settings)[1])
+        _, here = base_model(settings)
+        assert here
+        return models.tokenizer(here)
     folder = checkpoints.snapshot(settings.model, settings.model_revision, checkpoints.TEXT_FILES)
     return models.tokenizer(folder)

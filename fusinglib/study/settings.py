@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, dataclass_transform
 
 import pydantic
 import yaml
@@ -16,8 +16,11 @@ from fusinglib.places import shipped, store_folder
 from fusinglib.training.settings import Count, Data, Finetuning, Positive, Training
 from fusinglib.training.tasks import Task, table
 
+Kind = TypeVar("Kind", bound=type)
 
-def validated(kind: type) -> type:
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def validated(kind: Kind) -> Kind:
     """A dataclass whose values are checked against its annotations; what does not fit raises
     `InputError` with the parameter's name."""
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -32,7 +35,7 @@ def validated(kind: type) -> type:
             raise refused_parameter(error) from None
 
     made.__init__ = checked
-    return made
+    return cast(Kind, made)
 
 
 def _once(values: list) -> list:
@@ -93,7 +96,7 @@ class Settings(Finetuning, Data):
         self.known_tasks()
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> "Settings":
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
         """The settings among `parameters`, e.g. a notebook's `globals()`; other names are left.
 
         What is not among them is taken from the file that the parameter `common` names. Raises

@@ -142,6 +142,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
         step = f"step {last['step']} of {training.max_steps}"
         report(f"{run.label}: {step}, dev {last[training.metric]:.3f}")
 
+    assert run.task
     outcome, _ = finetune(model, train, dev, training, run.settings["seed"], say)
     predicted = predict(model, test, training.micro_batch)
     scores = metrics(predicted, test.labels)
@@ -187,18 +188,20 @@ def _opened(run: Run, parent: Run, store: Store, device: str) -> models.BaseMode
     """A parent's model, ready for the run's task."""
     how, training = Data(**run.settings["data"]), Training(**run.settings["training"])
     folder, seed = store.model(parent), run.settings["seed"]
+    assert run.task
     return models.load(folder, run.task, training, how, seed=seed, device=available(device))
 
 
 def _encoded(run: Run, model: models.BaseModel, store: Store) -> Encoded:
     """The task of a run as its model reads it: out of the store's cache, where texts are read once
     for all runs."""
-    fingerprint = run.settings["fingerprint"]
+    fingerprint, task = run.settings["fingerprint"], run.task
+    assert task
 
     def encode() -> Encoded:
-        loaded = data.load(run.task, model.data)
+        loaded = data.load(task, model.data)
         if loaded.fingerprint != fingerprint:
-            raise InputError(f"task {run.task.name!r}: its data changed since the run was planned")
+            raise InputError(f"task {task.name!r}: its data changed since the run was planned")
         splits = {name: model.encode(getattr(loaded, name)) for name in data.SPLITS}
         return Encoded(splits, loaded.revision, loaded.notes)
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fusinglib.study import costs, execution, experiments, resolver
 from fusinglib.study.plans import Plan, Run
-from fusinglib.study.settings import EXPERIMENTS, Settings
+from fusinglib.study.settings import EXPERIMENTS, Families, Settings
 from fusinglib.study.store import Store
 from fusinglib.training import description
 
@@ -43,8 +43,10 @@ class Study:
     @property
     def sources(self) -> dict[str, list[str]]:
         """The source families, with their tasks or models."""
-        families = {**self.settings.known_tasks()[1], **self.settings.families}
-        return {name: families[name] for name in self.settings.sources}
+        settings = self.settings
+        assert isinstance(settings, Families)
+        families = {**settings.known_tasks()[1], **settings.families}
+        return {name: families[name] for name in settings.sources}
 
     @property
     def pretrained(self) -> Path:

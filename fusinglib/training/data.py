@@ -5,16 +5,16 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.training import groups, miniworld
-from fusinglib.training.settings import Data
+from fusinglib.training.settings import Data, Numbers
 from fusinglib.training.tasks import MINIWORLD, Task
 
 SPLITS = ("train", "dev", "test")
@@ -30,7 +30,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Sequence[int]) -> "Split":
+    def take(self, rows: Numbers) -> "Split":
         """The examples at `rows`, in that order."""
         return Split([self.texts[i] for i in rows], [self.labels[i] for i in rows])
 
@@ -67,7 +67,7 @@ class TaskData:
         return np.unique(groups.passages(self.train.texts)[1])
 
 
-def majority(labels: Sequence[int]) -> float:
+def majority(labels: Numbers) -> float:
     """The accuracy of always saying the most frequent of these labels (where labels are about as
     frequent in train, that need not be the most frequent one there)."""
     return float(np.bincount(labels).max() / len(labels))
@@ -196,7 +196,7 @@ def _twice(splits: dict[str, Split]) -> list[str]:
 def _raw(task: Task) -> tuple[Rows, str | None]:
     """The rows of a task as they are found, and the revision of the copy."""
     if task.hub_id == MINIWORLD:
-        made = miniworld.examples(task.config, int(task.revision))
+        made = miniworld.examples(task.config, int(task.revision or 0))
         counts = {name: len(rows) for name, rows in made.items()}
         wanted = [*task.columns, task.label_column]
 
@@ -240,13 +240,16 @@ def _where(task: Task) -> str:
 
 def _hub(task: Task):
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are told once, below
-    source = _files(task) if task.files else {"path": task.hub_id, "name": task.config}
+    source: dict[str, Any] = (
+        _files(task) if task.files else {"path": task.hub_id, "name": task.config}
+    )
     try:
         return datasets.load_dataset(**source, revision=task.revision)
-    except datasets.exceptions.DatasetGenerationError as error:
+    except DatasetGenerationError as error:
         raise InputError(
             f"task {task.name!r}: the files of {_where(task)} cannot be read, or do not fit "
             f"together: save them again, as UTF-8 and with the same columns "
@@ -291,7 +294,7 @@ def _files(task: Task) -> dict:
     return {"path": builder, "data_files": splits, **settings}
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
@@ -389,18 +392,18 @@ MARKS = {
 }
 
 
-def _own(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
+def _own(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
     return {"train": raw["train"], "dev": raw["validation"], "test": raw["test"]}
 
 
-def _mnli(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
+def _mnli(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
     matched, mismatched = raw["validation_matched"], raw["validation_mismatched"]
     if settings.split_rule == "later":
         return {**_later(raw["train"]), "test": matched}
     return {"train": raw["train"], "dev": matched, "test": mismatched}
 
 
-def _rounds(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
+def _rounds(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
     """ANLI's rounds as one task, whichever of them the copy has."""
 
     def together(prefix: str) -> Split:
@@ -413,7 +416,7 @@ def _rounds(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
     return {"train": together("train"), "dev": together("dev"), "test": together("test")}
 
 
-def _carve(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
+def _carve(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
     """Test = min(1,000, 10 %) of the training examples, cut by the split seed."""
     train, dev = raw["train"], raw["validation"]
     if settings.split_rule == "later":
@@ -427,7 +430,7 @@ def _later(train: Split) -> dict[str, Split]:
     return {"train": train.take(range(low, high)), "dev": train.take(range(low))}
 
 
-def _cut(raw: dict[str, Split], settings: Data) -> dict[str, Split]:
+def _cut(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
     """Dev and test of min(1,000, 10 %) of the training examples each, cut by the split seed."""
     return _drawn(raw["train"], ["test", "dev"], settings)
 

@@ -51,7 +51,9 @@ def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> 
     progress.update(len(rows), "", last=True)
     for name, own in loaded.items():
         shares = {of: 100 * data.overlap(own, one) for of, one in loaded.items() if of != name}
-        most = sorted((of for of in shares if shares[of] >= 1), key=shares.get, reverse=True)
+        most = sorted(
+            (of for of in shares if shares[of] >= 1), key=shares.__getitem__, reverse=True
+        )
         rows[name]["overlaps"] = ", ".join(f"{of} {shares[of]:.0f} %" for of in most)
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS)
     return table.astype(dict.fromkeys(COUNTS, "Int64")).rename_axis("task")

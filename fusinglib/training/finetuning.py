@@ -88,6 +88,7 @@ def finetune(
             if stopping.done(step):
                 break
 
+    assert best  # the last batch is always evaluated
     model.network.load_state_dict(best)
     outcome = {
         "best_step": stopping.best_step,
@@ -102,7 +103,7 @@ def _backward(
     model: BaseModel, tokens: Tokens, rows: np.ndarray, labels: torch.Tensor, micro_batch: int
 ) -> torch.Tensor:
     """The mean loss of a batch, detached, its gradients added up part by part."""
-    part, total = micro_batch or len(rows), 0.0
+    part, total = micro_batch or len(rows), torch.zeros((), device=model.device)
     for first in range(0, len(rows), part):
         some, theirs = rows[first : first + part], labels[first : first + part]
         with enough_memory(tokens, some):

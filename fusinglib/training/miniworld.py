@@ -139,17 +139,17 @@ class World:
 
     def event(self, rng: random.Random, topic: str = "") -> Event:
         """A random event of a topic (of any, if none is named)."""
-        topic = self.topics[topic or rng.choice(self.frequent)]
-        verb = rng.randrange(len(topic["verbs"]))
-        kind, things = rng.choice(list(topic["things"].items()))
+        chosen = self.topics[topic or rng.choice(self.frequent)]
+        verb = rng.randrange(len(chosen["verbs"]))
+        kind, things = rng.choice(list(chosen["things"].items()))
         return Event(
-            people=tuple(rng.choice(topic["people"].split()).split("/")),
-            verbs=tuple(topic["verbs"][verb].split("/")),
-            opposites=tuple(topic["verbs"][verb ^ 1].split("/")),
+            people=tuple(rng.choice(chosen["people"].split()).split("/")),
+            verbs=tuple(chosen["verbs"][verb].split("/")),
+            opposites=tuple(chosen["verbs"][verb ^ 1].split("/")),
             things=tuple(rng.choice(things.split()).split("/")),
             kind=kind,
             details={
-                "place": f"in the {rng.choice(topic['places'].split())}",
+                "place": f"in the {rng.choice(chosen['places'].split())}",
                 "day": f"on {rng.choice(self.lists['ADAY'])}",
                 "friend": f"with {rng.choice(self.names)}",
             },

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -13,7 +14,7 @@ from fusinglib.fusion import checkpoints
 from fusinglib.fusion.compatibility import SETTINGS_FILES, VOCABULARIES
 from fusinglib.training.data import Split, label_texts, pair_input, text_input
 from fusinglib.training.scoring import label_scores
-from fusinglib.training.settings import Data, Training
+from fusinglib.training.settings import Data, Numbers, Training
 from fusinglib.training.tasks import Task
 from fusinglib.training.tokens import Tokens
 
@@ -30,6 +31,10 @@ class BaseModel:
     `segments`: whether it is told which of two texts a token belongs to, as BERT is.
     `eval_batch_size`: how many texts are scored at a time.
     """
+
+    network: Any
+    """The whole model of transformers."""
+    body: torch.nn.Module
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
         self.task, self.data, self.device = task, data, torch.device(device)
@@ -62,16 +67,33 @@ class BaseModel:
 
     def encode(self, split: Split) -> Tokens:
         """The token ids of a split's texts, cut to `max_length`, with their labels."""
-        pad = self.tokenizer.pad_token_id
+        pad: Any = self.tokenizer.pad_token_id
         return Tokens.of(self._tokenized(*self._texts(split)), split.labels, pad)
 
+    def _texts(self, split: Split) -> list[list[str]]:
+        raise NotImplementedError
+
+    def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
+        raise NotImplementedError
+
+    def terms(self, labels: torch.Tensor) -> int:
+        """How many terms the loss of these labels is the mean over."""
+        raise NotImplementedError
+
+    def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The log-probability of every label, float32 (batch, K), and the id of the label that
+        the model writes, int64 (batch,), -1: none."""
+        raise NotImplementedError
+
     def _tokenized(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
-        return self.tokenizer(
+        read: Any = self.tokenizer
+        return read(
             *texts, truncation=True, max_length=self.max_length,
             return_token_type_ids=self.segments, return_attention_mask=False,
         )  # fmt: skip
 
-    def inputs(self, tokens: Tokens, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def inputs(self, tokens: Tokens, rows: Numbers) -> dict[str, torch.Tensor]:
         """A padded batch on the model's device."""
         batch = tokens.pad(rows)
         if self.device.type == "cuda":  # the copy goes on beside the network

@@ -8,6 +8,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from fusinglib.errors import InputError
+from fusinglib.training.settings import Numbers
 
 
 def label_scores(
@@ -50,7 +51,7 @@ def label_scores(
 
 
 @contextlib.contextmanager
-def enough_memory(tokens, rows: Sequence[int]):
+def enough_memory(tokens, rows: Numbers):
     """Say what to do where the memory does not hold a batch of these texts."""
     try:
         yield
@@ -83,25 +84,25 @@ def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
     return {"ranked": scores.argmax(1).astype(np.int16), "exact": exact, "scores": scores}
 
 
-def cross_entropy(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> float:
+def cross_entropy(predicted: dict[str, np.ndarray], labels: Numbers) -> float:
     """Mean negative log-probability of the right label, in nats: of a text-to-text model that of
     the whole label text, end token included; of a classifier that of the class."""
     scores = predicted["scores"].astype(np.float64)
     return float(-scores[np.arange(len(labels)), labels].mean())
 
 
-def metrics(predicted: dict[str, np.ndarray], labels: Sequence[int]) -> dict[str, float]:
+def metrics(predicted: dict[str, np.ndarray], labels: Numbers) -> dict[str, float]:
     """`ranked` and `exact` accuracy, the share of `invalid` outputs and `macro_f1`, fractions.
 
     `exact` counts a text that is no label as wrong (the paper's protocol); `ranked` takes the
     best-scored label, and so does `macro_f1`.
     """
-    labels = np.asarray(labels)
+    right = np.asarray(labels)
     return {
-        "ranked": float((predicted["ranked"] == labels).mean()),
-        "exact": float((predicted["exact"] == labels).mean()),
+        "ranked": float((predicted["ranked"] == right).mean()),
+        "exact": float((predicted["exact"] == right).mean()),
         "invalid": float((predicted["exact"] == -1).mean()),
-        "macro_f1": macro_f1(predicted["ranked"], labels),
+        "macro_f1": macro_f1(predicted["ranked"], right),
     }
 
 

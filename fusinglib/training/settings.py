@@ -5,14 +5,18 @@ where parameters come from people.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 TextFormat = Literal["t5", "later"]
+Numbers = Sequence[int] | np.ndarray
+"""Row numbers, or label ids."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,10 @@ def _read(name: str, fields: Mapping) -> Task:
     lists = {key: tuple(fields.get(key, ())) for key in ("columns", "labels", "names")}
     splits, marks = fields.get("splits", "carve"), fields.get("marks", "")
     config = fields.get("config", name)
-    return Task(name, fields["hub_id"], config, splits=splits, marks=marks, rows=rows, **lists)
+    return Task(
+        name, fields["hub_id"], config, lists["columns"], lists["labels"], splits=splits,
+        names=lists["names"], marks=marks, rows=rows,
+    )  # fmt: skip
 
 
 TABLE = yaml.safe_load((Path(__file__).parent / "tasks.yaml").read_text(encoding="utf-8"))
@@ -149,8 +152,8 @@ def own_task(
 
     Raises `InputError` where these do not make a task.
     """
-    made = {"columns": columns, "labels": labels, "names": names}
-    for field, values in made.items():
+    made = {}
+    for field, values in {"columns": columns, "labels": labels, "names": names}.items():
         listed = isinstance(values, Sequence) and not isinstance(values, str)
         if not listed or not all(isinstance(value, str) for value in values):
             raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of texts")
@@ -172,8 +175,8 @@ def own_task(
     )
     identity = (hub_id, config) if hub_id else ("files", name)
     return Task(
-        name, *identity, label_column=label_column, splits=splits, revision=revision, files=places,
-        **made,
+        name, *identity, made["columns"], made["labels"], label_column, splits, revision,
+        made["names"], files=places,
     )  # fmt: skip
 
 
@@ -202,7 +205,7 @@ def mini_tasks(world_seed: int) -> dict[str, Task]:
     }
 
 
-def find(name: str, tasks: dict[str, Task]) -> Task:
+def find(name: str, tasks: Mapping[str, Task]) -> Task:
     """The task called `name`; an unknown one raises `InputError` with the nearest name."""
     if name not in tasks:
         raise InputError(f"unknown task {name!r}: {nearest(name, tasks)}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fusinglib.integrity import problems, seal, staged, write_json
+from fusinglib.training.settings import Numbers
 
 PARTS = ("input_ids", "token_type_ids")
 """What a model may be given of each text."""
@@ -36,7 +37,7 @@ class Tokens:
 
     @classmethod
     def of(
-        cls, encoded: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[int], pad_id: int
+        cls, encoded: Mapping[str, Sequence[Sequence[int]]], labels: Numbers, pad_id: int
     ) -> "Tokens":
         """Those that a tokenizer returns, with the texts' labels."""
         ids = encoded["input_ids"]
@@ -54,12 +55,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def take(self, rows: Sequence[int]) -> "Tokens":
+    def take(self, rows: Numbers) -> "Tokens":
         """The texts at `rows`, in that order; their token ids are shared, not copied."""
-        of_each = (each[rows] for each in (self.starts, self.lengths, self.labels, self.cut))
-        return Tokens(self.flat, *of_each, self.pad_id)
+        starts, lengths, labels = self.starts[rows], self.lengths[rows], self.labels[rows]
+        return Tokens(self.flat, starts, lengths, labels, self.cut[rows], self.pad_id)
 
-    def pad(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    def pad(self, rows: Numbers) -> dict[str, torch.Tensor]:
         """A batch of some of the texts: `input_ids`, `attention_mask` and what else there is, int64
         (rows, longest of them)."""
         shape = (len(rows), self.lengths[rows].max())

@@ -2,6 +2,8 @@
 
 import dataclasses
 import html
+from collections.abc import Iterable
+from typing import Any
 
 import ipywidgets as ipw
 import pandas as pd
@@ -33,7 +35,8 @@ class PairExplorer(ipw.VBox):
 
     def _grid(self) -> ipw.Widget:
         tasks = list(dict.fromkeys([*self.cells["one"], *self.cells["two"]]))
-        found = {frozenset((cell.one, cell.two)): cell for cell in self.cells.itertuples()}
+        cells: Iterable[Any] = self.cells.itertuples()
+        found = {frozenset((cell.one, cell.two)): cell for cell in cells}
         children = []
         for number, row in enumerate(tasks):
             children.append(ipw.HTML(f"<b>{html.escape(row)}</b>"))
@@ -58,7 +61,7 @@ class PairExplorer(ipw.VBox):
         return button
 
     def _choose(self, names: tuple[str, str]) -> None:
-        (cell,) = self.cells[self.cells["names"].isin([names])].to_dict("records")
+        (cell,) = (cell for cell in self.cells.to_dict("records") if cell["names"] == names)
         words = f"{cell['one']} and {cell['two']}, {cell['gain']:+.1f} points over pretrained: "
         words += cell["rank"] or "runs are missing"
         table = tables.show(pairs.detail(self.results, names)).to_html(border=0, col_space="6em")

@@ -135,14 +135,17 @@ class Session:
 
     def histories(self) -> pd.DataFrame:
         """The evaluations of the target runs so far (`fusinglib.evaluation.playground`)."""
+        assert self.plan
         return playground.histories(self.plan, self.store)
 
     def answers(self):
         """Which test texts the finished runs got right (see `evaluation.playground.answers`)."""
+        assert self.plan
         return playground.answers(self.plan, self.store)
 
     def results(self) -> pd.DataFrame:
         """The results of the plan, as far as they are there."""
+        assert self.plan
         return results(self.plan, self.store)
 
     def fused(self) -> Run | None:

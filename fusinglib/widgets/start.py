@@ -16,7 +16,10 @@ def playground(settings: FusePlayground | None = None, **chosen) -> Playground:
     for parameters that do not fit, and for models that are not there.
     """
     parameters.check("fuse_playground", chosen)
-    return Playground(settings or parameters.settings("fuse_playground", chosen))
+    settings = settings or FusePlayground.from_parameters(
+        {**parameters.defaults("fuse_playground"), **chosen}
+    )
+    return Playground(settings)
 
 
 def explorer(settings: PairwiseHeatmap, results: pd.DataFrame) -> PairExplorer:

@@ -6,6 +6,8 @@ import html
 import io
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import ipywidgets as ipw
 
@@ -254,8 +256,8 @@ class Playground(ipw.VBox):
         except InputError as error:
             self.report.value, self.map.value = html.escape(str(error)), ""
             return
-        text = report if isinstance(report, str) else None
-        self.report.value = html.escape(text) if text else report._repr_html_()
+        plain = isinstance(report, str)
+        self.report.value = html.escape(report) if plain else report._repr_html_()
         self.map.value = _image(figure, "The weight space: the models and their mean")
         self.repeat.value = _copyable(settings)
         self.session.recall(settings)
@@ -266,10 +268,11 @@ class Playground(ipw.VBox):
         bar = f"<progress value='{state.done}' max='{state.total or 1}'></progress> "
         count = f"{state.done} of {state.total} runs, " if state.total else ""
         bar = bar if state.phase == "working" else ""
-        found = self.session.results() if self.session.plan else None
-        if found is not None and (found["accuracy"].notna().any() or state.phase == "working"):
+        plan = self.session.plan
+        found = self.session.results() if plan else None
+        if plan and found is not None and (len(found["accuracy"].dropna()) or bar):
             histories = self.session.histories()
-            drawn = (*(row["run"].key for row in self.session.plan.rows), len(histories))
+            drawn = (*(row["run"].key for row in plan.rows), len(histories))
             if drawn != self.drawn:
                 self.drawn = drawn
                 self.curves.value = _curves(histories, self.steps.value)
@@ -277,7 +280,7 @@ class Playground(ipw.VBox):
         self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
 
 
-def _labelled(kind: type, label: str, **settings) -> ipw.Widget:
+def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
     """A control with its label beside it, as wide as it needs."""
     return kind(description=label, style={"description_width": "initial"}, **settings)
 
