@@ -1,12 +1,13 @@
 # Every target shares one .venv, which setup.sh makes when it is missing, half-made or out of date.
 # PYTHON=/path/to/python chooses another interpreter; ARGS="..." is handed on to pytest.
 
-.PHONY: help venv demo test test-slow lab bench-fuse clean
+.PHONY: help venv demo test test-slow docs lab bench-fuse clean
 
 help:
 	@echo "make demo       run all notebooks on the miniature world, into executed/mini"
 	@echo "make test       run the fast tests"
 	@echo "make test-slow  run the slow tests"
+	@echo "make docs       build the documentation into site/, with the notebooks that make demo executed"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench-fuse time fusing against mergekit and others (half an hour, 15 GB of disk)"
 	@echo "make venv       only set up .venv"
@@ -27,6 +28,13 @@ test: venv
 test-slow: venv
 	.venv/bin/python -m pytest $(parallel) -m slow $(ARGS)
 
+docs: venv executed/mini/summary.html
+	cp executed/mini/*.ipynb executed/mini/*.png docs/tutorials/
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build
+
+executed/mini/summary.html:
+	$(MAKE) demo
+
 lab: venv
 	.venv/bin/fusinglib lab
 
@@ -41,6 +49,6 @@ $(mergekit)/complete: benchmarks/fuse-requirements.txt
 	touch $@
 
 clean:
-	rm -rf .venv $(mergekit) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(mergekit) build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 	@echo "Left in place: runs/ (finished runs) and executed/ (executed notebooks)."

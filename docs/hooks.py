@@ -4,14 +4,13 @@ import argparse
 import json
 import re
 import typing
-from pathlib import Path
 
 import yaml
 
 from fusinglib.__main__ import command_line
+from fusinglib.places import SHIPPED
 from fusinglib.study import parameters, settings
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMENT = re.compile(r"^(\w+): .*?  # (.+)$", re.MULTILINE)
 """A parameter and its comment, in a YAML file or in a notebook's parameters cell."""
 
@@ -66,7 +65,7 @@ def _title(kind: type) -> str:
 
 
 def _table(kind: type, names: list[str]) -> str:
-    common = (ROOT / "params/mini/common.yaml").read_text()
+    common = (SHIPPED / "params/mini/common.yaml").read_text()
     notebooks = _notebooks(kind)
     said = {}
     for text in (*map(_cell, reversed(settings.EXPERIMENTS)), common, _cell(notebooks[0])):

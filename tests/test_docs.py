@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 from conftest import TINY
 
@@ -57,6 +58,12 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs") / "models"
     for seed, name in enumerate(["base", "emotion", "irony", "hate"]):
         pretraining.pretrain(folder / name, world_seed=0, seed=0, steps=2 + seed)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder / name)
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder / name)
+        tokenizer.add_tokens(["hateful"])  # of a label of the tasks for which pages use them
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for part in (tokenizer, model):
+            part.save_pretrained(folder / name)
     return folder
 
 
