@@ -6,7 +6,7 @@ from fusinglib.fusion.engine import leave_one_out as leave_one_out
 
 
 def __getattr__(name: str):
-    if name == "add_task":  # only then, since fusing should not wait for what tasks need
+    if name == "add_task":  # imported late: fusing should not wait for what tasks need
         from fusinglib.training.tasks import add_task
 
         return add_task

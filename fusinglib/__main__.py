@@ -13,7 +13,7 @@ from fusinglib.errors import InputError, missing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; bad input is one line and status 2, any other failure status 1."""
+    """Run a command. Bad input prints one line and returns 2; any other failure returns 1."""
     options = command_line().parse_args(arguments)
     try:
         status = options.command(options)
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {missing(error)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -42,7 +42,7 @@ def new(options: argparse.Namespace) -> int:
 
     folder = Path(options.folder)
     if folder.exists():
-        raise InputError(f"{folder} exists already: name a new folder")
+        raise InputError(f"{folder} already exists: name a new folder")
     for name in ("notebooks", "params"):
         shutil.copytree(SHIPPED / name, folder / name, ignore=shutil.ignore_patterns(".*"))
     index = (folder / "notebooks/index.ipynb").read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def lab(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Execute a notebook, or all that a folder has parameter files for; or print their plans."""
+    """Execute a notebook, or all those a folder has parameter files for; or print their plans."""
     from fusinglib.study import parameters
 
     studies = {}
@@ -107,7 +107,7 @@ def _run_all(studies: dict, options: argparse.Namespace) -> int:
 
 
 def _chosen(options: argparse.Namespace) -> Mapping[str, str | None]:
-    """The notebooks that the command line asks for, with their parameter files."""
+    """The requested notebooks, with their parameter files."""
     from fusinglib.places import shipped
     from fusinglib.study.settings import EXPERIMENTS
 
@@ -121,7 +121,7 @@ def _chosen(options: argparse.Namespace) -> Mapping[str, str | None]:
     found = {name: str(file) for name, file in files.items() if file.is_file()}
     if options.notebook or not found:
         raise InputError(
-            f"--all takes no notebook and a folder with parameter files (--params), but got "
+            "--all takes a folder of parameter files (--params) and no notebook, but got "
             f"{options.notebook or folder}"
         )
     return found
@@ -171,7 +171,7 @@ def _command(name: str, options: argparse.Namespace) -> str:
 
 
 def tasks(options: argparse.Namespace) -> int:
-    """List tasks with what their data are like, or show some of their texts."""
+    """List tasks with statistics of their data, or show some of their texts."""
     from fusinglib.evaluation.tables import show
     from fusinglib.study import parameters, resolver
     from fusinglib.training import description
@@ -189,7 +189,7 @@ def tasks(options: argparse.Namespace) -> int:
     try:
         tokenizer = resolver.tokenizer_of(settings)
         length, unit = lambda text: len(tokenizer(text)["input_ids"]), "tokens"
-    except InputError:  # the model is not at hand
+    except InputError:  # the model is not available
         length, unit = lambda text: len(text.split()), "words"
     table = description.describe(named, how, length)
     print(show(table.drop(columns="notes")))
@@ -206,7 +206,7 @@ def tasks(options: argparse.Namespace) -> int:
 
 
 def fuse(options: argparse.Namespace) -> int:
-    """Fuse models into a new folder, or only say whether and how they can be fused."""
+    """Fuse models into a new folder, or only report whether and how they can be fused."""
     from fusinglib.fusion.engine import fuse
 
     models = [_place(model) for model in options.models]
@@ -224,7 +224,7 @@ def fuse(options: argparse.Namespace) -> int:
 
 
 def _place(model: str) -> str:
-    """The folder of a run's model where its key is given; any other model as it is."""
+    """The folder of a run's model if a key is given; any other model unchanged."""
     from fusinglib.places import is_key, store_folder
 
     if not is_key(model) or Path(model).exists():
@@ -236,7 +236,7 @@ def _place(model: str) -> str:
 
 
 def _settings(words: list[str]) -> dict:
-    """The settings of a method; a number is a number, and commas make a list."""
+    """The settings of a method: numbers are parsed, commas make a list."""
     settings = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -301,12 +301,12 @@ def _check(kept, options: argparse.Namespace) -> int:
 
 
 def _prune(kept, options: argparse.Namespace) -> int:
-    """Say, or with --yes do, what pruning removes."""
+    """Report what pruning would remove; with --yes, remove it."""
     folders = kept.prunable()
     size = sum(file.stat().st_size for each in folders for file in (each / "model").iterdir())
-    print(f"{len(folders)} models of means that only led to finished results: {size / 1e6:.1f} MB")
+    print(f"{len(folders)} fused models that only led to finished results: {size / 1e6:.1f} MB")
     if not options.yes:
-        print("nothing removed: say --yes to remove them (they are made again when needed)")
+        print("nothing removed; pass --yes to remove them (they are fused again when needed)")
         return 0
     for folder in folders:
         kept.prune(folder)
@@ -314,7 +314,7 @@ def _prune(kept, options: argparse.Namespace) -> int:
 
 
 def _export(kept, options: argparse.Namespace) -> int:
-    """Write what every finished run is and what came out of it, a row each."""
+    """Write every finished run and its result to a CSV file, one row each."""
     if not options.output:
         raise InputError("name the CSV file: fusinglib store export --output runs.csv")
     table = kept.results()
@@ -347,12 +347,12 @@ def command_line() -> argparse.ArgumentParser:
     command.set_defaults(command=run)
     command.add_argument("notebook", nargs="?", help="its name, e.g. family_table")
     command.add_argument(
-        "--all", action="store_true", help="all that --params, now a folder, has files for"
+        "--all", action="store_true", help="every notebook that the folder --params has a file for"
     )
     command.add_argument("--params", metavar="FILE", help="a parameter file (YAML)")
     command.add_argument("--output", metavar="DIR", default="executed", help="default: executed")
     command.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="one more parameter"
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="override a parameter"
     )
     command.add_argument("--plan", action="store_true", help="print the plan and stop")
 
@@ -363,7 +363,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     command.add_argument("--params", metavar="FILE", default="params/paper/family_table.yaml")
     command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
-    command.add_argument("--show", metavar="N", type=int, help="N texts of each split instead")
+    command.add_argument("--show", metavar="N", type=int, help="show N texts of each split instead")
 
     command = commands.add_parser("fuse", help="fuse finetuned models into one")
     command.set_defaults(command=fuse)
@@ -378,10 +378,14 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument(
         "--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method"
     )
-    command.add_argument("--heads", action="store_true", help="average heads of one kind as well")
-    command.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    command.add_argument(
+        "--heads", action="store_true", help="also average heads, if all labels agree"
+    )
+    command.add_argument("--dry-run", action="store_true", help="only report what would be done")
     command.add_argument("--max-shard-size", default="50GB", metavar="SIZE", help="default: 50GB")
-    command.add_argument("--allow-pickle", action="store_true", help="open .bin, weights only")
+    command.add_argument(
+        "--allow-pickle", action="store_true", help="load .bin weights (weights_only)"
+    )
 
     command = commands.add_parser("store", help="list, check, prune or export a store")
     command.set_defaults(command=store)

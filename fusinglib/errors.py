@@ -1,4 +1,4 @@
-"""The exceptions for what a user can correct, and words that their messages share."""
+"""Exceptions for what a user can correct, and wording that their messages share."""
 
 import difflib
 import importlib
@@ -12,11 +12,11 @@ class InputError(ValueError):
 
 
 class StoreError(InputError):
-    """The store cannot be written: nothing more can be carried out."""
+    """The store cannot be written, so nothing more can be computed."""
 
 
 class Damaged(StoreError):
-    """A finished run of the store, named by its `key`, is not as it was written, or was pruned."""
+    """A finished run in the store, named by its `key`, was corrupted or pruned."""
 
     def __init__(self, message: str, key: str):
         super().__init__(message, key)
@@ -27,7 +27,7 @@ class Damaged(StoreError):
 
 
 def optional(module: str):
-    """A module that not every installation has; raises `InputError` where it is missing."""
+    """Import an optional module; raises `InputError` if it is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -35,7 +35,7 @@ def optional(module: str):
 
 
 def missing(error: ModuleNotFoundError) -> InputError:
-    """What to install for a module that is missing."""
+    """The error for a missing module: what to install."""
     extra = "cluster" if error.name in ("dask", "distributed", "bokeh") else "study"
     return InputError(
         f'this needs {error.name}, which is not installed: pip install "fusinglib[{extra}]"'
@@ -48,7 +48,7 @@ def one_of(names) -> str:
 
 
 def nearest(name: str, names) -> str:
-    """A did-you-mean for a misspelt name, else the list of names, for messages."""
+    """ "Did you mean" for a misspelt name, otherwise the list of names, for messages."""
     close = difflib.get_close_matches(str(name), list(names), n=1)
     return f"did you mean {close[0]!r}?" if close else one_of(sorted(names))
 
@@ -59,9 +59,9 @@ EXPECTED = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "a number from {ge:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
     "int_type": "a whole number",
-    "less_than_equal": "a number up to {le:g}",
+    "less_than_equal": "a number of at most {le:g}",
     "list_type": "a list",
     "literal_error": "{expected}",
     "string_type": "text",
@@ -72,14 +72,14 @@ EXPECTED = {
 
 
 def refused_parameter(error) -> InputError:
-    """The first problem of a `pydantic.ValidationError`, in words that name the parameter."""
+    """The first problem of a `pydantic.ValidationError`, worded to name the parameter."""
     found = error.errors()[0]
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
-    if isinstance(context.get("error"), InputError):  # of a check that says it all
+    if isinstance(context.get("error"), InputError):  # from a check whose message is complete
         return context["error"]
     expected = EXPECTED[kind].format(**context) if kind in EXPECTED else found["msg"]
     if isinstance(value, str) and kind in ("int_type", "float_type") and "e" in value.lower():
         expected += " (YAML reads 1e-4 as text: write 1.0e-4)"
     if isinstance(value, str) and kind == "list_type" and "[" in value:
-        expected += " (papermill: give it with -y or in a file, since -p makes text of it)"
+        expected += " (papermill: pass it with -y or in a file; -p turns it into text)"
     return InputError(f"parameter {found['loc'][0]!r} is {value!r}: expected {expected}")

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and whose damage is seen before use."""
+"""Files and folders that are complete or absent, and whose corruption is noticed before use."""
 
 import contextlib
 import hashlib
@@ -66,7 +66,7 @@ def seal(folder: Path) -> None:
 
 def problems(folder: Path, part: str = "") -> list[str]:
     """What is wrong with the files of a sealed folder, or with those whose names begin with `part`:
-    not there, or not as they were written. Of one that was never sealed nothing is known."""
+    missing or changed. Nothing is known about a folder that was never sealed."""
     try:
         hashes = read_json(folder / HASHES)
     except FileNotFoundError:
@@ -77,20 +77,20 @@ def problems(folder: Path, part: str = "") -> list[str]:
     for name in (name for name in hashes if name.startswith(part)):
         try:
             if _hash(folder / name) != hashes[name]:
-                found.append(f"{name} is not as it was written")
+                found.append(f"{name} has changed since it was written")
         except OSError as error:
             found.append(f"{name}: {error.strerror}")
     return found
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file; raises `ValueError` with the file's name where there is none."""
+    """The object in a JSON file; raises `ValueError` with the file's name if there is none."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON ({error})") from error
+        raise ValueError(f"{path.name} is not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
+        raise ValueError(f"{path.name} does not hold a JSON object")
     return value
 
 

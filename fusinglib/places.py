@@ -19,8 +19,8 @@ in a checkout."""
 
 
 def project() -> Path:
-    """The nearest folder at or above the current one with `notebooks/` and `params/`; where there
-    is none, the checkout of this package, or else the current folder."""
+    """The nearest folder at or above the current one with `notebooks/` and `params/`; if there is
+    none, the checkout of this package, otherwise the current folder."""
     here = Path.cwd()
     checkout = [PROJECT] if SHIPPED == PROJECT else []
     for folder in (here, *here.parents, *checkout):

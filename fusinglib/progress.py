@@ -1,4 +1,4 @@
-"""How far a long piece of work is: in a notebook, a terminal and a log."""
+"""Progress of long work in a notebook, a terminal and a log."""
 
 import html
 import shutil
@@ -10,11 +10,11 @@ LOG_EVERY = 30
 """Seconds between two lines of progress where output goes to a file."""
 
 MARK = "fusinglib_progress"
-"""Output metadata by which the command line knows a notebook's progress among its outputs."""
+"""Output metadata that marks progress among a notebook's outputs, for the command line."""
 
 
 class Line:
-    """A line that changes: written over in a terminal, a new one every 30 seconds in a log."""
+    """A status line: overwritten in a terminal, repeated every 30 seconds in a log."""
 
     def __init__(self):
         self.terminal = sys.stderr.isatty()
@@ -22,7 +22,7 @@ class Line:
         self.open = False
 
     def show(self, text: str, last: bool = False) -> None:
-        """Show `text`; the `last` one stays, and is shown whatever time it is."""
+        """Show `text`; the `last` one is always shown and stays."""
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
             end = "\n" if last else ""
@@ -33,7 +33,7 @@ class Line:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the line as it is: what is written next begins on a line of its own."""
+        """End the line: the next output starts on a new one."""
         if self.open:
             print(file=sys.stderr, flush=True)
             self.open = False
@@ -62,12 +62,12 @@ class Progress:
             self._display(done, text, last)
 
     def say(self, event: str) -> None:
-        """Say on a line of its own what happened."""
+        """Print an event on a line of its own."""
         self.close()
         print(event, flush=True)
 
     def close(self) -> None:
-        """Leave what is shown as it is."""
+        """End the display."""
         if self.line:
             self.line.close()
 
@@ -84,7 +84,7 @@ class Progress:
 
 
 def amount(count: float) -> str:
-    """A number of bytes as people say it: `340 MB`, `1.2 GB`."""
+    """A number of bytes in words: `340 MB`, `1.2 GB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
@@ -92,7 +92,7 @@ def amount(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: `42 s`, `7 min`, `3.5 h`."""
+    """A duration in words: `42 s`, `7 min`, `3.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -146,7 +146,7 @@ def test_bfloat16_products_are_not_rounded_on_the_way(tmp_path):
         ({"bias": "all"}, "bias"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"base_model_name_or_path": None}, "names no base"),
-        ({"base_model_name_or_path": "no such/pla/ce"}, "not a folder"),
+        ({"base_model_name_or_path": "no such/pla/ce"}, "neither a folder"),
         ({"r": 0, "rank_pattern": {}}, "rank 0"),
         ({"fan_in_fan_out": True}, "shapes"),
     ],
@@ -194,11 +194,11 @@ A = "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight"
         (None, {"lora_alpha": "x"}, "alpha 'x'"),
         (None, {"base_model_name_or_path": 3}, "names no base"),
         (None, {"init_lora_weights": "pissa_niter_4"}, "initialised by pissa_niter_4"),
-        (lambda found: found.update({A: found[A].flatten()}), {}, "no whole update"),
-        (lambda found: found.update({A: found[A].to(torch.int8)}), {}, "no whole update"),
+        (lambda found: found.update({A: found[A].flatten()}), {}, "incomplete update"),
+        (lambda found: found.update({A: found[A].to(torch.int8)}), {}, "incomplete update"),
         (lambda found: found.pop(A), {}, "lora_B.weight"),
         (lambda found: found.clear(), {}, "updates nothing"),
-        (lambda found: found[A].fill_(float("nan")), {}, "holds NaN"),
+        (lambda found: found[A].fill_(float("nan")), {}, "contains NaN"),
     ],
 )
 def test_adapters_that_are_no_update_of_their_base(tmp_path, tensors, config, words):
@@ -325,7 +325,7 @@ def test_an_adapter_without_weights_or_for_another_model(tmp_path):
     (folder,), _ = adapters(tmp_path, "bert", count=1)
     shutil.rmtree(tmp_path / "base")
     save(make_t5(0), tmp_path / "base")
-    with pytest.raises(InputError, match="which its base has not"):
+    with pytest.raises(InputError, match="which its base does not have"):
         fuse([folder], tmp_path / "out")
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="adapter_model.safetensors"):
@@ -395,7 +395,7 @@ def test_pickles_of_several_files(tmp_path):
     assert found and all(same_bits(found[n], model.bert.state_dict()[n]) for n in found)
     assert np.isfinite(found["pooler.dense.bias"].numpy()).all()
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(InputError, match="fetch the other shards"):
+    with pytest.raises(InputError, match="download the other shards"):
         fuse([folder], tmp_path / "part", allow_pickle=True, progress=False)
 
 
@@ -415,7 +415,7 @@ def test_pickles_of_old_torch(tmp_path):
 def test_pickles_that_hold_no_plain_weights(tmp_path, content):
     folder = pickled(make_bert(0), tmp_path / "model")
     torch.save(content, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pytorch_model.bin holds .*no tensor of a known dtype"):
+    with pytest.raises(InputError, match="pytorch_model.bin holds .*not a tensor of a known dtype"):
         fuse([folder], tmp_path / "out", allow_pickle=True, progress=False)
 
 

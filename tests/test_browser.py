@@ -176,8 +176,8 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
     for number in playground.accuracies(found, {})["accuracy"]:
         assert f"{number:.1f}" in shown
 
-    page.get_by_label("Batches at most").fill("90000")
-    page.get_by_label("Batches at most").press("Tab")
+    page.get_by_label("Max. batches").fill("90000")
+    page.get_by_label("Max. batches").press("Tab")
     page.get_by_role("button", name="Finetune and compare").click()
     status(page, "working")
     page.get_by_role("button", name="Stop", exact=True).click()
@@ -188,8 +188,8 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
 def test_the_kernel_answers_while_runs_go_on(page, lab):
     run_all(page, lab, "fuse_playground")
     page.get_by_role("button", name="Fuse", exact=True).wait_for()
-    page.get_by_label("Batches at most").fill("90000")
-    page.get_by_label("Batches at most").press("Tab")
+    page.get_by_label("Max. batches").fill("90000")
+    page.get_by_label("Max. batches").press("Tab")
     page.get_by_role("button", name="Finetune and compare").click()
     status(page, "working")
     page.locator(".jp-Notebook-footer").click()
@@ -230,8 +230,8 @@ def test_a_kernel_restarted_in_the_middle_loses_nothing_that_was_finished(page, 
     run_all(page, lab, "fuse_playground")
     page.get_by_role("button", name="Fuse", exact=True).wait_for()
     before = len(Store(mini["store"]).describe())
-    page.get_by_label("Batches at most").fill("90000")
-    page.get_by_label("Batches at most").press("Tab")
+    page.get_by_label("Max. batches").fill("90000")
+    page.get_by_label("Max. batches").press("Tab")
     page.get_by_role("button", name="Finetune and compare").click()
     status(page, "working")
     page.get_by_role("menuitem", name="Kernel", exact=True).click()

@@ -139,7 +139,7 @@ def test_two_workers_lost_one_after_the_other(study, start, tmp_path, capfd):
     for killer in killers:
         killer.join()
     said = capfd.readouterr().out
-    assert said.count("is lost; what it had under way is tried again") == 2
+    assert said.count("is lost; its runs are retried") == 2
     assert frame.drop(columns="seconds").equals(undisturbed(study, tmp_path))
 
 
@@ -166,13 +166,13 @@ def test_a_worker_that_does_not_fit_is_refused(study, start, tmp_path, monkeypat
     with pytest.raises(InputError, match="worker tcp://.* has no cuda: set device to auto"):
         execute(*study(scheduler=address, device="cuda"))
     monkeypatch.setattr(cluster, "version", lambda name: "0.0")
-    with pytest.raises(InputError, match="worker tcp.* has .* [0-9.]+, here it is 0.0: set up"):
+    with pytest.raises(InputError, match="worker tcp.* has .* [0-9.]+, expected 0.0: install"):
         execute(*study(scheduler=address))
 
 
 def test_a_worker_without_the_store_is_refused(tmp_path):
     versions, problem = cluster._offer(tmp_path / "runs" / ".pending" / "token", "auto")
-    assert not versions and problem.startswith(f"does not see the store {tmp_path / 'runs'}")
+    assert not versions and problem.startswith(f"cannot see the store {tmp_path / 'runs'}")
 
 
 def test_a_client_that_just_lost_its_scheduler(tmp_path):

@@ -190,7 +190,7 @@ def test_unlabelled_rows_are_left_out(local, all_rows):
             "validation": rows(4, "dev")}  # fmt: skip
     loaded = data.load(local(made), all_rows)
     assert loaded.sizes == {"train": 18, "dev": 4, "test": 2}
-    assert loaded.notes == ("1 of 21 rows of train have no label (-1) and are dropped",)
+    assert loaded.notes == ("1 of 21 rows of train have no label (-1) and were dropped",)
 
 
 def test_a_label_that_is_called_minus_one_is_a_label(local, all_rows):
@@ -242,7 +242,7 @@ def test_column_without_text_is_refused(local, all_rows):
 def test_malformed_files_are_refused(local, all_rows):
     bad = [{"text": "a", "label": "yes"}]
     message = refusal(local({"train": rows(20), "validation": bad}), all_rows)
-    assert message.startswith("task 'made': the files of ") and "do not fit together" in message
+    assert message.startswith("task 'made': the files of ") and "do not match" in message
 
 
 def test_missing_column_is_named_with_what_there_is(local, all_rows):
@@ -274,7 +274,7 @@ def test_empty_split_is_refused(local, all_rows):
     assert "task 'made': its test split is empty" in refusal(task, all_rows)
     hidden = [{"text": "a", "label": -1}] * 3
     task = local({"train": rows(30), "validation": rows(4), "test": hidden}, "own", splits="own")
-    why = "3 of 3 rows of test have no label (-1) and are dropped"
+    why = "3 of 3 rows of test have no label (-1) and were dropped"
     assert f"task 'own': its test split is empty ({why})" in refusal(task, all_rows)
 
 
@@ -306,7 +306,7 @@ def test_other_names_or_another_order_of_labels_is_refused(tmp_path, monkeypatch
         datasets.Dataset.from_dict(made, features).to_parquet(folder / "train.parquet")
         task = Task("made", str(folder), "default", ("text",), ("no", "yes"), splits="cut")
         message = refusal(task, all_rows)
-        assert f"are {', '.join(names)}, in this order, but expected were no, yes" in message
+        assert f"are {', '.join(names)}, in this order; expected no, yes" in message
 
 
 def test_other_row_counts_and_texts_seen_twice_are_noted(local, all_rows):
@@ -314,9 +314,9 @@ def test_other_row_counts_and_texts_seen_twice_are_noted(local, all_rows):
     counts = (("train", 41), ("test", 6), ("extra", 7))
     loaded = data.load(local(made, splits="own", rows=counts), all_rows)
     assert loaded.notes == (
-        "train has 40 rows, published are 41",
-        "extra has 0 rows, published are 7",
-        "6 of 6 test texts are in train too",
+        "train has 40 rows; the published data have 41",
+        "extra has 0 rows; the published data have 7",
+        "6 of 6 test texts also occur in train",
     )
 
 
@@ -343,7 +343,7 @@ def test_own_files(kind, tmp_path, monkeypatch, all_rows):
         data.load(replace(task, files=(("train", str(tmp_path / "missing.csv")),)), all_rows)
     other = tmp_path / "reviews.txt"
     other.write_text("text")
-    with pytest.raises(InputError, match="reviews.txt: expected .csv or .tsv or .json"):
+    with pytest.raises(InputError, match="reviews.txt: expected only .csv or .tsv or .json"):
         data.load(replace(task, files=(("train", str(other)),)), all_rows)
 
 
@@ -378,7 +378,7 @@ def test_a_ragged_file_is_refused_once(tmp_path, monkeypatch, all_rows, capfd):
     (tmp_path / "head.csv").write_text("text,label\n")
     for file, said in (
         ("ragged.csv", "Expected 2 fields"),
-        ("latin.csv", "save them again, as UTF-8"),
+        ("latin.csv", "save them again as UTF-8"),
         ("empty.jsonl", "or it has no rows"),
         ("head.csv", "or it has no rows"),
     ):

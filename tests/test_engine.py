@@ -340,7 +340,7 @@ def test_missing_and_extra_tensors(tmp_path, berts):
 def test_tied_with_untied(tmp_path):
     settings = {"feed_forward_proj": "gated-gelu"}
     folders = save_all(tmp_path, [make_t5(0, **settings), make_t5(1, untied=True)])
-    refused(tmp_path, folders, "lm_head.weight", *folders, "untied weights are not fused")
+    refused(tmp_path, folders, "lm_head.weight", *folders, "with an untied one")
 
 
 def test_vocabulary_sizes(tmp_path):
@@ -449,7 +449,7 @@ def test_integers_that_not_all_hold_are_left_out(tmp_path, berts):
     report = fuse(berts, tmp_path / "out", pretrained=berts[1], progress=False)
     assert report.copied == []
     rows = [row for row in report.left_out if row["tensor"] == "embeddings.position_ids"]
-    assert [row["reason"] for row in rows] == ["integers that not all models hold"]
+    assert [row["reason"] for row in rows] == ["integers that some models lack"]
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
@@ -463,7 +463,7 @@ def test_no_weights(tmp_path, berts):
     (berts[1] / "model.safetensors").unlink()
     refused(tmp_path, berts, berts[1], "model.safetensors", "no weights")
     (berts[1] / "pytorch_model.bin").write_bytes(b"")
-    refused(tmp_path, berts, berts[1], "pytorch_model.bin", "pickles are not opened")
+    refused(tmp_path, berts, berts[1], "pytorch_model.bin", "pickles are opened only")
 
 
 def test_bad_index(tmp_path, berts):

@@ -185,7 +185,7 @@ def test_a_failure_stays_local(study, executor, capsys):
         assert source.key in store.failure_file(run.key).read_text()
     out = capsys.readouterr()
     assert out.out.count("failed: ") == len(list((store.root / "failed").iterdir()))
-    assert "left out for want of them" in out.err
+    assert "skipped because they depend on those" in out.err
     holes = {tuple(row[name] for name in tables.RUN) for row in plan.rows if row not in expected}
     assert set(tables.missing(frame, plan.families).itertuples(index=False, name=None)) == holes
     table = tables.accuracy_table(frame, plan.families)
@@ -216,7 +216,7 @@ def test_corrupt_runs_are_quarantined_and_computed_again(study, executor, tmp_pa
     assert frame.drop(columns="seconds").equals(undisturbed.drop(columns="seconds"))
     assert (store.model(source) / "model.safetensors").read_bytes() == good
     said = capsys.readouterr().out
-    assert said.count("corrupt, quarantined and computed again: ") == 2
+    assert said.count("corrupt; quarantined and recomputed: ") == 2
     assert said.count("pruned, fused again: ") == 1
     assert len(list((store.root / DAMAGED).iterdir())) == 2
     assert not (store.root / "failed").exists()

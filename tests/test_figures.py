@@ -212,7 +212,7 @@ def test_weight_map_names_every_model(ax):
 
 def test_weight_figure_states_what_two_dimensions_keep():
     figure = figures.weight_figure(Updates(["pretrained", "a", "b", "mean"], np.eye(4), 1.0))
-    assert "keep 67 %" in figure.axes[0].get_title()
+    assert "preserve 67 %" in figure.axes[0].get_title()
 
 
 def test_planner_figure_has_a_curve_per_spread_the_last_dashed():

@@ -248,19 +248,19 @@ def refusal(*arguments, **options) -> str:
 def test_refused(encoder, finetuned, mini_tasks, how, tmp_path):
     task, output = mini_tasks["mood"], tmp_path / "f"
     folder = finetuned(encoder, task)
-    assert "has no trained head, its weights lack classifier.bias, classifier.weight" in refusal(
+    assert "has no trained head (its weights lack classifier.bias, classifier.weight)" in refusal(
         encoder, task, how, output
     )
     message = refusal(folder, mini_tasks["irony"], how, output)
     assert f"Model {folder} has a head of 3 labels, but task 'irony' has 2" in message
     assert "examples is 0" in refusal(folder, task, how, output, examples=0)
-    assert "not a folder" in refusal(tmp_path / "nowhere", task, how, output)
+    assert "neither a folder" in refusal(tmp_path / "nowhere", task, how, output)
     file = folder / "model.safetensors"
     assert "an adapter or a single file" in refusal(file, task, how, output)
     assert "unknown split rule" in refusal(folder, replace(task, splits="x"), how, output)
     assert not output.exists()
     output.write_text("mine")
-    assert f"Output {output} exists already" in refusal(folder, task, how, output)
+    assert f"Output {output} already exists" in refusal(folder, task, how, output)
     assert output.read_text() == "mine"
 
 

@@ -130,4 +130,4 @@ def test_models_out_of_line_are_told():
     far = updates_of(np.array([[1.0, 0, 0], [1, 0.1, 0], [1, 0, 0.2], [9, 0, 0]]))
     assert list(far.out_of_line()) == ["m3"] and "another ancestor" in far.out_of_line()["m3"]
     away = updates_of(np.array([[1.0, 0], [1, 0.1], [-1, 0]]))
-    assert away.out_of_line() == {"m2": "its update points away from those of all others"}
+    assert away.out_of_line() == {"m2": "its update points away from all the others"}

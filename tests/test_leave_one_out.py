@@ -80,11 +80,11 @@ def test_all_or_none(tmp_path, five):
     content[-4:] = b"\x00\x00\xc0\x7f"  # the last number becomes NaN
     file.write_bytes(content)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match="model4 holds NaN"):
+    with pytest.raises(InputError, match="model4 contains NaN"):
         leave_one_out(five, tmp_path / "all", progress=False)
     assert sorted(tmp_path.iterdir()) == before
     (tmp_path / "all").mkdir()
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         leave_one_out(five[:4], tmp_path / "all", progress=False)
 
 

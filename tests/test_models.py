@@ -241,9 +241,9 @@ def copy(folder, to, *without):
 
 def test_folder_without_config_or_weights_is_refused(encoder, tmp_path):
     folder = copy(encoder, tmp_path / "a", "config.json")
-    assert "no config.json in it" in refusal(models.locate, str(folder), "")
+    assert "it has no config.json" in refusal(models.locate, str(folder), "")
     folder = copy(encoder, tmp_path / "b", "*.safetensors")
-    assert "no safetensors weights in it" in refusal(models.locate, str(folder), "")
+    assert "it has no safetensors weights" in refusal(models.locate, str(folder), "")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     assert "opened only with allow_pickle" in refusal(models.locate, str(folder), "")
 

@@ -55,7 +55,7 @@ def refused(capsys, *arguments):
         (b"seds: [0]", "no parameter 'seds': did you mean 'seeds'?"),
         (b"[model, seeds]", "expected lines `name: value`"),
         (b"", "expected lines `name: value`"),
-        (b"seeds: [0", "is no YAML"),
+        (b"seeds: [0", "is not valid YAML"),
         (b"\xff\xfe\x00", "expected a text file"),
         (b"seeds: 0", "'seeds' is 0: expected a list"),
         (b"max_test: 1.5", "'max_test' is 1.5: expected a whole number"),
@@ -73,7 +73,7 @@ def test_other_strictness(tmp_path, capsys):
     assert "No such file" in refused(capsys, "--params", tmp_path / "none.yaml")
     assert "Is a directory" in refused(capsys, "--params", tmp_path)
     assert "--set 'seeds': expected name=value" in refused(capsys, "--set", "seeds")
-    assert "--set 'seeds=[' is no YAML" in refused(capsys, "--set", "seeds=[")
+    assert "--set 'seeds=[' is not valid YAML" in refused(capsys, "--set", "seeds=[")
     assert "did you mean 'workers'" in refused(capsys, "--set", "worker=1")
     assert main(["run", "family_tabel"]) == 2
     assert "did you mean 'family_table'?" in capsys.readouterr().err

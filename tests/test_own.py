@@ -137,7 +137,9 @@ def test_a_trainers_card_counts_the_examples_of_its_task(mini, encoder, tmp_path
     (folders["mood"] / "README.md").unlink()
     (folders["irony"] / "README.md").unlink()
     (folders["topic"] / "README.md").unlink()
-    assert any("training rows unknown" in note for note in plan_experiment(settings).notes)
+    assert any(
+        "unknown number of training rows" in note for note in plan_experiment(settings).notes
+    )
 
 
 def test_a_plan_says_what_it_costs(mini, encoder, capsys):
@@ -174,6 +176,6 @@ def test_the_playgrounds_plan_says_notes_and_costs_too(mini, encoder, tmp_path, 
     changes |= {"target": "irony", "method": "mean", "weights": [], "method_settings": {}}
     settings = FusePlayground.from_parameters({**mini, **changes})
     plan = plan_experiment(settings)
-    assert "test texts are in train too" in " ".join(plan.notes)
+    assert "test texts also occur in train" in " ".join(plan.notes)
     table = estimate(plan, Store(settings.store_folder()), settings, Calibration(settings))
     assert table.loc["all", "to"] > 0

@@ -184,9 +184,9 @@ def test_costs_count_what_is_left_and_are_timed_at_first(settings, mini):
             {"spread_from": "stor"},
             "'spread_from' is 'stor': expected 'published', 'store' or 'guess'",
         ),
-        ({"guess_spread": -1.0}, "'guess_spread' is -1.0: expected a number from 0"),
+        ({"guess_spread": -1.0}, "'guess_spread' is -1.0: expected a number of at least 0"),
         ({"tried_seeds": []}, "'tried_seeds' is []: expected at least 1"),
-        ({"tried_targets": [0]}, "'tried_targets' is 0: expected a number from 1"),
+        ({"tried_targets": [0]}, "'tried_targets' is 0: expected a number of at least 1"),
     ],
 )
 def test_bad_settings(mini, changed, expected):

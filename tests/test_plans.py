@@ -521,7 +521,7 @@ def test_heads_of_encoders_are_fitted_with_every_seed(mini, encoder):
     ("sources", "targets"), [(["mood"], ["irony"]), (["mood", "irony"], ["irony", "mood"])]
 )
 def test_loss_paths_without_two_ends_or_an_unseen_target_are_refused(mini, sources, targets):
-    with pytest.raises(InputError, match="two source tasks or more and a target that is none"):
+    with pytest.raises(InputError, match="at least two source tasks and a target that is not one"):
         path_plan(mini, sources, targets)
 
 
@@ -534,7 +534,7 @@ def test_the_papers_plan_on_the_real_data_has_the_papers_counts(hub, encoder):
     counts = Counter(run.kind for run in plan.runs)
     assert counts == {"import": 1, "source": 27, "fuse": 34, "target": 940}
     assert sum(plan.sizes[name]["test"] for name in plan.sizes) == 89_991
-    assert "mnli: train has 13,391 rows, published are 392,702" in plan.notes
+    assert "mnli: train has 13,391 rows; the published data have 392,702" in plan.notes
 
 
 def test_a_bare_word_is_a_task_whatever_folders_there_are(mini):

@@ -92,9 +92,9 @@ def test_a_card_cites_the_source_of_its_own_method(tmp_path):
     for method in ("mean", "slerp", "weighted"):
         fuse(folders, tmp_path / method, method=method, progress=False)
         cards[method] = (tmp_path / method / "README.md").read_text()
-    assert "by the method mean (Choshen et al. 2022" in cards["mean"]
+    assert "with the method mean (Choshen et al. 2022" in cards["mean"]
     assert "slerp (Shoemake 1985" in cards["slerp"] and "Choshen" not in cards["slerp"]
-    assert "by the method weighted, tensor by tensor" in cards["weighted"]
+    assert "with the method weighted, tensor by tensor" in cards["weighted"]
 
 
 def load(folder):
@@ -107,7 +107,7 @@ def test_heads_are_averaged_on_request_where_labels_agree(tmp_path):
     assert report.architecture == "BertForSequenceClassification" and not report.left_out
     assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]
     edit_config(folders[1], id2label={"0": "c", "1": "b", "2": "a"})
-    with pytest.raises(InputError, match="other labels"):
+    with pytest.raises(InputError, match="different labels"):
         fuse(folders, tmp_path / "other", heads=True)
 
 

@@ -70,8 +70,8 @@ def test_text_for_a_number_is_refused_with_a_hint(mini):
         ("weight_decay", float("nan"), "a finite number"),
         ("learning_rate", float("inf"), "a finite number"),
         ("learning_rate", 0.0, "a number above 0"),
-        ("seeds", [0, -1], "a number from 0"),
-        ("source_seeds", [-2], "a number from 0"),
+        ("seeds", [0, -1], "a number of at least 0"),
+        ("source_seeds", [-2], "a number of at least 0"),
         ("seeds", [], "at least 1"),
         ("source_seeds", [], "at least 1"),
         ("seeds", [1, 1], "each once"),
@@ -79,8 +79,8 @@ def test_text_for_a_number_is_refused_with_a_hint(mini):
         ("targets", [], "at least 1"),
         ("targets", ["few", "few"], "each once"),
         ("intertraining", "best", "'largest' or 'paper'"),
-        ("dropout", 0.95, "a number up to 0.9"),
-        ("min_gain", 1.5, "a number up to 1"),
+        ("dropout", 0.95, "a number of at most 0.9"),
+        ("min_gain", 1.5, "a number of at most 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(mini, name, value, expected):
@@ -111,7 +111,7 @@ def test_choices(mini, name):
 def test_ranges(mini, name):
     least = RANGES[name]
     assert getattr(FamilyTable(**{**mini, name: least}), name) == least
-    assert f"from {least}" in refusal(mini, **{name: least - 1})
+    assert f"at least {least}" in refusal(mini, **{name: least - 1})
 
 
 def test_every_number_has_a_range(mini):
@@ -282,4 +282,4 @@ def test_bad_common_files_are_refused(mini, tmp_path):
 
 
 def test_a_list_given_as_text_says_how_papermill_takes_lists(mini):
-    assert "papermill: give it with -y or in a file" in refusal(mini, seeds="[5]")
+    assert "papermill: pass it with -y or in a file" in refusal(mini, seeds="[5]")

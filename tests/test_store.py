@@ -165,7 +165,9 @@ def test_damage_is_found_and_quarantined(store):
         (folder / "model" / "model.safetensors").write_bytes(b"12345")
     assert problems(store.path(RUN)) == [] and store.model(RUN).is_dir()
     (store.path(RUN) / "result.json").write_text('{"accuracy": 0.6}')
-    with pytest.raises(Damaged, match=f"{RUN.key} is damaged .result.json is not as it was") as one:
+    with pytest.raises(
+        Damaged, match=f"{RUN.key} is damaged .result.json has changed since"
+    ) as one:
         store.result(RUN)
     assert pickle.loads(pickle.dumps(one.value)).key == RUN.key
     (store.path(RUN) / "model" / "model.safetensors").unlink()
@@ -313,8 +315,11 @@ def test_store_check_finds_and_quarantines(mini, capsys):
     assert main(words) == 1
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and len(store.folders()) == 14
-    expected = f"target {target.key}: predictions.safetensors is not as it was written: quarantined"
-    assert said[1] == expected and "model/config.json: No such file" in said[0]
+    changed = "predictions.safetensors has changed since it was written"
+    assert (
+        said[1] == f"target {target.key}: {changed}: quarantined"
+        and "model/config.json: No such file" in said[0]
+    )
     assert main(words) == 0
 
 
@@ -322,7 +327,7 @@ def test_store_prune_takes_means_alone_and_they_are_made_again(mini, capsys):
     settings, plan, store, first = finished_study(mini)
     words = ["store", "prune", "--store", str(store.root)]
     assert main(words) == 0
-    assert "3 models of means" in capsys.readouterr().out and len(store.prunable()) == 3
+    assert "3 fused models" in capsys.readouterr().out and len(store.prunable()) == 3
     assert main([*words, "--yes"]) == 0
     models = {path.parent.parent.name for path in store.root.glob("*/*/model")}
     assert models == {"pretrain", "source"} and not store.prunable()

@@ -181,7 +181,7 @@ def test_caveats_tell_what_is_lacking():
     ]
     cut = study(source_seeds=(0, 1)).assign(truncated=0.25)
     assert tables.caveats(cut, FAMILIES) == [
-        "25.0 % of the texts were longer than the model may read, and are cut."
+        "25.0 % of the texts were longer than the model can read and were truncated."
     ]
 
 

@@ -129,7 +129,7 @@ def test_other_methods_are_those_of_fuse(made, tmp_path, method, numbers):
         ({"models": ["mood", "0123456789abcdef"]}, "has no finished run 0123456789abcdef"),
         ({"models": ["mood", "/nowhere"]}, "no such folder"),
         ({"weights": [1.0, 2.0]}, "none for the mean"),
-        ({"method": "weighted", "weights": [1.0]}, "as many as models"),
+        ({"method": "weighted", "weights": [1.0]}, "one per model"),
         ({"method": "fisher"}, "one of mean, weighted"),
         ({"method_settings": {"density": "much"}}, "expected a number"),
     ],
@@ -247,7 +247,7 @@ def test_candidates_are_tasks_then_the_store_then_what_is_named(made, mini, tmp_
     found = choice.candidates(made)
     by_name = {one.name: one for one in found}
     assert len(by_name) == 13 + 2
-    assert by_name["mood"].date and by_name["topic"].facts == "120 examples, not made yet"
+    assert by_name["mood"].date and by_name["topic"].facts == "120 examples, not trained yet"
     assert {one.label for one in found[13:]} == {
         "mood from miniature T5, seed 1", "sentiment from miniature T5, seed 1",
     }  # fmt: skip
@@ -304,7 +304,7 @@ def test_the_controls_begin_with_the_settings(settings):
 
 
 def test_fuse_compare_save(shown, settings, tmp_path):
-    until(lambda: "not made yet" in shown.report.value)
+    until(lambda: "not trained yet" in shown.report.value)
     shown.fuse.click()
     until(lambda: "<b>done</b>" in shown.status.value)
     until(lambda: "mean of 2 models" in shown.report.value)
@@ -326,7 +326,7 @@ def test_fuse_compare_save(shown, settings, tmp_path):
         Store(settings.store_folder()).model(shown.session.fused())
     )
     shown.save.click()
-    assert "Not saved" in shown.saved.value and "something already" in shown.saved.value
+    assert "Not saved" in shown.saved.value and "already exists" in shown.saved.value
     until(lambda: shown.facts["mood"].value.startswith("4,500 examples, dev"))
 
 

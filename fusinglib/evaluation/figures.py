@@ -167,7 +167,7 @@ def difference_intervals(differences, ax=None):
     forest(ax, labels)
     for heading in headings:
         ax.get_yticklabels()[heading].set_fontweight("bold")
-    ax.set_xlabel("difference (points) with 95 % interval; filled: leaves out 0")
+    ax.set_xlabel("difference (points) with 95 % interval; filled: excludes 0")
     return ax
 
 
@@ -197,7 +197,7 @@ def world_figure(by_world):
     figure, axes = facets(len(groups), 4 + 3 * len(groups), height, sharey=True)
     for ax, (_, rows) in zip(axes[0], groups, strict=True):
         world_rows(rows, ax)
-    figure.supxlabel("points, with 95 % intervals; filled: leaves out 0")
+    figure.supxlabel("points, with 95 % intervals; filled: excludes 0")
     return figure
 
 
@@ -396,7 +396,7 @@ def over_figure(table, column, label, ticks, log=False):
 def size_figure(table):
     """Figure 3: `over_figure` of the source size, on a logarithmic axis."""
     ticks = {size: f"{size:,}" for size in sorted(table["source_size"].unique())}
-    label = "training examples of every source model"
+    label = "training examples per source model"
     return over_figure(table, "source_size", label, ticks, log=True)
 
 
@@ -408,9 +408,7 @@ def decay_figure(table, shares):
     decays = sorted(table["weight_decay"].unique())
     places = table.assign(place=table["weight_decay"].map(decays.index))
     ticks = {i: f"{decay:g}\n({shares[decay]:.2g} %)" for i, decay in enumerate(decays)}
-    return over_figure(
-        places, "place", "weight decay (share of the weights that it removes)", ticks
-    )
+    return over_figure(places, "place", "weight decay (share of the weights it removes)", ticks)
 
 
 def learning_curves(histories, steps=None):
@@ -468,7 +466,7 @@ def path_figure(table):
         ax.set_title(f"{kind}\n({count} line{'s' * (count > 1)})")
     axes[1, 0].set_xticks([0, 0.5, 1], ["start", "½", "end"])
     if table["head"].any():
-        figure.suptitle("a head is fitted on the frozen body at every place", fontsize="medium")
+        figure.suptitle("a head is fitted on the frozen body at every position", fontsize="medium")
     handles = [
         Line2D([], [], color=color, linestyle=dashes, linewidth=3, label=f"tasks {name}")
         for name, (color, dashes) in CURVES.items()
@@ -505,7 +503,7 @@ def weight_figure(updates):
     figure, ((ax,),) = facets(1, 7.5, 5.5)
     coordinates, share = updates.plane()
     weight_map(coordinates, updates.names, ax)
-    ax.set_title(f"two dimensions keep {100 * share:.0f} % of the squared distances")
+    ax.set_title(f"two dimensions preserve {100 * share:.0f} % of the squared distances")
     ax.set_xlabel("first dimension (Euclidean distance of weights)")
     ax.set_ylabel("second dimension")
     return figure

@@ -121,7 +121,7 @@ def models(plan: Plan, store: Store) -> dict[str, str]:
             ends = zip((row["start"], row["end"]), row["run"].parents, strict=True)
             found |= {name: store.model(run) for name, run in ends if store.has(run)}
     if PRETRAINED not in found:
-        raise InputError(f"the pretrained model is not there: see {store.root / 'failed'}")
+        raise InputError(f"the pretrained model is missing: see {store.root / 'failed'}")
     return dict(sorted(found.items(), key=lambda item: item[0] == MEAN))
 
 

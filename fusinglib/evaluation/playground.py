@@ -121,8 +121,8 @@ def collapses(results: pd.DataFrame) -> list[str]:
         if count:
             sentences.append(
                 f"{count} of {len(runs)} runs from {base} ended more than 10 points below the "
-                f"median of its seeds: where runs collapse, intervals of few seeds hold in half of "
-                f"all cases only (benchmarks/coverage.py); add seeds."
+                "median of its seeds: if runs collapse, intervals from few seeds hold in only "
+                "half of all cases (benchmarks/coverage.py); add seeds."
             )
     return sentences
 

@@ -439,17 +439,18 @@ def caveats(results, families):
     silent = ", ".join(without_signal(results))
     improving = [
         (share > 50, f"{share:.0f} % of the runs from {base} did best at their last evaluation: "
-                     f"they may have ended too early, raise target_max_steps.")
+                     "they may have stopped too early; raise target_max_steps.")
         for base, share in still_improving(results).items()
     ]  # fmt: skip
     sentences = [
         (lacking, f"{lacking} of {len(runs)} runs are missing; their cells show –."),
-        (seeds["seed"] == 1, "One seed: no standard deviations, and no collapses to be seen."),
+        (seeds["seed"] == 1, "One seed: standard deviations and collapses cannot be computed."),
         (
             seeds["source_seed"] == seeds["world"] == 1,  # every world has its own source models
             "One source seed: the intervals do not cover the randomness of the source models.",
         ),
-        (cut > 0, f"{cut:.1f} % of the texts were longer than the model may read, and are cut."),
+        (cut > 0, f"{cut:.1f} % of the texts were longer than the model can read and were "
+                  "truncated."),
         (metric_of(results) == "macro_f1", "All scores are macro-F1, in percent, not accuracies."),
         (silent, f"Pretrained does not beat the majority label on {silent}: accuracy tells little "
                  f"there (see macro-F1)."),

@@ -13,17 +13,18 @@ PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replicati
          "megatron_config": None, "alora_invocation_tokens": None, "use_qalora": False,
          "trainable_token_indices": None, "target_parameters": None, "use_bdlora": None,
          "arrow_config": None, "kasa_config": None, "monteclora_config": None}  # fmt: skip
-"""Settings of an adapter that change what it adds, and their values where it adds B @ A alone."""
+"""Settings that change what an adapter adds, and their values for an adapter that adds only B @
+A."""
 
 CHANGING = re.compile("(pissa|corda|olora|loftq|lora_ga)")
-"""Ways of initialising an adapter that take B @ A out of the base's weights before training."""
+"""Initialisations that subtract B @ A from the base weights before training."""
 
 
 def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
     """The base model of a LoRA adapter with its updates: `W + alpha / r * B @ A` (Hu et al. 2021,
     section 4.1), or `alpha / sqrt(r)` where the adapter says so (rsLoRA).
 
-    Nothing is multiplied yet: the mean is one of products, not the product of means.
+    Nothing is multiplied yet: what is averaged are the products, not their factors.
     """
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
@@ -32,7 +33,7 @@ def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
         if config.get(key, plain) not in (plain, None):
             raise InputError(
                 f"Adapter {folder} has {key} {config[key]!r}: only plain LoRA is merged here "
-                f"({key} {plain!r}). Merge it with peft's merge_and_unload and give the result."
+                f"({key} {plain!r}). Merge it with peft's merge_and_unload and use the result."
             )
     if CHANGING.match(str(config.get("init_lora_weights")).lower()):
         raise InputError(
@@ -48,12 +49,16 @@ def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
             pair = [adapter.pop(f"{module}.lora_{side}.weight", None) for side in "AB"]
             target = _find(f"{module}.weight", base)
             if not target:
-                raise InputError(f"Adapter {folder} updates {module}, which its base has not.")
+                raise InputError(
+                    f"Adapter {folder} updates {module}, which its base does not have."
+                )
             tensors[target] = _updated(folder, tensors[target], pair, config, module)
     heads = []  # modules saved in full, such as a new head
     for key, stored in adapter.items():
         if ".lora_" in key:
-            raise InputError(f"Tensor {key} of adapter {folder} is no update of a linear layer.")
+            raise InputError(
+                f"Tensor {key} of adapter {folder} is not an update of a linear layer."
+            )
         found = _find(key, base)
         if found and tensors[found].shape != stored.shape:
             if base.is_whole or found.startswith(base.prefix):
@@ -85,7 +90,7 @@ def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:
 
 
 def _adapter(folder: Path) -> dict[str, TensorInfo]:
-    """The adapter's tensors, by the names of the model that it was made for."""
+    """The adapter's tensors, under the names in the model that it was made for."""
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         raise InputError(f"Adapter {folder} has no {file.name}: save it again with peft.")
@@ -94,8 +99,7 @@ def _adapter(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _find(name: str, base: Checkpoint) -> str | None:
-    """The base's tensor of that name; either of the two may have been saved without the prefix of
-    the body."""
+    """The base's tensor with that name; either may have been saved without the body's prefix."""
     for one in (name, f"{base.prefix}{name}"):
         found = [key for key in base.tensors if key == one or one.endswith(f".{key}")]
         if found:
@@ -105,7 +109,7 @@ def _find(name: str, base: Checkpoint) -> str | None:
 
 def _updated(folder, stored: TensorInfo, pair: list, config: dict, module: str) -> TensorInfo:
     if None in pair or any(len(s.shape) != 2 or not s.is_float for s in (stored, *pair)):
-        raise InputError(f"Adapter {folder} has no whole update of a matrix for {module}.")
+        raise InputError(f"Adapter {folder} has an incomplete update for {module}.")
     a, b = (_matrix(part, stored) for part in pair)
     rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
     alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
@@ -134,7 +138,7 @@ def _pattern(patterns: dict | None, module: str, default):
 
 
 def _matrix(stored: TensorInfo, base: TensorInfo) -> np.ndarray:
-    """A part of an update, as wide as its base is computed in."""
+    """A factor of an update, in the dtype that its base is computed in."""
     values, reader = np.empty(stored.size, f"f{max(4, SIZES[stored.dtype])}"), Reader()
     try:
         reader.numbers(stored, 0, stored.size, values)

@@ -1,9 +1,9 @@
-"""Models as files: where they are, what they hold, and what of it is body and what is head.
+"""Models as files: where they are, what they contain, and what is body and what is head.
 
-Nothing here needs torch or transformers, whose import takes as long as a merge; they are asked
-only where a configuration or a format leaves no other way. Heads and bodies are told apart by the
-names of the tensors: the body of a model with a head is the one part that holds numbered layers
-and the embedding of the whole vocabulary.
+Nothing here needs torch or transformers, whose import takes as long as a merge; they are used only
+if a configuration or a format leaves no other way. Heads and bodies are told apart by the names of
+the tensors: the body of a model with a head is the one part that holds numbered layers and the
+embedding of the whole vocabulary.
 """
 
 import json
@@ -23,13 +23,13 @@ ARCHITECTURE = re.compile(r"(\w+?)(LMHeadModel|Model|ForCausalLM|ForMaskedLM|For
 
 
 class Checkpoint(NamedTuple):
-    """A model to be fused: where it is, its configuration (none for a bare file), its tensors.
+    """A model to fuse: where it is, its configuration (none for a bare file), and its tensors.
 
-    `name` says the same wherever the model lies: the last two parts of its path, or its Hub id and
-    commit. `architecture` is the class that its configuration names, `base` the one of its body,
-    and `prefix` begins the names of its body's tensors ("" where all is body). `source` is the path
-    that was given, resolved. `more_heads` are
-    tensors of an adapter that its base model has no place for.
+    `name` is the same on every machine: the last two parts of its path, or its Hub id and commit.
+    `architecture` is the class that its configuration names, `base` the one of its body, and
+    `prefix` begins the names of its body's tensors ("" if everything is body). `source` is the path
+    that was given, resolved. `more_heads` are tensors of an adapter that its base model does not
+    have.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is no head: a bare body, or a language model, whose head knows no task."""
+        """Whether there is no task head: a bare body, or a language model."""
         kind = ARCHITECTURE.fullmatch(self.architecture)
         return not kind or not kind[2].startswith("For") or "LM" in kind[2] or (
             kind[2] in ("ForPreTraining", "ForConditionalGeneration")
@@ -62,7 +62,7 @@ class Checkpoint(NamedTuple):
         )
 
     def labels(self) -> dict | None:
-        """What the outputs of a head stand for, if the configuration says so."""
+        """What a head's outputs mean, if the configuration says."""
         return (self.config or {}).get("id2label")
 
     def _inside(self, name: str) -> bool:
@@ -70,7 +70,7 @@ class Checkpoint(NamedTuple):
 
 
 def opened(path: Path, name: str, allow_pickle: bool = False) -> Checkpoint:
-    """The model in a folder, or in a safetensors file, that is no adapter."""
+    """The model in a folder or safetensors file that is not an adapter."""
     if not path.is_file():
         return _checkpoint(path, name, _headers(path, allow_pickle), path)
     tensors = headers_of_file(path)
@@ -87,14 +87,14 @@ def locate(model: str) -> tuple[Path, str]:
     if model and path.exists():
         return path, _run_name(path) or "/".join(path.absolute().parts[-2:])
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
-        raise InputError(f"Model {model} is not a folder and not a file: check the path.")
+        raise InputError(f"Model {model} is neither a folder nor a file: check the path.")
     identity, _, revision = model.partition("@")
     folder = snapshot(identity, revision, FILES)
     return folder, f"{identity}@{folder.name[:12]}"
 
 
 def _run_name(folder: Path) -> str:
-    """What the store calls the run whose model this is; "" if it is no run's."""
+    """The store's label for the run that made this model; "" if no run did."""
     if not (folder.parent / "run.json").is_file():
         return ""
     run = read_json(folder.parent / "run.json")
@@ -102,14 +102,14 @@ def _run_name(folder: Path) -> str:
 
 
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
-"""What a Hub model's tokenizer and configuration are in."""
+"""The files of a Hub model's tokenizer and configuration."""
 
 FILES = ["*.safetensors", *TEXT_FILES]
-"""What is taken of a Hub model: no pickles, no code."""
+"""The files used from a Hub model: no pickles, no code."""
 
 
 def snapshot(model: str, revision: str, files: Sequence[str]) -> Path:
-    """The folder of a Hub id's snapshot, downloaded if need be, with such files."""
+    """The folder of a Hub id's snapshot with these files, downloaded if necessary."""
     import huggingface_hub
 
     try:
@@ -135,7 +135,7 @@ def _checkpoint(
 
 
 def _known(model: Path, tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """The tensors, if they are of dtypes that can be averaged or copied."""
+    """The tensors, checked to have dtypes that can be averaged or copied."""
     if not tensors:
         raise InputError(f"Model {model} holds no tensors: save it again.")
     for tensor in tensors.values():
@@ -148,7 +148,7 @@ def _known(model: Path, tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]
 
 
 def _architecture(file: Path, config: dict) -> tuple[str, str]:
-    """The names of the model's class and of its body's."""
+    """The names of the model's class and of its body's class."""
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
         kind = ARCHITECTURE.fullmatch(names[0])
@@ -158,8 +158,8 @@ def _architecture(file: Path, config: dict) -> tuple[str, str]:
         base = _base_of_type(file, config)
         return base, base
     raise InputError(
-        f"{file} describes no model that transformers knows (architectures {names!r}, model_type "
-        f"{config.get('model_type')!r}): save it again with save_pretrained."
+        f"{file} describes a model that transformers does not know (architectures {names!r}, "
+        f"model_type {config.get('model_type')!r}): save it again with save_pretrained."
     )
 
 
@@ -172,7 +172,7 @@ def understood(file: Path, config: dict):
     transformers = optional("transformers")
     try:
         return transformers.CONFIG_MAPPING[config["model_type"]].from_dict(config)
-    except Exception as error:  # the config classes raise errors of many kinds
+    except Exception as error:  # the config classes raise many kinds of errors
         raise InputError(
             f"{file} describes no model that transformers {transformers.__version__} knows "
             f"({error!r}): save it again with save_pretrained."
@@ -180,7 +180,7 @@ def understood(file: Path, config: dict):
 
 
 def _prefix(tensors: dict[str, TensorInfo], config: dict) -> str:
-    """How the names of the body's tensors begin, where a head stands beside it, else "".
+    """The prefix of the body's tensor names if there is a head as well, otherwise "".
 
     The body is the only part with numbered layers, and holds the embedding of the vocabulary.
     """
@@ -198,9 +198,9 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}): a JSON file was expected.") from error
+        raise InputError(f"{path} cannot be read ({error}): expected a JSON file.") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object: save the model again.")
+        raise InputError(f"{path} does not hold a JSON object: save the model again.")
     return content
 
 
@@ -219,7 +219,7 @@ def _headers(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
     found = "no weights"
     if pickles:
         names = ", ".join(file.name for file in pickles)
-        found = f"only {names} (pickles are not opened unless allow_pickle asks for it)"
+        found = f"only {names} (pickles are opened only with allow_pickle)"
     raise InputError(
         f"Model {folder} holds {found}: expected {single.name}, or {index.name} with its shards. "
         "Save the model with save_pretrained."
@@ -227,21 +227,21 @@ def _headers(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
 
 
 def _complete(folder: Path, pickles: list[Path]) -> list[Path]:
-    """The one pickle of a model, or all of its shards, which say how many they are."""
+    """A model's single pickle, or all its shards (their names say how many there are)."""
     single = folder / "pytorch_model.bin"
     if single.is_file():
         return [single]
     counts = {re.sub(r".*-of-0*(\d+)\.bin", r"\1", file.name) for file in pickles}
     if counts != {str(len(pickles))}:
         names = ", ".join(file.name for file in pickles)
-        raise InputError(f"Model {folder} holds only {names}: fetch the other shards.")
+        raise InputError(f"Model {folder} holds only {names}: download the other shards.")
     return pickles
 
 
 def _headers_of_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     weight_map = read_json(index).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict):
-        raise InputError(f"{index} has no weight_map: fetch or save the model again.")
+        raise InputError(f"{index} has no weight_map: download or save the model again.")
     tensors = {}
     for name in sorted({str(file) for file in weight_map.values()}):
         if name != Path(name).name or not name.endswith(".safetensors"):
@@ -249,7 +249,7 @@ def _headers_of_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
                 f"{index} lists {name!r}: expected the name of a safetensors file beside it."
             )
         if not (folder / name).is_file():
-            raise InputError(f"{index} lists {name}, which is missing: fetch it again.")
+            raise InputError(f"{index} lists {name}, which is missing: download it again.")
         for key, stored in headers_of_file(folder / name).items():
             if weight_map.get(key) != name:
                 raise InputError(_disagreement(folder, key))
@@ -260,4 +260,4 @@ def _headers_of_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
 
 
 def _disagreement(folder: Path, name: str) -> str:
-    return f"The index of model {folder} and its shards disagree on {name}: fetch the model again."
+    return f"Model {folder}: its index and its shards disagree on {name}: download the model again."

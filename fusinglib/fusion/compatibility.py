@@ -14,7 +14,7 @@ from fusinglib.fusion.tensors import TensorInfo
 from fusinglib.progress import amount
 
 HEAD_SETTINGS = {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task"}
-FREE_SETTINGS = ("drop", "initializer", "use_cache")  # parts of names of settings that may differ
+FREE_SETTINGS = ("drop", "initializer", "use_cache")  # name parts of settings that may differ
 ORIGINS = {"architectures", "transformers_version", "_name_or_path", "torch_dtype", "dtype"}
 VOCABULARIES = (
     "tokenizer.json vocab.txt vocab.json merges.txt spiece.model spm.model tokenizer.model "
@@ -24,22 +24,22 @@ SETTINGS_FILES = "tokenizer_config.json special_tokens_map.json chat_template.ji
 COPIED_FILES = [*VOCABULARIES, *SETTINGS_FILES, "generation_config.json"]
 
 INTERPRETER = 45e6
-"""Bytes that Python with numpy takes, about."""
+"""Approximate memory of Python with numpy, in bytes."""
 
 READING, WRITING = 4e9, 0.8e9
-"""Bytes a second that two cores read from the page cache and write to it, about; from a disk it is
-the disk's speed."""
+"""Approximate bytes per second that two cores read from and write to the page cache; a disk may be
+slower."""
 
 
 @dataclass(repr=False)
 class Report:
-    """What would be fused, and what stands against it.
+    """What would be fused, and what prevents it.
 
     `averaged` and `copied` are names of tensors of the body, `left_out` rows of model, tensor and
     reason, `files` what is copied from the first model; `problems` are reasons to refuse, `notes`
-    what to know; `hashes` are those of the parents, of all that was read of each. `updates`, where
-    the pretrained model is given: a row per model with the norm of its update, relative to that of
-    the pretrained weights, and its cosines with the others'.
+    things to know; `hashes` are those of the parents, over everything that was read from each.
+    `updates`, if the pretrained model is given: a row per model with the norm of its update,
+    relative to that of the pretrained weights, and its cosines with the others'.
     """
 
     method: str
@@ -67,7 +67,7 @@ class Report:
         return {name: getattr(self, name) for name in names.split()}
 
     def rows(self) -> list[dict]:
-        """What a reader wants to know first, as rows of a table."""
+        """What a reader wants to know first, as table rows."""
         left = {(row["tensor"], row["reason"]) for row in self.left_out}
         rows = [
             ("method", f"{self.method} of {len(self.parents)} models, {self.cost}"),
@@ -109,8 +109,8 @@ class Report:
 
 
 class Found(NamedTuple):
-    """The bodies that would be fused (the base's last), the architecture of the result, and more of
-    what a `Report` says."""
+    """The bodies to fuse (the base's last), the architecture of the result, and more for the
+    `Report`."""
 
     bodies: list[dict[str, TensorInfo]]
     architecture: str
@@ -120,7 +120,7 @@ class Found(NamedTuple):
 
 
 def refuse(problems: list[str]) -> None:
-    """Raise `InputError` with the first problem, if there is one, and how many more there are."""
+    """Raise `InputError` with the first problem, if any, and the number of others."""
     if problems:
         more = f" (And {len(problems) - 1} more: dry_run lists them all.)"
         raise InputError(problems[0] + more * (len(problems) > 1))
@@ -139,12 +139,12 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     for model in models if heads else ():
         if model.more_heads:
             raise InputError(
-                f"Model {model.name} has heads that its base has no place for "
+                f"Model {model.name} has heads that its base does not have "
                 f"({', '.join(model.more_heads)}): leave heads out."
             )
     if base and heads and not same:
         raise InputError(
-            f"heads are fused only of models of one class, but {first.source} is a "
+            f"heads are fused only if all models have one class, but {first.source} is a "
             f"{first.architecture} and {base.source} a {base.architecture}: leave heads out."
         )
     left_out = [
@@ -153,7 +153,7 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
         for name in (model.more_heads if whole else model.head())
     ]
     left_out += _loose_integers(models, bodies[: len(models)])
-    if base:  # only what a method can use of it
+    if base:  # only what a method can use
         bodies[-1] = {n: t for n, t in bodies[-1].items() if t.is_float and n in bodies[0]}
     problems = []
     for other, body in zip(everyone[1:], bodies[1:], strict=True):
@@ -164,8 +164,8 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
         ]
         if heads and first.labels() != other.labels():
             problems.append(
-                f"Models {first.source} and {other.source} have other labels ({first.labels()} and "
-                f"{other.labels()}): heads are averaged only where their outputs mean the same."
+                f"Models {first.source} and {other.source} have different labels ({first.labels()} "
+                f"and {other.labels()}): heads are averaged only if their outputs mean the same."
             )
     problems += _vocabularies([model.folder for model in everyone])
     architecture = first.architecture if whole else first.base
@@ -179,7 +179,7 @@ def _floats(body: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
 def _loose_integers(
     models: Sequence[Checkpoint], bodies: list[dict[str, TensorInfo]]
 ) -> list[dict]:
-    """Take integers out of the bodies that not all models hold, such as the position ids that older
+    """Remove integers that some models lack from the bodies, such as the position ids that older
     transformers saved; they are counters, not weights."""
     names = {name for body in bodies for name in body if not body[name].is_float}
     loose = sorted(name for name in names if any(name not in body for body in bodies))
@@ -187,7 +187,7 @@ def _loose_integers(
     for model, body in zip(models, bodies, strict=True):
         for name in loose:
             if body.pop(name, None):
-                reason = "integers that not all models hold"
+                reason = "integers that some models lack"
                 rows.append({"model": model.name, "tensor": name, "reason": reason})
     return rows
 
@@ -203,7 +203,7 @@ def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
     elif whole and first.architecture != first.base and not _own_output(first):
         notes.append("output embeddings are tied to the input embeddings, which are stored once")
     elif "lm_head.weight" in first.tensors:
-        notes.append("lm_head.weight is stored for itself, and is averaged for itself")
+        notes.append("lm_head.weight is stored separately and averaged separately")
     pickled = sorted(
         {str(t.file) for m in models for t in m.tensors.values() if t.data is not None}
     )
@@ -214,7 +214,7 @@ def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
 
 
 def _own_output(model: Checkpoint) -> bool:
-    """Whether a language model stores its output embeddings for themselves."""
+    """Whether a language model stores its output embeddings separately."""
     return any("lm_head" in name or "decoder.weight" in name for name in model.tensors)
 
 
@@ -234,9 +234,9 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
         for name in sorted(a.keys() - b.keys()):
             problems.append(
                 f"Tensor {name} of model {here.source} is missing in model {there.source}: bodies "
-                "must hold the same tensors. If they were only saved differently (tied weights "
-                "stored once and twice, older names), open and save both with one transformers; "
-                "a model with tied weights and one with untied weights are not fused."
+                "must hold the same tensors. If they only differ in how they were saved (tied "
+                "weights stored once or twice, older names), load and save both with one version "
+                "of transformers. A model with tied weights cannot be fused with an untied one."
             )
     for name in sorted(ours.keys() & theirs.keys()):
         a, b = ours[name], theirs[name]
@@ -247,7 +247,7 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
                 f"Tensor {name} has shape {list(a.shape)} in model {first.source} and "
                 f"{list(b.shape)} in model {other.source}: shapes must be equal."
                 + " The vocabularies differ in size (added tokens or padding rows): resize them to "
-                "the same one first, rows are never cropped here." * vocabulary
+                "the same size first; rows are never cropped here." * vocabulary
             )
         if a.dtype != b.dtype:
             problems.append(
@@ -272,8 +272,8 @@ def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
     own = _own_settings(type(configs[0]))
     ours, theirs = (config.to_dict() for config in configs)
     return [
-        f"Models {first.source} and {other.source} differ in {key} (config.json: "
-        f"{ours.get(key)!r} and {theirs.get(key)!r}): their weights do not mean the same."
+        f"Models {first.source} and {other.source} differ in {key} (config.json: {ours.get(key)!r} "
+        f"and {theirs.get(key)!r}): their weights do not mean the same thing."
         for key in sorted(own)
         if not any(part in key for part in FREE_SETTINGS) and ours.get(key) != theirs.get(key)
     ]
@@ -284,21 +284,22 @@ def _own_settings(kind: type) -> set[str]:
 
 
 def _vocabularies(folders: list[Path]) -> list[str]:
-    """Every vocabulary file must be the same in all the models that have it."""
+    """Every vocabulary file must be the same in all models that have it."""
     problems = []
     for name in VOCABULARIES:
         files = [folder / name for folder in folders if (folder / name).is_file()]
         for other in files[1:]:
             if not _same_vocabulary(files[0], other):
                 problems.append(
-                    f"Tokenizer files {files[0]} and {other} differ: models to be fused must read "
-                    "text in the same way. Fuse models with one tokenizer."
+                    f"Tokenizer files {files[0]} and {other} differ: models must read text in the "
+                    "same way. Fuse models that share a tokenizer."
                 )
     return problems
 
 
 def _same_vocabulary(a: Path, b: Path) -> bool:
-    """Equal bytes; a tokenizer.json may differ in the last call's truncation and padding."""
+    """Equal bytes; a tokenizer.json may differ in truncation and padding, which the last call
+    leaves behind."""
     if a.samefile(b) or a.read_bytes() == b.read_bytes():
         return True
     passing = {"truncation": None, "padding": None}
@@ -306,5 +307,5 @@ def _same_vocabulary(a: Path, b: Path) -> bool:
 
 
 def memory(models: int) -> int:
-    """Bytes of private memory that fusing takes, about."""
+    """Approximate private memory for fusing, in bytes."""
     return int(INTERPRETER + threads() * 2 * max(BUFFER, models * CHUNK * 4))

@@ -1,6 +1,7 @@
-"""Fusing finetuned models: from safetensors files to a safetensors file, never a model in memory.
+"""Fuse finetuned models from safetensors files to a safetensors file, never holding a model in
+memory.
 
-Models are compared by their headers first; then all are read side by side, chunk by chunk.
+Models are compared by their headers first; then all are read in parallel, chunk by chunk.
 """
 
 import contextlib
@@ -43,33 +44,33 @@ def fuse(
     progress: bool = True,
     **settings: Any,
 ) -> Report:
-    """Write the fused model to the new folder `output`, and say what was done.
+    """Fuse models into the new folder `output`, and report what was done.
 
     Equivalent, for each tensor of the body: `method([model[name] for model in models])`; with the
     default, `sum(model[name] for model in models) / len(models)` ("Fusing finetuned models for
     better pretraining", section 2). Integer tensors must be equal and are copied. Encoders are
-    written as their body alone, as AutoModel saves it; T5 and other language models are all body.
+    written without a head, as AutoModel saves them; T5 and other language models are written whole.
 
     Arguments:
         models: folders, safetensors files, LoRA adapters, or Hub ids (`name@revision`), in the
             order of summation; each may be given only once.
-        output: a folder that does not exist yet (a dry run needs none). It appears whole or not at
-            all.
+        output: a folder that does not exist yet (a dry run needs none). It appears complete or not
+            at all.
         method: a name in `methods.METHODS`, or a function with the signature described there.
-        weights: a number for each model (normalised by "weighted", "fisher" and "slerp").
-        pretrained: the models' ancestor, which some methods need; norms and cosines of updates are
-            reported if it is given, at the price of reading everything once more.
-        heads: average heads as well, where all have the same labels.
+        weights: one number per model (normalised by "weighted", "fisher" and "slerp").
+        pretrained: the models' ancestor, which some methods need; if it is given, norms and cosines
+            of the updates are reported, which reads everything once more.
+        heads: also average heads, if all have the same labels.
         dry_run: return the report and write nothing; weights are read only for `pretrained`.
         max_shard_size: the largest weight file, in bytes or as "5GB".
-        allow_pickle: open `.bin` files where there is nothing else, weights only.
-        progress: show how much is read.
-        settings: the method's own, such as `scale`, `density`, `seed`, `fisher`.
+        allow_pickle: load `.bin` files if there is nothing else (weights_only).
+        progress: show progress.
+        settings: settings of the method, such as `scale`, `density`, `seed`, `fisher`.
 
-    Raises `InputError` for what cannot be fused, naming it, and leaves nothing behind.
+    Raises `InputError` that names what cannot be fused; nothing is left behind.
     """
     if not (output or dry_run):
-        raise InputError("No output is given: name a new folder for the fused model, or dry_run.")
+        raise InputError("No output given: name a new folder for the fused model, or set dry_run.")
     folder = Path(output or "")
     if not dry_run:
         check_free(folder)
@@ -78,7 +79,7 @@ def fuse(
     base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
     recipe = _recipe(method, weights, len(opened), settings)
     if recipe.method.with_base and not base:
-        raise InputError(f"The method {recipe.name} needs the pretrained model: give pretrained.")
+        raise InputError(f"The method {recipe.name} needs the pretrained model: pass pretrained.")
     job = _compare(opened, base, recipe, heads)
     if base and not job.report.problems:
         _add_updates(job)
@@ -94,7 +95,7 @@ def fuse(
 def leave_one_out(
     models: Sequence[Model], output: Model, *, progress: bool = True, allow_pickle: bool = False
 ) -> list[Report]:
-    """Write the means of all models but one, for every one of them, in one pass over the inputs.
+    """Write the mean of all models but one, for each of them, in one pass over the inputs.
 
     Equivalent, bit for bit: `fuse(models without model i, output / f"without-{i}")`, i from 0.
     Arguments and errors are those of `fuse`; either all folders appear below the new folder
@@ -120,9 +121,9 @@ def fuse_subsets(
     progress: bool = True,
     allow_pickle: bool = False,
 ) -> list[Report]:
-    """Write several means in one pass over the inputs: of the models that each subset numbers.
+    """Write several means in one pass over the inputs, one for each subset of model indices.
 
-    Each is, bit for bit, what `fuse` makes of these models in the order of their numbers.
+    Each equals, bit for bit, what `fuse` makes of these models in this order.
     """
     opened = _open_all(models, allow_pickle)
     recipe = _recipe("mean", None, len(opened), {})
@@ -140,7 +141,7 @@ def fuse_subsets(
 
 @dataclass
 class Recipe:
-    """How models become one: the method, its name, weights and settings, and what it must know."""
+    """How models are fused: the method, its name, weights and settings, and what it must know."""
 
     method: Method
     name: str
@@ -149,13 +150,13 @@ class Recipe:
     known: Callable[[Chunk], dict] = field(default=lambda chunk: {})
 
     def of(self, count: int) -> "Recipe":
-        """The same for another number of models, equally weighted."""
+        """The same recipe for another number of models, equally weighted."""
         return Recipe(self.method, self.name, np.full(count, 1 / count), self.settings)
 
 
 @dataclass
 class Job:
-    """Models and what their headers say: their bodies, the base's last if there is one."""
+    """The models and their bodies, the base's last if there is one."""
 
     models: list[Checkpoint]
     base: Checkpoint | None
@@ -163,21 +164,21 @@ class Job:
     report: Report
 
 
-# What is asked for, checked.
+# Checking the request.
 
 
 def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
     if isinstance(models, (str, Path)) or not models:
-        raise InputError(f"models is {models!r}: give a list of at least one model.")
+        raise InputError(f"models is {models!r}: expected a list of at least one model.")
     opened = [open_checkpoint(model, allow_pickle) for model in models]
     for i, model in enumerate(opened):
         if any(model.source == other.source for other in opened[:i]):
-            raise InputError(f"Model {models[i]} is given twice: a mean takes each model once.")
+            raise InputError(f"Model {models[i]} is listed twice: list each model once.")
     return opened
 
 
 def _recipe(method, weights, count: int, settings: dict) -> Recipe:
-    """The method that is asked for, its weights and its settings, checked."""
+    """The requested method with its weights and settings, checked."""
     if isinstance(method, str) and method not in METHODS:
         raise InputError(
             f"Unknown method {method!r}: expected {', '.join(METHODS)}, or a function."
@@ -220,7 +221,7 @@ def _check_setting(name: str, value) -> None:
 
 
 def _weights(name: str, method: Method, weights, count: int) -> np.ndarray:
-    """A weight for each model, normalised where the method divides by their sum."""
+    """One weight per model, normalised if the method divides by their sum."""
     if name == "slerp" and count != 2:
         raise InputError(f"slerp takes two models, not {count}.")
     if weights is None:
@@ -234,7 +235,7 @@ def _weights(name: str, method: Method, weights, count: int) -> np.ndarray:
     if values.shape != (count,) or not np.isfinite(values).all():
         raise InputError(f"weights are {weights!r}: expected {count} numbers, one for each model.")
     if name in ("fisher", "ties", "slerp") and (values < 0).any():
-        raise InputError(f"weights are {weights!r}: {name} takes none below zero.")
+        raise InputError(f"weights are {weights!r}: {name} takes no negative weights.")
     if name in ("weighted", "fisher", "slerp"):
         if abs(values.sum()) < 1e-9 * max(np.abs(values).max(), 1e-300):
             raise InputError(f"weights are {weights!r}: their sum must not be zero.")
@@ -251,7 +252,7 @@ def _bytes(size: str | int) -> int:
 
 
 def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job:
-    """What the models' headers say, and whether they can be fused."""
+    """Compare the headers of the models, and say whether they can be fused."""
     found = compatibility.compare(models, base, heads)
     body = found.bodies[0]
     read = sum(tensor.bytes for tensors in found.bodies for tensor in tensors.values())
@@ -285,14 +286,14 @@ def _add_updates(job: Job) -> None:
     job.report.notes += [f"{name}: {note}" for name, note in found.out_of_line().items()]
 
 
-# What is done.
+# Fusing.
 
 Wanted = tuple[Path, Sequence[int], Report]
-"""A folder to be written, the numbers of the models that it fuses, and what is said of it."""
+"""A folder to write, the indices of the models it fuses, and its report."""
 
 
 def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progress: bool) -> None:
-    """Read all models once and write every folder that is wanted, all of them or none."""
+    """Read all models once and write all folders, or none."""
     body, hashes = job.bodies[0], {}
     total = job.report.bytes_read + sum(report.bytes_written for _, _, report in wanted)
     with contextlib.ExitStack() as stack:
@@ -304,7 +305,7 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
         def do(chunk: Chunk, buffer: Buffer) -> int:
             rows = _rows(chunk, buffer)
             results = _results(chunk, rows, [subset for _, subset, _ in wanted], job, recipe)
-            with np.errstate(all="ignore"):  # what is not finite is refused by name
+            with np.errstate(all="ignore"):  # non-finite values are refused by name
                 for folder, result in zip(folders, results, strict=True):
                     folder.write(chunk, result)
             size = (chunk.stop - chunk.start) * SIZES[body[chunk.name].dtype]
@@ -345,7 +346,7 @@ def _results(
 def _checked(
     chunk: Chunk, rows: list, subset: Sequence[int], job: Job, recipe: Recipe, result
 ) -> np.ndarray:
-    """The bytes of a result; what is not finite is refused by the name of its origin."""
+    """The bytes of a result; non-finite values are refused with the name of their origin."""
     dtype = chunk.tensors[0].dtype
     if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (
         rows[0].shape,
@@ -368,8 +369,8 @@ def _refuse_infinite(chunk: Chunk, rows: list, subset: Sequence[int], job: Job) 
     for i in [*subset, *([len(job.models)] if job.base else [])]:
         if not np.isfinite(rows[i]).all():
             raise InputError(
-                f"Tensor {chunk.name} of model {everyone[i].source} holds NaN or infinity: leave "
-                f"this model out."
+                f"Tensor {chunk.name} of model {everyone[i].source} contains NaN or infinity: "
+                "leave this model out."
             )
     raise InputError(
         f"The result for tensor {chunk.name} is too large for its dtype: check the models."
@@ -391,8 +392,9 @@ def _hash(hashes: dict, model: int, body: dict[str, TensorInfo]) -> str:
     """The hash by which a fused model names a parent: of the numbers of the parent's body.
 
     XXH3-128 over all tensors in the order of their names, each by its name, dtype, shape and the
-    XXH3-128 hashes of its chunks of `streaming.CHUNK` numbers (as float32, if they are narrower);
-    it does not depend on how the model is cut into files. It tells models apart, not forgeries.
+    XXH3-128 hashes of its chunks of `streaming.CHUNK` numbers (as float32, if narrower). It does
+    not depend on how the model is split into files. It identifies models; it does not protect
+    against forgery.
     """
     total = xxhash.xxh3_128()
     for name in sorted(body):

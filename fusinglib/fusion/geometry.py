@@ -1,4 +1,4 @@
-"""Where models lie in the space of weights: their updates, and what follows from these."""
+"""Where models are in weight space: their updates, and what follows from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from fusinglib.fusion.streaming import Buffer, Chunk, chunks, stream
 from fusinglib.fusion.tensors import TensorInfo
 
 FAR = 3.0
-"""A model is out of line if its update is that many times longer or shorter than the median one, or
+"""A model is an outlier if its update is this many times longer or shorter than the median one, or
 if its cosines with all others are negative."""
 
 
 @dataclass(frozen=True)
 class Updates:
-    """The updates of models: their weights less those of the model that they were finetuned from.
+    """The updates of models: their weights minus those of the model they were finetuned from.
 
     `products` are the inner products of all pairs of updates, float64 (models, models), and
-    `origin` is the norm of the weights that they start from; both in the unit of the weights.
+    `origin` is the norm of the weights that they start from; both in units of the weights.
     """
 
     names: Sequence[str]
@@ -31,7 +31,7 @@ class Updates:
     @property
     def norms(self) -> np.ndarray:
         """Euclidean norms of the updates, (models,)."""
-        with np.errstate(invalid="ignore"):  # weights that are not finite are refused elsewhere
+        with np.errstate(invalid="ignore"):  # non-finite weights are refused elsewhere
             return np.sqrt(np.diag(self.products))
 
     @property
@@ -47,16 +47,16 @@ class Updates:
         return np.sqrt(np.maximum(squares[:, None] + squares - 2 * self.products, 0))
 
     def mixed(self, weights: Sequence[float], name: str) -> "Updates":
-        """With one more model, `name`, whose update is the sum of these with such weights."""
+        """The same with one more model, `name`, whose update is the weighted sum of these."""
         whole = np.vstack([np.eye(len(self.names)), weights])
         return Updates([*self.names, name], whole @ self.products @ whole.T, self.origin)
 
     def plane(self) -> tuple[np.ndarray, float]:
-        """The models in the two dimensions that keep their distances best: classical scaling, which
-        is the principal components of their weights (Torgerson 1952).
+        """The models in the two dimensions that best preserve their distances: classical scaling,
+        that is, principal components of their weights (Torgerson 1952).
 
-        Returns: coordinates, (models, 2), in the unit of the weights, and the share of the summed
-        squared distances between all pairs that these two dimensions keep, 0 to 1.
+        Returns: coordinates, (models, 2), in units of the weights, and the fraction of the summed
+        squared distances between all pairs that these two dimensions preserve, 0 to 1.
         """
         count = len(self.names)
         centering = np.eye(count) - 1 / count
@@ -82,7 +82,7 @@ class Updates:
         ]
 
     def out_of_line(self) -> dict[str, str]:
-        """Which models do not look like finetuned from the same ancestor, and why not."""
+        """Models that do not look finetuned from the same ancestor, and why."""
         median, notes = float(np.median(self.norms)), {}
         if not np.isfinite(median):
             return notes
@@ -94,16 +94,16 @@ class Updates:
                     f"come from another ancestor?"
                 )
             elif len(others) > 1 and others.max() < 0:
-                notes[name] = "its update points away from those of all others"
+                notes[name] = "its update points away from all the others"
         return notes
 
 
 def updates(origin: str | Path, models: Sequence[str | Path], names: Sequence[str] = ()) -> Updates:
     """The updates of `models`, finetuned from `origin`; folders are read chunk by chunk.
 
-    Only bodies are compared, heads are left out. `models` may hold `origin` itself, whose update is
-    zero. `names` are what to call the models, by default what they call themselves. Raises
-    `InputError` where `fusion.fuse` would.
+    Only bodies are compared; heads are left out. `models` may hold `origin` itself, whose update is
+    zero. `names` are the names to use; by default those of the models. Raises `InputError` where
+    `fusion.fuse` would.
     """
     opened = [open_checkpoint(model) for model in models]
     found = compatibility.compare(opened, open_checkpoint(origin), heads=False)
@@ -115,22 +115,22 @@ def updates(origin: str | Path, models: Sequence[str | Path], names: Sequence[st
 def of_bodies(
     names: Sequence[str], base: dict[str, TensorInfo], bodies: Sequence[dict[str, TensorInfo]]
 ) -> Updates:
-    """The updates of bodies, of which every floating tensor of `base` counts.
+    """The updates of bodies, over all floating-point tensors of `base`.
 
-    Equivalent: `products = U @ U.T`, a row of U being all these weights of a model less those of
-    the base, one after the other, in float64.
+    Equivalent: `products = U @ U.T`, where a row of U holds all these weights of a model minus
+    those of the base, in float64.
     """
     everyone = [*bodies, base]
     total, parts = np.zeros((len(everyone),) * 2), {}
 
     def add(chunk: Chunk, buffer: Buffer) -> int:
         rows = np.stack(buffer.numbers(chunk)).astype(np.float64)
-        with np.errstate(all="ignore"):  # fusing names what is not finite
+        with np.errstate(all="ignore"):  # fusing reports non-finite values
             rows[:-1] -= rows[-1]
             parts[chunk.name, chunk.start] = rows @ rows.T
         return 0
 
     stream(chunks(sorted(n for n in base if base[n].is_float), everyone), add)
-    for key in sorted(parts):  # one order, whatever thread was first
+    for key in sorted(parts):  # one order, whichever thread was first
         total += parts[key]
     return Updates(list(names), total[:-1, :-1], float(np.sqrt(total[-1, -1])))

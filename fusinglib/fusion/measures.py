@@ -1,5 +1,5 @@
-"""What some methods need to know beside the models: ranks and angles of whole tensors, which take
-passes of their own over the inputs, random numbers, Fisher information."""
+"""What some methods need besides the models: thresholds and angles of whole tensors, which take
+extra passes over the inputs; random numbers; Fisher information."""
 
 import hashlib
 import inspect
@@ -19,8 +19,8 @@ FOUND = ("thresholds", "angle", "random")
 
 
 def settings_of(method: Method) -> dict:
-    """The settings that a method takes and their defaults: its keyword arguments, but for what is
-    found out here."""
+    """The settings of a method and their defaults: its keyword arguments, except what is computed
+    here."""
     parameters = list(inspect.signature(method.combine).parameters.values())[3:]
     return {one.name: one.default for one in parameters if one.name not in FOUND}
 
@@ -28,8 +28,8 @@ def settings_of(method: Method) -> dict:
 def known(
     method: Method, bodies: Bodies, count: int, settings: dict, names: Sequence[str]
 ) -> Callable[[Chunk], dict]:
-    """What a method needs to know of a chunk, as keyword arguments. Of the bodies the first `count`
-    are those of the models; the base's comes last, if there is one."""
+    """What a method needs for a chunk, as keyword arguments. The first `count` bodies are those of
+    the models; the base's comes last, if there is one."""
     match method.needs:
         case "thresholds":
             found = thresholds(bodies, names, settings["density"])
@@ -66,7 +66,7 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
             for chunk in chunks([name], bodies):
                 *rows, base = buffer.numbers(chunk)
                 for i in models:
-                    with np.errstate(all="ignore"):  # fusing names what is not finite
+                    with np.errstate(all="ignore"):  # fusing reports non-finite values
                         bits = np.abs(rows[i] - base).view(unsigned) >> shift
                     inside = bits[bits >> unsigned.type(16) == above[i]] if digit else bits
                     low = (inside & unsigned.type(0xFFFF)).astype(np.intp)
@@ -84,12 +84,12 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
 
 
 def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:
-    """For every tensor, the angle between those of two models, in radians; summed in float64."""
+    """The angle between every tensor of two models, in radians; summed in float64."""
     found = {}
 
     def measure(name: str, buffer: Buffer) -> int:
         products = np.zeros((2, 2))
-        with np.errstate(all="ignore"):  # fusing names what is not finite
+        with np.errstate(all="ignore"):  # fusing reports non-finite values
             for chunk in chunks([name], bodies[:2]):
                 rows = np.stack(buffer.numbers(chunk)).astype(np.float64)
                 products += rows @ rows.T
@@ -103,10 +103,11 @@ def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:
 
 
 def random(seed: int, model: int, chunk: Chunk) -> np.ndarray:
-    """Uniform numbers in [0, 1), float32, for the numbers of a chunk: the same for every cut."""
+    """Uniform numbers in [0, 1), float32, for a chunk; they do not depend on how a tensor is
+    split."""
     key = hashlib.sha256(f"{seed} {model} {chunk.name}".encode()).digest()[:16]
     generator = np.random.Philox(key=np.frombuffer(key, np.uint64))
-    generator.advance(chunk.start // 8)  # one step makes eight numbers of 32 bits
+    generator.advance(chunk.start // 8)  # one step generates eight 32-bit numbers
     return np.random.Generator(generator).random(chunk.stop - chunk.start, dtype=np.float32)
 
 
@@ -136,7 +137,7 @@ def fisher_of_files(files: Sequence | None, bodies: Bodies) -> Callable[[Chunk],
             row = np.empty(chunk.stop - chunk.start, computed(tensors[chunk.name].dtype))
             reader.numbers(tensors[chunk.name], chunk.start, chunk.stop, row)
             if not (np.isfinite(row).all() and (row >= 0).all()):
-                raise InputError(f"{file} has values below zero or not finite in {chunk.name}.")
+                raise InputError(f"{file} has negative or non-finite values in {chunk.name}.")
             rows.append(row.astype(computed(chunk.tensors[0].dtype)))
         return {"fisher": rows}
 

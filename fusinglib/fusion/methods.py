@@ -1,4 +1,4 @@
-"""Ways of fusing models: pure functions from the same chunk of every model to that of the result.
+"""Fusing methods: pure functions from the same chunk of every model to that chunk of the result.
 
 Every method takes
 
@@ -32,9 +32,9 @@ def mean(tensors: Tensors, weights=None, base=None) -> np.ndarray:
 
 
 def means(tensors: Tensors, subsets: Sequence[Sequence[int]]) -> Iterator[np.ndarray]:
-    """The `mean` of each subset of the tensors, bit for bit: what a subset and the next one begin
-    with alike is summed once. All leave-one-out means, in order, take half the additions."""
-    shared, begun = None, 0  # the sum of the first `begun` of this subset
+    """The `mean` of each subset of the tensors, bit for bit: the beginning that a subset shares
+    with the next is summed once. All leave-one-out means, in order, take half the additions."""
+    shared, begun = None, 0  # the sum of the first `begun` models of this subset
     for subset, following in zip(subsets, [*subsets[1:], ()], strict=True):
         alike = len(os.path.commonprefix([list(subset), list(following)]))
         total = (tensors[subset[0]] if shared is None else shared).copy()
@@ -49,8 +49,7 @@ def means(tensors: Tensors, subsets: Sequence[Sequence[int]]) -> Iterator[np.nda
 
 
 def weighted(tensors: Tensors, weights: np.ndarray, base=None) -> np.ndarray:
-    """`sum_i w_i t_i / sum_i w_i`. Weights of zero and below are allowed, their sum must not be
-    zero."""
+    """`sum_i w_i t_i / sum_i w_i`. Weights may be zero or negative; their sum must not be zero."""
     return _weighted_sum(tensors, weights / weights.sum())
 
 
@@ -58,7 +57,7 @@ def fisher(tensors: Tensors, weights, base=None, *, fisher: Tensors = ()) -> np.
     """`sum_i w_i F_i t_i / sum_i w_i F_i`, F_i being the diagonal of model i's Fisher information
     (Matena and Raffel 2021, "Merging models with Fisher-weighted averaging", section 3).
 
-    Where no model has any information, it is the weighted mean.
+    If no model has any information, the result is the weighted mean.
     """
     parts = [weight * values for weight, values in zip(weights, fisher, strict=True)]
     total = sum(parts[1:], start=parts[0])
@@ -82,9 +81,9 @@ def ties(
         s = sign(sum_i w_i u_i)
         base + scale * sum_{i: sign(w_i u_i) = s} w_i u_i / sum_{i: sign(w_i u_i) = s} w_i
 
-    `thresholds`, (models,), are the least magnitudes that are kept of each model's tensor; equal
-    ones are all kept. The paper trims over the whole model, here every tensor is trimmed for
-    itself, as mergekit and peft do. Weights must be positive.
+    `thresholds`, (models,), are the smallest magnitudes kept in each model's tensor; ties are all
+    kept. The paper trims over the whole model; here every tensor is trimmed separately, as in
+    mergekit and peft. Weights must be positive.
     """
     updates = [tensor - base for tensor in tensors]
     for update, threshold in zip(updates, thresholds, strict=True):
@@ -111,13 +110,13 @@ def dare(
     seed: int = 0,
     random,
 ) -> np.ndarray:
-    """Drop numbers of each update at random and rescale the others (Yu et al. 2023, "Language
+    """Drop entries of each update at random and rescale the others (Yu et al. 2023, "Language
     models are super Mario", section 3.2):
 
         base + scale * sum_i w_i k_i (t_i - base) / density
 
     k_i is 1 where `random`, uniform in [0, 1) and one array for every model, is below `density`;
-    the `seed` fixes what is drawn.
+    `seed` fixes the draw.
     """
     updates = [
         (tensor - base) * (drawn < density) / base.dtype.type(density)
@@ -127,13 +126,13 @@ def dare(
 
 
 def slerp(tensors: Tensors, weights, base=None, *, angle: float) -> np.ndarray:
-    """Between two models on the arc from one to the other (Shoemake 1985, "Animating rotation with
-    quaternion curves"), each tensor as one vector:
+    """A point on the arc between two models (Shoemake 1985, "Animating rotation with quaternion
+    curves"), each tensor as one vector:
 
         sin((1 - p) a) / sin(a) * t_1 + sin(p a) / sin(a) * t_2
 
     with p = w_2 / (w_1 + w_2) and the `angle` a between the two, in radians; an angle of zero (or
-    of two right angles, where no arc is the shortest) gives the straight line.
+    pi, where no arc is the shortest) gives the straight line.
     """
     position = weights[1] / weights.sum()
     sine = np.sin(angle)
@@ -151,12 +150,12 @@ def _weighted_sum(tensors: Tensors, weights: np.ndarray) -> np.ndarray:
 
 
 class Method(NamedTuple):
-    """A method, and what it needs beside the models.
+    """A method, and what it needs besides the models.
 
-    `needs` names what the engine finds out: "thresholds" and "angle" of whole tensors, which takes
-    passes over all inputs before the one that fuses, `random`, or files of `fisher` information.
-    `weight` is the weight of a model where none are given, None for 1 / n; `source` is where the
-    method is published.
+    `needs` names what the engine computes first: "thresholds" and "angle" of whole tensors, which
+    takes passes over all inputs before the one that fuses, `random`, or files of `fisher`
+    information. `weight` is the default weight of a model (None: 1 / n); `source` is the
+    publication.
     """
 
     combine: Callable
@@ -193,4 +192,4 @@ METHODS = {
         cost="two passes",
     ),
 }  # fmt: skip
-"""By name. A function of a user's own is a `Method` that needs nothing."""
+"""Methods by name. A user's own function is a `Method` that needs nothing."""

@@ -1,4 +1,5 @@
-"""A fused model's folder: written beside its place, and there whole or not at all."""
+"""A fused model's folder, written to a temporary sibling and renamed: complete or not there at
+all."""
 
 import contextlib
 import json
@@ -21,13 +22,15 @@ from fusinglib.fusion.tensors import SIZES, TensorInfo
 from fusinglib.integrity import staged, write_json
 
 UNKNOWN = "0" * 32
-"""Stands for a parent's hash until all of it has been read."""
+"""Placeholder for a parent's hash until all of it has been read."""
 
 
 def check_free(folder: Path) -> None:
-    """Raise `InputError` if there is something at `folder` already."""
+    """Raise `InputError` if `folder` already exists."""
     if os.path.lexists(folder):
-        raise InputError(f"Output {folder} exists already: give a new folder, or remove it first.")
+        raise InputError(
+            f"Output {folder} already exists: choose a new folder, or remove it first."
+        )
 
 
 @contextlib.contextmanager
@@ -49,8 +52,8 @@ def new_folder(path: Path, report: Report, body: dict[str, TensorInfo], shard: i
 class Folder:
     """The files of a fused model.
 
-    Weights are cut into files of at most `shard` bytes (or one tensor). Within a file wider dtypes
-    come first, so that all tensors are aligned.
+    Weights are split into files of at most `shard` bytes (or one tensor). Within a file wider
+    dtypes come first, so that all tensors are aligned.
     """
 
     def __init__(self, path: Path, report: Report, body: dict[str, TensorInfo], shard: int):
@@ -73,7 +76,7 @@ class Folder:
         opened = os.open(self.path / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self.files.append((opened, header))
         first = len(self._header(header))
-        if hasattr(os, "posix_fallocate"):  # which makes writing faster, and a full disk known now
+        if hasattr(os, "posix_fallocate"):  # faster writes, and a full disk is noticed now
             os.posix_fallocate(opened, 0, first + end)
         for name in names:
             start = first + header[name]["data_offsets"][0]
@@ -81,7 +84,7 @@ class Folder:
 
     def _header(self, tensors: dict) -> bytes:
         """The beginning of a safetensors file: its length as 8 bytes, then JSON padded to a
-        multiple of 8. As long before the parents' hashes are known as afterwards."""
+        multiple of 8. Its length does not change when the parents' hashes become known."""
         text = json.dumps({"__metadata__": _metadata(self.report), **tensors}).encode()
         text += b" " * (-len(text) % 8)
         return struct.pack("<Q", len(text)) + text
@@ -92,7 +95,7 @@ class Folder:
         _write_all(file, content, start + chunk.start * size)
 
     def finish(self, first: Checkpoint) -> None:
-        """Write what belongs beside the weights; the configuration is the `first` model's."""
+        """Write the other files; the configuration is the `first` model's."""
         for opened, header in self.files:
             _write_all(opened, np.frombuffer(self._header(header), np.uint8), 0)
         if len(self.shards) > 1:
@@ -154,7 +157,7 @@ def _parents(report: Report) -> list[dict]:
 
 
 def _metadata(report: Report) -> dict[str, str]:
-    """What the weight files say of themselves; safetensors allows strings only."""
+    """The metadata of the weight files; safetensors allows only strings."""
     settings = {name: str(value) for name, value in report.settings.items()}
     facts = {"parents": _parents(report), "settings": settings, "versions": _versions()}
     return {"format": "pt", "method": report.method} | {k: json.dumps(v) for k, v in facts.items()}
@@ -176,10 +179,11 @@ def _card(report: Report) -> str:
     source = METHODS[report.method].source if report.method in METHODS else ""
     return "\n".join([
         "---", *front, "---", "# Fused model", "",
-        f"Made of {len(report.parents)} models by the method {report.method}{settings}"
-        f"{f' ({source})' if source else ''}, tensor by tensor, in this order:",
+        f"Made from {len(report.parents)} models with the method "
+        f"{report.method}{settings}{f' ({source})' if source else ''}, tensor by tensor, in this "
+        "order:",
         "", "| parent | weight | XXH3-128 of its weights |", "|---|---|---|", *lines, "",
         f"{report.architecture or 'A bare file'}: {len(report.averaged)} tensors averaged, "
-        f"{len(report.copied)} copied, {len(report.left_out)} of heads left out.",
+        f"{len(report.copied)} copied, {len(report.left_out)} left out (heads).",
         f"Made with {versions}.", "",
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Weights in `.bin` files, opened only where the user asks for it."""
+"""Weights in `.bin` files, loaded only if the user asks for it."""
 
 import zipfile
 from pathlib import Path
@@ -8,7 +8,8 @@ from fusinglib.fusion.tensors import TensorInfo
 
 
 def unpickled(files: list[Path]) -> dict[str, TensorInfo]:
-    """The tensors of `.bin` files, weights only and mapped into memory; of tied ones the first."""
+    """The tensors of `.bin` files, memory-mapped and loaded with weights_only; the first of tied
+    ones."""
     torch = optional("torch")
 
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16",
@@ -17,9 +18,9 @@ def unpickled(files: list[Path]) -> dict[str, TensorInfo]:
     tensors, seen = {}, set()
     for file in files:
         try:
-            mmap = zipfile.is_zipfile(file)  # files of torch before 1.6 are none
+            mmap = zipfile.is_zipfile(file)  # files from torch before 1.6 are not zip files
             content = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
-        except Exception as error:  # torch raises errors of many kinds, with advice not to follow
+        except Exception as error:  # torch raises many kinds of errors, with advice not to follow
             reason = type(error).__name__
             raise InputError(
                 f"{file} cannot be opened as weights only ({reason}): it is damaged, or holds more "
@@ -28,7 +29,7 @@ def unpickled(files: list[Path]) -> dict[str, TensorInfo]:
         for name, tensor in content.items() if isinstance(content, dict) else ():
             known = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
             if not (known and tensor.dtype in names and isinstance(name, str)):
-                raise InputError(f"{file} holds {name!r}, which is no tensor of a known dtype.")
+                raise InputError(f"{file} holds {name!r}, which is not a tensor of a known dtype.")
             place = file, tensor.data_ptr(), tensor.shape, tensor.stride()
             if tensor.numel() and place in seen:
                 continue

@@ -1,6 +1,7 @@
-"""Several models read side by side, chunk by chunk, by a few threads: memory is bounded by a chunk.
+"""Read several models in parallel, chunk by chunk, with a few threads: memory is bounded by a
+chunk.
 
-A tensor's chunks begin at multiples of `CHUNK` numbers whatever the count of models, so that
+A tensor's chunks begin at multiples of `CHUNK` numbers whatever the number of models, so that
 neither hashes nor random draws depend on how many are read together.
 """
 
@@ -16,13 +17,13 @@ import xxhash
 from fusinglib.fusion.tensors import SIZES, Reader, TensorInfo
 
 CHUNK = 2**16
-"""Numbers that are hashed together; what is read of a tensor at once is a multiple of it."""
+"""How many numbers are hashed together; reads are multiples of it."""
 
 BUFFER = 2**23
-"""Bytes that a thread reads of all models together, unless a chunk of each is more."""
+"""Bytes that a thread reads from all models together, unless one chunk of each is more."""
 
 POLL = 0.1
-"""Seconds between two looks at the progress."""
+"""Seconds between progress updates."""
 
 
 class Chunk(NamedTuple):
@@ -45,7 +46,7 @@ class Buffer:
         self.memory = np.empty(0, np.uint8)
 
     def raw(self, chunk: Chunk) -> list[np.ndarray]:
-        """The bytes of every model's numbers as they are stored."""
+        """The bytes of every model's numbers as stored."""
         rows = self._rows(chunk, SIZES[chunk.tensors[0].dtype])
         for model, (tensor, row) in enumerate(zip(chunk.tensors, rows, strict=True)):
             self.reader.raw(tensor, chunk.start, chunk.stop, row)
@@ -79,14 +80,14 @@ class Buffer:
 
 
 def computed(dtype: str) -> np.dtype:
-    """What numbers stored as `dtype` are computed in."""
+    """The dtype in which numbers stored as `dtype` are computed."""
     return np.dtype(np.float64 if dtype == "F64" else np.float32)
 
 
 def chunks(names: Sequence[str], bodies: Sequence[dict[str, TensorInfo]]) -> Iterator[Chunk]:
     """The named tensors of several models, chunk by chunk."""
     for name in names:
-        tensors = [body[name] for body in bodies if name in body]  # the base has floats alone
+        tensors = [body[name] for body in bodies if name in body]  # the base has only floats
         first = tensors[0]
         itemsize = max(SIZES[first.dtype], 4 if first.is_float else 1)
         length = max(BUFFER // len(bodies) // itemsize // CHUNK, 1) * CHUNK
@@ -108,10 +109,10 @@ def stream(
     hashes: dict | None = None,
     show: Callable[[int], None] | None = None,
 ) -> None:
-    """Let threads take what is next of `work` and do it.
+    """Have threads work through `work`.
 
-    `do(item, buffer)` returns a count of bytes; `show` is told their sum now and then, and at the
-    end; `hashes` takes those of all chunks. The first error ends all threads and is raised.
+    `do(item, buffer)` returns a count of bytes; `show` gets their running sum; `hashes` collects
+    those of all chunks. The first error stops all threads and is raised.
     """
     lock, stopped, reader, done = threading.Lock(), threading.Event(), Reader(), [0]
 

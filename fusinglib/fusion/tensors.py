@@ -1,6 +1,6 @@
-"""Tensors as files hold them: the safetensors format, read chunk by chunk and checked as it wants.
+"""Tensors in files: the safetensors format, read chunk by chunk and validated.
 
-Numbers are numpy's: what it lacks, bfloat16, is the upper half of a float32.
+Numbers are numpy's; bfloat16, which numpy lacks, is the upper half of a float32.
 """
 
 import json
@@ -22,16 +22,17 @@ SIZES = {
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 STEP = 2**16
-"""Numbers of an adapter's update that are computed together; chunks begin at multiples of it."""
+"""How many numbers of an adapter's update are computed together; chunks begin at multiples of
+it."""
 
 LONGEST_HEADER = 100_000_000
-"""Bytes; the safetensors library has the same limit."""
+"""In bytes; the safetensors library has the same limit."""
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor lies, and what its file's header says of it.
+    """Where a tensor is stored, and what its file's header says about it.
 
-    `start` is its first byte in the file; `data` holds its bytes if it comes out of a pickle, and
+    `start` is its first byte in the file; `data` holds its bytes if it comes from a pickle, and
     `update` what an adapter adds to it.
     """
 
@@ -67,7 +68,7 @@ class LowRank(NamedTuple):
     def chunk(self, start: int, stop: int) -> np.ndarray:
         """The numbers `start` to `stop` of the update, flattened row by row.
 
-        Multiplied in steps of their own, since the bits of a product depend on how many rows are
+        Multiplied in fixed steps, because the bits of a product depend on how many rows are
         multiplied together.
         """
         width, values = self.right.shape[1], np.empty(stop - start, self.left.dtype)
@@ -79,7 +80,7 @@ class LowRank(NamedTuple):
 
 
 def headers_of_file(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file, checked as its format wants them.
+    """The tensors of a safetensors file, validated.
 
     The header's length (8 bytes, little endian), the header as JSON, then the bytes of the
     tensors, which must fill the rest without gaps and without overlaps.
@@ -93,13 +94,13 @@ def headers_of_file(file: Path) -> dict[str, TensorInfo]:
             text = stream.read(length).decode()
         header = json.loads(text, object_pairs_hook=_unique)
         if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         header.pop("__metadata__", None)
         tensors = {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
         _check_layout(tensors, 8 + length, size)
     except (OSError, ValueError, RecursionError, struct.error) as error:
         raise InputError(
-            f"{file} is truncated or no safetensors file ({error}): fetch or save it again."
+            f"{file} is truncated or not a safetensors file ({error}): download or save it again."
         ) from error
     return tensors
 
@@ -128,7 +129,7 @@ def _stored(file: Path, name: str, entry, data: int) -> TensorInfo:
 
 def _check_layout(tensors: dict[str, TensorInfo], start: int, size: int) -> None:
     if any(tensor.dtype not in SIZES for tensor in tensors.values()):
-        return  # quantized: refused with its own words
+        return  # quantized: has its own error
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.bytes)):
         if tensor.start != start:
             raise ValueError(f"tensor {tensor.name} overlaps another one, or a gap is before it")
@@ -149,7 +150,7 @@ class Reader:
     def raw(self, tensor: TensorInfo, start: int, stop: int, into: np.ndarray) -> None:
         """The bytes of the numbers `start` to `stop`, into an array of as many uint8.
 
-        Raises `InputError` where the file has become shorter since its header was read.
+        Raises `InputError` if the file has shrunk since its header was read.
         """
         size = SIZES[tensor.dtype]
         if tensor.data is not None:
@@ -159,7 +160,7 @@ class Reader:
         while done < len(into):
             count = os.preadv(self._open(tensor.file), [into[done:].data], position + done)
             if not count:
-                raise InputError(f"{tensor.file} became shorter while it was read: fuse again.")
+                raise InputError(f"{tensor.file} shrank while it was being read: fuse again.")
             done += count
 
     def numbers(self, tensor: TensorInfo, start: int, stop: int, into: np.ndarray) -> None:
@@ -199,7 +200,7 @@ def widen(narrow: np.ndarray, dtype: str, into: np.ndarray) -> None:
 
 
 def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 (float64 for F64) rounded to `dtype`, to nearest and even, as its bytes."""
+    """Float32 (float64 for F64) rounded to `dtype` (to nearest, ties to even), as bytes."""
     if dtype == "F16":
         with np.errstate(over="ignore"):
             values = values.astype(np.float16)
@@ -211,8 +212,8 @@ def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def finite(stored: np.ndarray, dtype: str) -> bool:
-    """Whether numbers, given as their bytes, hold neither NaN nor infinity."""
-    if dtype == "BF16":  # all bits of the exponent are set
+    """Whether numbers, given as bytes, contain neither NaN nor infinity."""
+    if dtype == "BF16":  # all exponent bits are set
         return bool(((stored.view(np.uint16) & 0x7F80) != 0x7F80).all())
     floats = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
     return bool(np.isfinite(stored.view(floats[dtype])).all())

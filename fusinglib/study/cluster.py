@@ -72,7 +72,7 @@ class Cluster:
             raise ConnectionError("the scheduler does not answer")
         here = set(said["workers"])
         for address in sorted(self.known - here):
-            self.say(f"worker {address} is lost; what it had under way is tried again")
+            self.say(f"worker {address} is lost; its runs are retried")
         if new := here - self.known:
             self._examine(sorted(new))
             self.say("joined: " + ", ".join(sorted(new)))
@@ -91,14 +91,16 @@ class Cluster:
         ours = _versions()
         for address, (versions, problem) in offers.items():
             for name in (name for name, theirs in versions.items() if theirs != ours[name]):
-                problem = f"has {name} {versions[name]}, here it is {ours[name]}: set up the same"
+                problem = (
+                    f"has {name} {versions[name]}, expected {ours[name]}: install that version"
+                )
             if problem:
                 raise InputError(f"worker {address} {problem}")
 
 
 LOST = (
-    "the scheduler {} is lost: start it and its workers again, and execute again; finished runs "
-    "are kept"
+    "the scheduler {} is lost: restart it and its workers, and execute again; finished runs are "
+    "kept"
 )
 
 
@@ -112,8 +114,8 @@ def _offer(token: Path, device: str) -> tuple[dict[str, str], str]:
 
     if not token.exists():
         return {}, (
-            f"does not see the store {token.parent.parent}: name one on a file system that all "
-            f"machines share, by the same path (parameter 'store' or FUSINGLIB_STORE)"
+            f"cannot see the store {token.parent.parent}: use one on a file system that all "
+            "machines share under the same path (parameter 'store' or FUSINGLIB_STORE)"
         )
     Store(token.parent.parent).sweep()
     if device != "auto" and available("auto") != device and device != "cpu":

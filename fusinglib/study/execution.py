@@ -146,7 +146,7 @@ class Execution:
 
     def _quarantine(self, run: Run) -> None:
         self.store.quarantine(self.store.path(run))
-        self.progress.say(f"corrupt, quarantined and computed again: {run.label} ({run.key})")
+        self.progress.say(f"corrupt; quarantined and recomputed: {run.label} ({run.key})")
 
     def carry_out(self) -> dict[str, str]:
         """Run until nothing is left that can run. Returns why runs failed, by their keys."""
@@ -161,10 +161,10 @@ class Execution:
             self._tell("stopped; finished runs are kept")
             raise
         took, failed = duration(time.monotonic() - self.started), self.schedule.failed
-        text = f"{self.computed} computed in {took}" if todo else "all there already"
+        text = f"{self.computed} computed in {took}" if todo else "all finished already"
         if failed or self.schedule.waiting:
             lost = len(self.schedule.waiting)
-            text += f"; {len(failed)} failed, {lost} left out for want of them"
+            text += f"; {len(failed)} failed, {lost} skipped because they depend on those"
         self._tell(text)
         return failed
 
@@ -219,7 +219,7 @@ class Execution:
         """A worker died: what it finished is booked, the rest of what was under way goes again."""
         batch = list(self.schedule.under_way.values())
         labels = ", ".join(run.label for run in batch)
-        self.progress.say(f"a worker process died; what was under way is tried again: {labels}")
+        self.progress.say(f"a worker process died; retrying: {labels}")
         self._finish([run for run in batch if self.store.has(run)])
         for run in self.schedule.died(list(self.schedule.under_way.values())):
             self.store.record_failure(run, self.schedule.failed[run.key])

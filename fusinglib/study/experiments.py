@@ -39,8 +39,8 @@ def _plan(settings: Any, world: int) -> Plan:
     for name in settings.trained_on:
         if name not in given:
             raise InputError(
-                f"parameter 'trained_on' names {name!r}, which is no model of a source family: "
-                f"{nearest(name, given) if given else 'there are none'}"
+                f"parameter 'trained_on' names {name!r}, which is not a model of any source "
+                f"family: {nearest(name, given) if given else 'there are none'}"
             )
     models, notes = _models(given, settings, known)
     notes += [*_of_data(loaded), *_kin(loaded, chosen, settings)]
@@ -89,7 +89,7 @@ def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
         if row["base"] == "intertrained":
             picks.setdefault(row["source_family"], {})[row["sources"][0]] = None
     rows = {
-        name: f"{size:,} training rows" if size else "training rows unknown"
+        name: f"{size:,} training rows" if size else "unknown number of training rows"
         for name, size in sizes.items()
     }
     return [

@@ -31,8 +31,8 @@ def run(name: str, chosen: dict, output: Path) -> Path:
         _write_outputs(name, executed, output)
     except OSError as error:
         raise InputError(
-            f"output {output} cannot be written ({error}): free some space, or give another "
-            f"--output; finished runs are kept in the store"
+            f"output {output} cannot be written ({error}): free some space, or choose another "
+            "--output; finished runs are kept in the store"
         ) from error
     return executed
 

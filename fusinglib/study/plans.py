@@ -288,7 +288,7 @@ def family_table(
         if facts.get("source_size", 0) > most:
             raise InputError(
                 f"parameter 'sizes' has {facts['source_size']}, but the largest source task has "
-                f"{most} training examples: give at most that"
+                f"{most} training examples: use at most that"
             )
         plan.varied(facts).family_table(pretrained, families, random)
     return plan.plan(families)
@@ -387,8 +387,8 @@ def loss_path(
     unseen = [name for name in targets if len(plan.sources(name, sources)) == len(sources)]
     if len(sources) < 2 or not unseen:
         raise InputError(
-            f"a loss path needs two source tasks or more and a target that is none of them, not "
-            f"the sources {' '.join(sources)} and the targets {' '.join(targets)}"
+            "a loss path needs at least two source tasks and a target that is not one of them, "
+            f"but got the sources {' '.join(sources)} and the targets {' '.join(targets)}"
         )
     positions = [number / (settings.points - 1) for number in range(settings.points)]
     training = settings.target_training()

@@ -86,7 +86,7 @@ class Schedule:
         self.deaths.update(run.key for run in batch)
         lost = [run for run in batch if self.deaths[run.key] >= TRIES]
         for run in lost:
-            self.fail([run], f"its process died {TRIES} times (for want of memory?)")
+            self.fail([run], f"its process died {TRIES} times (out of memory?)")
         self._again([run for run in batch if run not in lost])
         return lost
 

@@ -178,8 +178,8 @@ class ManyWorlds(FamilyTable):
     def __post_init__(self) -> None:
         super().__post_init__()
         count = len(self.world_seeds)
-        require(self.tasks == "miniworld", "tasks", self.tasks, "miniworld: no other has worlds")
-        require(count >= 3, "world_seeds", self.world_seeds, "three worlds or more")
+        require(self.tasks == "miniworld", "tasks", self.tasks, "miniworld (only it has worlds)")
+        require(count >= 3, "world_seeds", self.world_seeds, "at least three worlds")
         fits = 2 <= self.first_worlds < count
         require(fits, "first_worlds", self.first_worlds, f"a number from 2 to {count - 1}")
 
@@ -284,7 +284,9 @@ class FusePlayground(Settings):
         super().__post_init__()
         require(len(self.world_seeds) == 1, "world_seeds", self.world_seeds, "one world")
         fits = not self.weights or (len(self.weights) == len(self.models) and self.method != "mean")
-        require(fits, "weights", self.weights, "none for the mean, else none or as many as models")
+        require(
+            fits, "weights", self.weights, "none for the mean; otherwise none, or one per model"
+        )
 
 
 EXPERIMENTS = {
@@ -367,7 +369,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:

@@ -75,7 +75,7 @@ class Store:
         except (OSError, ValueError) as error:
             raise StoreError(f"{file} cannot be read ({error}): {REWRITE}") from error
         if not isinstance(made, int):
-            raise StoreError(f"{file} has version {made!r}, which is no number: {REWRITE}")
+            raise StoreError(f"{file} has version {made!r}, which is not a number: {REWRITE}")
         if made > VERSION:
             raise StoreError(
                 f"the store {self.root} has version {made}, and this package reads up to "
@@ -155,8 +155,8 @@ class Store:
         """The clear error for a store that cannot be written."""
         return StoreError(
             f"the store {self.root} cannot be written ({cause}): free some space, correct its "
-            f"permissions, or set another one (parameter 'store' or FUSINGLIB_STORE); finished "
-            f"runs are kept"
+            "permissions, or use another one (parameter 'store' or FUSINGLIB_STORE); finished "
+            "runs are kept"
         )
 
     @contextlib.contextmanager
@@ -277,13 +277,13 @@ class Store:
             shutil.rmtree(removed)
 
 
-REWRITE = "remove this file; the runs of the store stay as they are"
+REWRITE = "delete this file; the runs in the store are not affected"
 
 
 def _damaged(folder: Path, problem: str) -> Damaged:
     return Damaged(
-        f"the finished run {folder} is damaged ({problem}): `fusinglib store check` "
-        f"quarantines it, and it is computed again",
+        f"the finished run {folder} is damaged ({problem}): `fusinglib store check` quarantines "
+        "it, and then it is recomputed",
         folder.name,
     )
 

@@ -38,8 +38,8 @@ def read(folder: Path) -> tuple[tuple[str, str], ...]:
         named = [one["dataset"] for one in results if "type" in one.get("dataset", {})]
     except Exception as error:  # of the YAML parser, or of metadata of another shape
         raise InputError(
-            f"the metadata of {file} cannot be read: correct or remove them "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
+            f"the metadata of {file} cannot be read: correct or remove it ({type(error).__name__}: "
+            f"{' '.join(str(error).split())})"
         ) from error
     found = [(str(one["type"]), _config(one)) for one in named]
     listed = said.get("datasets") or []

@@ -156,7 +156,7 @@ class Rows(Mapping):
 def _unlabelled(raw: Rows) -> list[str]:
     """How many rows of each split have no label, which is what -1 stands for on the Hub."""
     return [
-        f"{count:,} of {raw.counts[name]:,} rows of {name} have no label (-1) and are dropped"
+        f"{count:,} of {raw.counts[name]:,} rows of {name} have no label (-1) and were dropped"
         for name, count in raw.unlabelled.items()
         if count
     ]
@@ -165,7 +165,7 @@ def _unlabelled(raw: Rows) -> list[str]:
 def _other_counts(task: Task, raw: Rows) -> list[str]:
     """Where the copy has other row counts than the published data."""
     return [
-        f"{name} has {raw.counts.get(name, 0):,} rows, published are {count:,}"
+        f"{name} has {raw.counts.get(name, 0):,} rows; the published data have {count:,}"
         for name, count in task.rows
         if raw.counts.get(name, 0) != count
     ]
@@ -181,7 +181,7 @@ def _apart(splits: dict[str, Split]) -> tuple[dict[str, Split], list[str]]:
         if shares.any():
             notes.append(
                 f"{shares.sum():,} of {len(shares):,} examples of {name} share a text with the "
-                f"test split and are dropped"
+                "test split and were dropped"
             )
     return kept, notes
 
@@ -190,7 +190,7 @@ def _twice(splits: dict[str, Split]) -> list[str]:
     """How many test texts the training split has as well."""
     train = set(splits["train"].texts)
     twice = sum(text in train for text in splits["test"].texts)
-    return [f"{twice:,} of {len(splits['test']):,} test texts are in train too"] if twice else []
+    return [f"{twice:,} of {len(splits['test']):,} test texts also occur in train"] if twice else []
 
 
 def _raw(task: Task) -> tuple[Rows, str | None]:
@@ -228,8 +228,8 @@ def _check_columns(task: Task, wanted: list[str], rows) -> None:
     names = getattr(rows.features[task.label_column], "names", expected)
     if tuple(names) != expected:
         raise InputError(
-            f"task {task.name!r}: the labels of {where} are {', '.join(names)}, in this order, but "
-            f"expected were {', '.join(expected)}: name another revision, or mend the task's labels"
+            f"task {task.name!r}: the labels of {where} are {', '.join(names)}, in this order; "
+            f"expected {', '.join(expected)}: name another revision, or correct the task's labels"
         )
 
 
@@ -251,8 +251,8 @@ def _hub(task: Task):
         return datasets.load_dataset(**source, revision=task.revision)
     except DatasetGenerationError as error:
         raise InputError(
-            f"task {task.name!r}: the files of {_where(task)} cannot be read, or do not fit "
-            f"together: save them again, as UTF-8 and with the same columns "
+            f"task {task.name!r}: the files of {_where(task)} cannot be read, or do not match: "
+            "save them again as UTF-8 with the same columns "
             f"({_first_line(error.__cause__ or error)})"
         ) from error
     except (OSError, ValueError, RuntimeError, StopIteration) as error:
@@ -262,9 +262,9 @@ def _hub(task: Task):
                 f"({_first_line(error)})"
             ) from error
         raise InputError(
-            f"task {task.name!r}: cannot load {_where(task)}: the Hub could not be "
-            f"reached or has no such data, and no copy is in the cache that HF_HOME names. "
-            f"Go online once, or set HF_HOME to a folder that has it. ({_first_line(error)})"
+            f"task {task.name!r}: cannot load {_where(task)}: the Hub could not be reached or has "
+            "no such data, and the cache that HF_HOME names has no copy. Go online once, or set "
+            f"HF_HOME to a folder that has it. ({_first_line(error)})"
         ) from error
 
 
@@ -289,7 +289,7 @@ def _files(task: Task) -> dict:
     suffixes = {Path(file.lower().removesuffix(".gz")).suffix for _, file in task.files}
     if len(suffixes) > 1 or not suffixes <= FORMATS.keys():
         known = " or ".join(FORMATS)
-        raise InputError(f"task {task.name!r}: {_where(task)}: expected {known} alone")
+        raise InputError(f"task {task.name!r}: {_where(task)}: expected only {known}")
     builder, settings = FORMATS[suffixes.pop()]
     return {"path": builder, "data_files": splits, **settings}
 

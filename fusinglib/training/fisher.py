@@ -49,13 +49,13 @@ class Trained(Classifier):
         lacking = ", ".join(sorted(report["missing_keys"]))
         if lacking:
             raise InputError(
-                f"Model {folder} has no trained head, its weights lack {lacking}: give the "
-                f"finetuned model as it was saved, its classification head included."
+                f"Model {folder} has no trained head (its weights lack {lacking}): use the "
+                "finetuned model as it was saved, with its classification head."
             )
         if network.num_labels != len(task.labels):
             raise InputError(
                 f"Model {folder} has a head of {network.num_labels} labels, but task {task.name!r} "
-                f"has {len(task.labels)}: give the task that it was finetuned on."
+                f"has {len(task.labels)}: use the task that it was finetuned on."
             )
         self.network = network.to(self.device)
         self.body = self.network.base_model
@@ -139,8 +139,8 @@ def _whole(model: str | Path) -> Checkpoint:
     stored = open_checkpoint(model)
     if stored.source != stored.folder.resolve():
         raise InputError(
-            f"Model {model} is an adapter or a single file: give the folder of a whole model (an "
-            f"adapter merged with peft's merge_and_unload)."
+            f"Model {model} is an adapter or a single file: use the folder of a complete model (an "
+            "adapter merged with peft's merge_and_unload)."
         )
     return stored
 
@@ -161,8 +161,8 @@ def _tensors(stored: Checkpoint, model: BaseModel) -> dict[str, torch.Tensor]:
     for name, tensor in stored.body().items():
         if tensor.is_float and tensor.name not in inside:
             raise InputError(
-                f"Tensor {tensor.name} of model {stored.folder} is none of those that transformers "
-                f"opens: save the model again with save_pretrained."
+                f"Tensor {tensor.name} of model {stored.folder} is not one that transformers "
+                "loads: save the model again with save_pretrained."
             )
         if tensor.is_float:
             found[name] = inside[tensor.name].requires_grad_()

@@ -232,7 +232,7 @@ def _open(auto, folder: Path, **kwargs):
     )
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
-        raise InputError(f"{folder}: its weights lack {missing[0]}, which its config asks for")
+        raise InputError(f"{folder}: its weights lack {missing[0]}, which its config requires")
     return model
 
 
@@ -275,13 +275,13 @@ def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
         kinds = [*checkpoints.FILES, *["*.bin"] * allow_pickle]
         folder = checkpoints.snapshot(model, revision, kinds)
     if not (folder / "config.json").is_file():
-        raise InputError(f"model {model!r}: no config.json in it; expected a saved model folder")
+        raise InputError(f"model {model!r}: it has no config.json; expected a saved model folder")
     if list(folder.glob("*.safetensors")) or (allow_pickle and list(folder.glob("*.bin"))):
         return folder
     raise InputError(
-        f"model {model!r}: no safetensors weights in it; pickled weights are opened only with "
-        f"allow_pickle: true (weights only): set it, save the model with save_pretrained, or name "
-        f"a revision that has safetensors"
+        f"model {model!r}: it has no safetensors weights, and pickled weights are opened only with "
+        "allow_pickle: true (weights only): set it, save the model with save_pretrained, or name "
+        "a revision that has safetensors"
     )
 
 

@@ -58,8 +58,8 @@ def enough_memory(tokens, rows: Numbers):
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"out of memory with a batch of {len(rows)} texts of {tokens.lengths[rows].max()} "
-            f"tokens: set micro_batch to {max(1, len(rows) // 2)} or less (the batch stays what it "
-            f"is), or lower max_length or workers"
+            f"tokens: set micro_batch to {max(1, len(rows) // 2)} or less (the batch size stays "
+            "the same), or lower max_length or workers"
         ) from error
 
 

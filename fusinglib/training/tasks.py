@@ -166,7 +166,7 @@ def own_task(
     if names and len(set(names)) != len(labels):
         raise InputError(f"task {name!r}: expected {len(labels)} names, one for each label")
     if bool(files) == bool(hub_id):
-        raise InputError(f"task {name!r}: say where its rows are, by files or by hub_id")
+        raise InputError(f"task {name!r}: say where its rows are: set files or hub_id")
     files = _file_lists(name, files)
     if not splits:
         splits = {("train",): "cut", ("train", "validation"): "carve"}.get(tuple(files), "own")

@@ -41,7 +41,7 @@ class Candidate:
     def facts(self) -> str:
         """Size, dev accuracy and date in words."""
         if self.key and not self.date:
-            return f"{self.train:,} examples, not made yet"
+            return f"{self.train:,} examples, not trained yet"
         words = [f"{self.train:,} examples"] if self.train else []
         words += [] if math.isnan(self.dev) else [f"dev {self.dev:.1f} %"]
         words += [] if math.isnan(self.megabytes) else [f"{self.megabytes:.1f} MB"]

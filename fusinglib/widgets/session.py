@@ -163,7 +163,7 @@ class Session:
         if not run:
             raise InputError("there is no fused model yet: fuse first")
         if not folder.strip() or os.path.lexists(path):
-            raise InputError(f"folder {folder!r}: give a new one, there is something already")
+            raise InputError(f"folder {folder!r} already exists: choose a new one")
         model = model_of(run, self.store)
         try:
             with staged(path) as partial:
@@ -188,7 +188,7 @@ class Session:
         _, pretrained, models = self.chosen(settings)
         lacking = len(settings.models) - len(models)
         if lacking or not self.store.has(pretrained):
-            return f"{lacking} of these models are not made yet: Fuse makes them first."
+            return f"{lacking} of these models are not trained yet: Fuse trains them first."
         origin = self.store.model(pretrained)
         return fuse(list(models.values()), pretrained=origin, dry_run=True)
 

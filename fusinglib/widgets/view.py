@@ -62,7 +62,7 @@ class Playground(ipw.VBox):
         for one in self.candidates:
             self._add_row(one, one.name in start, start.get(one.name, 1.0))
         self.more = _labelled(ipw.Text, "Add a model", placeholder="key, folder or Hub id")
-        self.add = ipw.Button(description="Add", tooltip="Add the model that is named")
+        self.add = ipw.Button(description="Add", tooltip="Add this model")
         names = [name for name in METHODS if name != "fisher"]
         self.method = _labelled(ipw.Dropdown, "Method", options=names, value=settings.method)
         numbers = {"scale": 1.0, "density": 0.2, **settings.method_settings}
@@ -74,7 +74,7 @@ class Playground(ipw.VBox):
         count = {"value": len(settings.seeds), "min": 1, "max": 50}
         self.seeds = _labelled(ipw.BoundedIntText, "Seeds", **count)
         steps = {"value": settings.target_max_steps, "min": 1, "max": 100_000}
-        self.steps = _labelled(ipw.BoundedIntText, "Batches at most", **steps)
+        self.steps = _labelled(ipw.BoundedIntText, "Max. batches", **steps)
         self.fuse = ipw.Button(description="Fuse")
         self.compare = ipw.Button(description="Finetune and compare", layout=WIDE)
         self.stop = ipw.Button(description="Stop", disabled=True)
