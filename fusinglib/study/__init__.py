@@ -1,9 +1,9 @@
 """Study: a notebook's parameters in, finished runs in a store out.
 
-Begin with `study`, what a notebook calls, and `plans`: an experiment as a graph of runs, each named
-by its key. `settings` checks the values, `parameters` reads them from notebooks and files,
-`experiments` makes plans of them, `resolver` finds the models that they name, `costs` says what
-they take, `execution` carries plans out as `schedule` says, on `pools` of processes or a `cluster`
-of Dask; `steps` is what a worker does for one run, `store` keeps what came out, and `notebooks`
-executes notebooks in batch.
+Start with `study`, what a notebook calls, and `plans`: an experiment as a graph of runs, each
+identified by its key. `settings` validates the values, `parameters` reads them from notebooks and
+files, `experiments` turns them into plans, `resolver` finds the models that they name, `costs`
+estimates what they take, `execution` executes plans in the order of `schedule`, on `pools` of
+processes or a Dask `cluster`; `steps` is what a worker does for one run, `store` keeps the results,
+and `notebooks` executes notebooks in batch.
 """

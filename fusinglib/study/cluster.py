@@ -1,4 +1,4 @@
-"""Carry a plan out on the workers of a Dask cluster: on this machine, on others, on Slurm."""
+"""Execute a plan on the workers of a Dask cluster: on this machine, on others, on Slurm."""
 
 import contextlib
 import platform
@@ -15,18 +15,18 @@ from fusinglib.errors import InputError
 from fusinglib.study.store import PENDING, Store
 
 SAME = ("fusinglib", "torch", "transformers", "tokenizers", "numpy")
-"""Packages that decide a run's bits or its key."""
+"""Packages that affect a run's bits or its key."""
 
 
 class Cluster:
-    """Workers of a Dask cluster, each having one run at a time; called, it gives them as a context.
+    """Workers of a Dask cluster, each with one run at a time; calling it returns them as a context.
 
     `cluster` is a cluster object of Dask, the address of a scheduler, or "" for a local cluster of
-    `workers` processes that ends with the context. Dask gives what a lost worker had under way to
-    another one, up to three times; a run made twice is harmless, since in the store the first one
-    stays. Workers may come and go. `say` is told what happens. Raises `InputError` where a worker
-    cannot do what is needed (see the store, offer the device, have our versions), or where the
-    scheduler is lost.
+    `workers` processes that ends with the context. Dask hands the runs of a lost worker to another
+    one, up to three times; a run computed twice is harmless, since the store keeps the first.
+    Workers may come and go. `say` is called with events. Raises `InputError` if a worker does not
+    qualify (it must see the store, offer the device, and have our versions), or if the scheduler is
+    lost.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[Executor]:
-        """The cluster as an executor; what it still has to do is given up where the block fails."""
+        """The cluster as an executor; remaining work is cancelled if the block fails."""
         with contextlib.ExitStack() as stack:
             if not self.cluster:
                 self.cluster = stack.enter_context(
@@ -60,13 +60,13 @@ class Cluster:
             executor = self.client.get_executor(pure=False)
             try:
                 yield executor
-            except (CancelledError, OSError) as error:  # of its tasks, or of the connection
+            except (CancelledError, OSError) as error:  # from its tasks, or from the connection
                 raise InputError(LOST.format(address)) from error
             finally:
                 executor.shutdown(wait=False)
 
     def places(self) -> int:
-        """One for every worker there is; new ones are examined, and lost ones noted."""
+        """The number of workers; new ones are checked, and lost ones reported."""
         said = self.client.scheduler_info(n_workers=-1)
         if "workers" not in said:  # a client that has lost its scheduler says nothing
             raise ConnectionError("the scheduler does not answer")
@@ -80,7 +80,7 @@ class Cluster:
         return len(here)
 
     def _examine(self, addresses: list[str]) -> None:
-        """Raise `InputError` where a worker lacks the store, a device, or our packages."""
+        """Raise `InputError` if a worker lacks the store, the device, or our versions."""
         token = self.store.root / PENDING / f"here-{uuid.uuid4().hex}"
         with self.store.writing():
             token.touch()
@@ -109,7 +109,8 @@ def _versions() -> dict[str, str]:
 
 
 def _offer(token: Path, device: str) -> tuple[dict[str, str], str]:
-    """What a worker has, and what it lacks, in words; on the worker, whose dead it buries."""
+    """The versions on a worker and what it lacks, in words; runs on the worker, and removes what
+    dead processes there left behind."""
     from fusinglib.study.steps import available
 
     if not token.exists():

@@ -1,4 +1,5 @@
-"""What a plan costs on this machine: by the store's finished runs, else by a few timed batches."""
+"""What a plan costs on this machine: estimated from finished runs, or else from a few timed
+batches."""
 
 import dataclasses
 import math
@@ -24,23 +25,23 @@ from fusinglib.study.store import Store
 from fusinglib.training.tasks import Task
 
 TEXTS = 8
-"""Texts of a batch that is timed; the time of a step is taken to grow with its texts."""
+"""Texts in a timed batch; the time of a step is assumed to be proportional to its texts."""
 
 STEPS = 20
-"""Steps of pretraining the miniature model that are timed."""
+"""Timed steps of pretraining the miniature model."""
 
 MODELS = ("pretrain", "import", "random", "source", "fuse")
-"""The kinds of runs that leave a model."""
+"""The kinds of runs that save a model."""
 
 MOVED = 1e9
-"""Bytes a second that are moved in copying and fusing, about."""
+"""Approximate bytes per second in copying and fusing."""
 
 
 class Pace:
-    """How long runs take, learnt from finished ones of the same kind.
+    """How long runs take, estimated from finished ones of the same kind.
 
-    As long as there are none, finetuning takes as long per example of its `max_steps` as
-    finetuning of the other kind, and copying and fusing take no time.
+    Without any, finetuning is assumed to take as long per example of its `max_steps` as the other
+    kind of finetuning, and copying and fusing no time.
     """
 
     def __init__(self, finished: list[Run], store: Store):
@@ -49,7 +50,7 @@ class Pace:
             self.learn(run, store.result(run)["seconds"])
 
     def learn(self, run: Run, seconds: float) -> None:
-        """Take note that `run` took `seconds`."""
+        """Record that `run` took `seconds`."""
         self._add(run.kind, seconds)
         if examples := _examples(run):
             self._add("per example", seconds / examples)
@@ -59,11 +60,11 @@ class Pace:
         self.taken[name] = total + seconds, count + 1
 
     def seconds(self, runs: list[Run]) -> float:
-        """How long `runs` take one after the other; not a number where that is unknown."""
+        """Seconds for `runs`, one after the other; NaN if unknown."""
         return sum(self.expected(run) for run in runs)
 
     def expected(self, run: Run) -> float:
-        """How long a run takes; not a number where that is unknown."""
+        """Seconds for a run; NaN if unknown."""
         (total, count), factor = self.taken[run.kind], 1
         if not count and _examples(run):
             (total, count), factor = self.taken["per example"], _examples(run)
@@ -73,13 +74,13 @@ class Pace:
 
 
 def _examples(run: Run) -> int:
-    """How many examples a finetuning sees at most; 0 for other runs."""
+    """The maximum number of examples that a finetuning sees; 0 for other runs."""
     training = run.settings.get("training")
     return training["max_steps"] * training["batch_size"] if training else 0
 
 
 class Cost(NamedTuple):
-    """Seconds on one task: of opening the model, of training on a text, of scoring a text."""
+    """Seconds on one task: to load the model, to train on a text, to score a text."""
 
     opening: float
     trained: float
@@ -87,8 +88,8 @@ class Cost(NamedTuple):
 
 
 class Calibration:
-    """What was timed on this machine: the `costs` of tasks by name, the seconds of a step of
-    `pretraining` the miniature model, and the `bytes` of a model."""
+    """Timings on this machine: the `costs` of tasks by name, the seconds of a step of `pretraining`
+    the miniature model, and the `bytes` of a model."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -96,8 +97,8 @@ class Calibration:
         self.pretraining, self.bytes = math.nan, math.nan
 
     def time(self, runs: Iterable[Run]) -> None:
-        """Time the tasks that runs are on, unless that is done, by as many processes as carry runs
-        out, since one that has the machine to itself is faster."""
+        """Time the tasks of these runs, unless that is done, with as many processes as execute
+        runs, since a single process would be faster."""
         tasks = {run.task.name: run.task for run in runs if run.task}
         tasks = {name: task for name, task in tasks.items() if name not in self.costs}
         if not tasks:
@@ -116,7 +117,7 @@ class Calibration:
         progress.update(count + 1, "", last=True)
 
     def _model(self, scratch: Path) -> Path:
-        """The folder of the pretrained model; the miniature one is pretrained for a moment."""
+        """The folder of the pretrained model; the miniature one is pretrained for a few steps."""
         from fusinglib.training import models, pretraining
 
         run, folder = base_model(self.settings)
@@ -165,13 +166,13 @@ def _measure(folder: Path, task: Task, settings: Settings) -> Cost:
 def estimate(
     plan: Plan, store: Store, settings: Settings, calibration: Calibration | None = None
 ) -> pd.DataFrame:
-    """What a plan asks for: a row per kind of runs, and ``all``.
+    """What a plan requires: a row per kind of run, and ``all``.
 
-    Returns: a DataFrame with the columns ``runs``, ``finished``, ``GB`` that it takes on the disk,
-    and the hours of the runs that are not finished, with all workers at work side by side. Where
-    runs of a kind are finished, the others take as long. Of other kinds `calibration` times some
-    texts of every task: ``hours from`` if every finetuning stops as early as it can, ``to`` if
-    every one goes on to its last batch; without calibration these hours are unknown (NaN).
+    Returns: a DataFrame with the columns ``runs``, ``finished``, ``GB`` on disk, and the hours of
+    the unfinished runs with all workers in parallel. If runs of a kind are finished, the others are
+    assumed to take as long. For other kinds `calibration` times a few texts of every task: ``hours
+    from`` if every finetuning stops as early as it can, ``to`` if each goes on to its last batch.
+    Without calibration these hours are unknown (NaN).
     """
     finished = [run for run in plan.runs if store.has(run)]
     pace, done = Pace(finished, store), {run.key for run in finished}
@@ -197,7 +198,7 @@ def estimate(
 
 
 def _model_size(finished: list[Run], store: Store, calibration: Calibration | None) -> float:
-    """The bytes of a model's weights; not a number where that is unknown."""
+    """The bytes of a model's weights; NaN if unknown."""
     for run in finished:
         if run.kind in MODELS:
             files = (store.path(run) / "model").glob("*.safetensors")
@@ -209,7 +210,7 @@ def _model_size(finished: list[Run], store: Store, calibration: Calibration | No
 def _seconds(
     run: Run, plan: Plan, pace: Pace, timed: Calibration | None, size: float, last: bool
 ) -> float:
-    """How long a run takes if it goes on to its last batch, or if it stops as early as it can."""
+    """Seconds for a run if it goes on to its last batch, or if it stops as early as it can."""
     if not math.isnan(known := pace.expected(run)):
         return known or size * (1 + len(run.parents)) / MOVED
     if not timed:
@@ -234,14 +235,14 @@ def _seconds(
 
 
 def _bytes(run: Run, plan: Plan, size: float) -> float:
-    """What a run leaves on the disk: a model, two predictions of two bytes for every test text."""
+    """What a run takes on disk: a model, and two predictions of two bytes per test text."""
     predictions = 4 * plan.sizes[run.task.name]["test"] if run.task else 0
     return predictions + (size if run.kind in MODELS else 0)
 
 
 def of_seeds(settings: SeedPlanner, store: Store) -> pd.DataFrame:
-    """The family table with each number of seeds that the planner tries: a row each, with its runs,
-    those that are left, and the hours that these take (see `estimate`)."""
+    """The family table with each number of seeds that the planner tries: one row each, with its
+    runs, those left, and the hours that these take (see `estimate`)."""
     rows, calibration = {}, Calibration(settings)
     for count in settings.tried_seeds:
         seeds = dataclasses.replace(settings, seeds=list(range(count)))
@@ -254,9 +255,8 @@ def of_seeds(settings: SeedPlanner, store: Store) -> pd.DataFrame:
 
 
 def of_notebooks(folder: str) -> pd.DataFrame:
-    """How far the store is with every notebook that the folder has a parameter file for: a row per
-    notebook, with its runs, how many are finished, and the hours that the rest takes (NaN where
-    that is unknown)."""
+    """The state of every notebook that the folder has a parameter file for: a row per notebook,
+    with its runs, how many are finished, and the hours that the rest takes (NaN if unknown)."""
     rows = {}
     for name in EXPERIMENTS:
         file = shipped(folder) / f"{name}.yaml"

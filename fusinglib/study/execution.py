@@ -1,4 +1,5 @@
-"""Carry a plan out: serially or in processes, each run whole or absent, the rest going on."""
+"""Execute a plan, serially or in processes. Each run is complete or absent; if one fails, the
+others go on."""
 
 import concurrent.futures
 import math
@@ -29,7 +30,7 @@ class Stopped(Exception):
 
 
 POLL = 0.5
-"""Seconds between two looks at the runs under way, and between two lines of progress."""
+"""Seconds between polls of the running runs, and between progress updates."""
 
 START_FAILED = (
     "the worker processes do not start; in a script of your own, call execute under "
@@ -38,12 +39,11 @@ START_FAILED = (
 
 
 def execute(plan: Plan, store: Store, settings: Settings, cluster=None) -> pd.DataFrame:
-    """Carry out what `store` lacks of `plan`, and return its results, a row per table row.
+    """Execute what `store` lacks of `plan`, and return its results, one row per table row.
 
-    A run that fails leaves its traceback in the store, what depends on it is left out, and the
-    others go on. `cluster` is one of Dask's cluster objects, which the executor "dask" then uses
-    instead of the setting `scheduler`. Raises `StoreError` where the store can no longer be
-    written.
+    A run that fails leaves its traceback in the store, what depends on it is skipped, and the
+    others go on. `cluster` is a Dask cluster object, which the executor "dask" uses instead of the
+    setting `scheduler`. Raises `StoreError` if the store can no longer be written.
     """
     store.sweep()
     progress, places = Progress(len(plan.runs)), {}
@@ -69,15 +69,15 @@ def _cluster(cluster, store: Store, settings: Settings, progress: Progress):
 def results(plan: Plan, store: Store) -> pd.DataFrame:
     """The rows of the plan as one tidy table; accuracies are fractions, 0 to 1.
 
-    The accuracy of a run that is not finished is not a number. `metric` says what the run was
-    stopped by and what tables show (see `tables.scored`): "accuracy", or "macro_f1".
+    Unfinished runs have accuracy NaN. `metric` says what the run was stopped by and what tables
+    show (see `tables.scored`): "accuracy", or "macro_f1".
     """
     rows = []
     for row in plan.rows:
         run = row["run"]
         facts = {name: value for name, value in row.items() if name != "run"}
         outcome = _outcome(run, store) if store.has(run) else {"accuracy": math.nan}
-        outcome.pop("notes", None)  # of the data, for all runs on a task alike
+        outcome.pop("notes", None)  # about the data, the same for all runs on a task
         by_f1 = run.settings["training"]["metric"] == "macro_f1"
         metric = {"metric": "macro_f1" if by_f1 else "accuracy"}
         rows.append({**facts, "key": run.key, **metric, **outcome})
@@ -85,8 +85,8 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def _outcome(run: Run, store: Store) -> dict:
-    """What came out of a finished run. Runs of before did not record macro-F1 and the accuracy of
-    the majority label: these are made of their predictions."""
+    """The result of a finished run. Older runs did not record macro-F1 and the accuracy of the
+    majority label; these are computed from their predictions."""
     outcome = store.result(run)
     predictions = store.path(run) / PREDICTIONS
     if run.kind == "target" and "macro_f1" not in outcome and predictions.is_file():
@@ -100,11 +100,11 @@ def _outcome(run: Run, store: Store) -> dict:
 
 
 class Execution:
-    """One pass over a plan: hands what its `schedule` says to workers, and books what comes back.
+    """One pass over a plan: hands runs to workers in the order of its `schedule`, and records the
+    outcomes.
 
-    `progress` is told how far it is; `pool` gives worker processes, as a context, and `places` how
-    many runs they can have under way; once `stopped` is set, the pass ends with `Stopped`, and so
-    do the runs under way.
+    `progress` is updated; `pool` returns worker processes as a context, and `places` how many runs
+    they can take; once `stopped` is set, the pass and the running runs end with `Stopped`.
     """
 
     def __init__(self, plan: Plan, store: Store, settings: Settings, progress, pool=None,
@@ -120,8 +120,8 @@ class Execution:
         self.started, self.shown, self.computed = time.monotonic(), -math.inf, 0
 
     def _finished(self) -> list[Run]:
-        """The runs that need not be carried out: whole ones, but for means that were pruned and are
-        needed again."""
+        """The runs that need not be executed: complete ones, except pruned means that are needed
+        again."""
         done = [run for run in self.plan.runs if self.store.has(run) and self._whole(run)]
         keys = {run.key for run in done}
         inner = {parent.key for run in self.plan.runs for parent in run.parents}
@@ -149,7 +149,7 @@ class Execution:
         self.progress.say(f"corrupt; quarantined and recomputed: {run.label} ({run.key})")
 
     def carry_out(self) -> dict[str, str]:
-        """Run until nothing is left that can run. Returns why runs failed, by their keys."""
+        """Execute until nothing is left that can run. Returns the reasons of failed runs by key."""
         todo = bool(self.schedule.waiting)
         try:
             if self.settings.executor == "serial":
@@ -169,7 +169,7 @@ class Execution:
         return failed
 
     def _serially(self) -> None:
-        """One run after the other, in this very thread."""
+        """One run after the other, in this thread."""
         while batch := self.schedule.next():
             self._show()
             if self.stopped.is_set():
@@ -182,7 +182,7 @@ class Execution:
                 self._book(batch, None)
 
     def _in_pool(self) -> None:
-        """Keep the workers busy; if one of them dies, start anew what was under way."""
+        """Keep the workers busy; if one of them dies, restart what was running."""
         while self.schedule.any_ready:
             with self.pool() as pool:
                 alive = pool.submit(os.getpid)
@@ -216,7 +216,7 @@ class Execution:
                 self._book(futures.pop(future), error)
 
     def _recover(self) -> None:
-        """A worker died: what it finished is booked, the rest of what was under way goes again."""
+        """A worker died: record what it finished, and retry the rest of what was running."""
         batch = list(self.schedule.under_way.values())
         labels = ", ".join(run.label for run in batch)
         self.progress.say(f"a worker process died; retrying: {labels}")
@@ -225,7 +225,7 @@ class Execution:
             self.store.record_failure(run, self.schedule.failed[run.key])
 
     def _book(self, batch: list[Run], error: BaseException | None) -> None:
-        """Book the outcome of a batch; a store that cannot be written ends everything."""
+        """Record the outcome of a batch; a store that cannot be written ends the pass."""
         if error is None:
             self._finish(batch)
         elif isinstance(error, Damaged):
@@ -240,7 +240,7 @@ class Execution:
             raise error
         else:
             for run in self.schedule.fail(batch, f"{type(error).__name__}: {error}"):
-                if not self.store.failure_file(run.key).is_file():  # its worker could not say it
+                if not self.store.failure_file(run.key).is_file():  # its worker could not report it
                     with self.store.writing():
                         said = "".join(traceback.format_exception(error))
                         self.store.record_failure(run, said)
@@ -252,7 +252,7 @@ class Execution:
             self.pace.learn(run, self.store.result(run)["seconds"])
 
     def _show(self) -> None:
-        """One line: how many are done, the rate, the time left, what is under way."""
+        """One line: how many are done, the rate, the time left, what is running."""
         if time.monotonic() - self.shown < POLL:
             return
         self.shown, parts = time.monotonic(), []
@@ -278,7 +278,7 @@ def _work(batch: list[Run], root, device: str) -> None:
 
 
 def _perform(batch: list[Run], store: Store, device: str, watch: Callable[[], None]) -> None:
-    from fusinglib.study import steps  # torch: needed only where runs are carried out
+    from fusinglib.study import steps  # torch: needed only where runs are executed
 
     if len(batch) > 1:
         steps.perform_means(batch, store)

@@ -1,4 +1,4 @@
-"""From settings to a plan: the data loaded, everything checked before anything is trained."""
+"""From settings to a plan: data are loaded and everything is checked before anything is trained."""
 
 import dataclasses
 from pathlib import Path
@@ -15,12 +15,12 @@ from fusinglib.training.tasks import MINIWORLD, Task
 
 
 def plan_experiment(settings: Settings) -> Plan:
-    """The plan of the experiment that the settings are of.
+    """The plan of the experiment of these settings.
 
-    In the miniature world it is made in every one of `world_seeds`, and its rows say which.
+    In the miniature world it covers every one of `world_seeds`, and its rows say which.
 
-    Loads the tasks, finds the model, and raises `InputError` for whatever would fail later:
-    unknown names, data that are not at hand, labels that the model cannot write.
+    Loads the tasks, finds the model, and raises `InputError` for whatever would fail later: unknown
+    names, unavailable data, labels that the model cannot write.
     """
     if settings.tasks != MINIWORLD:
         return _plan(settings, 0)
@@ -60,14 +60,14 @@ def _plan(settings: Any, world: int) -> Plan:
 
 
 def _of_data(loaded: dict[str, data.TaskData]) -> list[str]:
-    """What loading the tasks had to say, task by task."""
+    """The notes from loading the tasks, task by task."""
     return [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
 
 
 def _kin(
     loaded: dict[str, data.TaskData], families: dict[str, list[str]], settings: Families
 ) -> list[str]:
-    """Which source tasks are left out for which targets since they share texts."""
+    """Which source tasks are left out for which targets because they share texts."""
     sources, targets = (
         plans.unique(families[family] for family in named)
         for named in (settings.sources, settings.targets)
@@ -83,7 +83,7 @@ def _kin(
 
 
 def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
-    """Which source models the rule of the largest training set took, and from how many rows."""
+    """Which source models the rule of the largest training set chose, and from how many rows."""
     picks: dict[str, dict] = {}
     for row in plan.rows:
         if row["base"] == "intertrained":
@@ -101,7 +101,7 @@ def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
 def _models(
     names: list[str], settings: Families | FusePlayground, known: dict[str, Task]
 ) -> tuple[dict[str, Model], list[str]]:
-    """The finetuned models among the sources, and what is known of their training, in words."""
+    """The finetuned models among the sources, and what is known about their training, in words."""
     found, notes, store = {}, [], Store(settings.store_folder())
     for name in names:
         found[name], said = finetuned_model(name, settings, known, store)
@@ -110,7 +110,7 @@ def _models(
 
 
 def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task]) -> Plan:
-    """The plan of the playground; each of its models is a task, or a model that is there."""
+    """The plan of the playground; each of its models is a task or an existing model."""
     pretrained, folder = base_model(settings, world)
     target = tasks.find(settings.target, known)
     models, notes = _models([n for n in settings.models if n not in known], settings, known)
@@ -129,8 +129,10 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
 
 
 def _writes_labels(folder: Path, loaded: dict, settings: Settings) -> bool:
-    """Whether the model writes its labels as text, if so having checked that it can write them."""
-    from fusinglib.training import models  # torch: needed only for models that are at hand
+    """Whether the model writes its labels as text; if so, checks that it can write them."""
+    from fusinglib.training import (
+        models,
+    )  # imports torch
 
     models.tokenizer(folder)
     if not models.is_text_to_text(folder):

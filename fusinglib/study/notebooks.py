@@ -1,4 +1,4 @@
-"""Notebooks in batch: papermill with progress, and what comes out as files."""
+"""Notebooks in batch: papermill with progress, and the outputs as files."""
 
 import base64
 import logging
@@ -20,9 +20,9 @@ from fusinglib.study.parameters import notebook
 def run(name: str, chosen: dict, output: Path) -> Path:
     """Execute the notebook `name` into the folder `output`, and return the executed copy.
 
-    Beside it are written its figures (`<name>-<cell id>.png`) and its tidy results
-    (`<name>.csv`). Raises `InputError` where the notebook does or `output` cannot be written,
-    `RuntimeError` where it fails otherwise.
+    Its figures (`<name>-<cell id>.png`) and its tidy results (`<name>.csv`) are written beside it.
+    Raises `InputError` if the notebook does or if `output` cannot be written, and `RuntimeError` if
+    it fails otherwise.
     """
     executed = output / f"{name}.ipynb"
     try:
@@ -39,7 +39,7 @@ def run(name: str, chosen: dict, output: Path) -> Path:
 
 def _execute(name: str, executed: Path, chosen: dict) -> None:
     papermill_engines.register("fusinglib", WatchedEngine)
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # names are checked here already
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # names have been checked
     try:
         papermill.execute_notebook(
             notebook(name), executed, chosen,
@@ -56,7 +56,7 @@ def _execute(name: str, executed: Path, chosen: dict) -> None:
 
 
 def report(executed: Path) -> str:
-    """What the cells tagged `report` of an executed notebook say, as plain text."""
+    """The output of the cells tagged `report` of an executed notebook, as plain text."""
     texts = [
         output["text"].rstrip() if "text" in output else output["data"]["text/plain"]
         for cell in nbformat.read(executed, as_version=4).cells
@@ -68,10 +68,11 @@ def report(executed: Path) -> str:
 
 
 def summary(executed: list[Path], page: Path, coming: Sequence[str] = ()) -> None:
-    """Write what executed notebooks say, show and conclude as one HTML page that opens offline.
+    """Write the text, figures and verdicts of executed notebooks as one HTML page that opens
+    offline.
 
-    The verdicts on the claims come first, then a section per notebook; its settings are folded up.
-    `coming` are the notebooks that are still to be executed.
+    The verdicts on the claims come first, then a section per notebook; its settings are collapsed.
+    `coming` are the notebooks still to be executed.
     """
     links, verdicts, sections = [], [], []
     for path in executed:
@@ -92,7 +93,7 @@ def summary(executed: list[Path], page: Path, coming: Sequence[str] = ()) -> Non
 
 
 def _body(name: str, notebook: nbformat.NotebookNode) -> str:
-    """What a notebook shows, as HTML, without its code and what only leads up to code."""
+    """A notebook as HTML, without its code and the text that only introduces code."""
     notebook.cells = [cell for cell in notebook.cells if cell.id not in ABOUT_CODE]
     for cell, data in _outputs(notebook):
         if cell.id == "settings":
@@ -106,7 +107,7 @@ def _body(name: str, notebook: nbformat.NotebookNode) -> str:
 
 
 ABOUT_CODE = ("parameters-text", "execute-text", "record")
-"""Cells that say nothing where the code is left out."""
+"""Cells that say nothing without the code."""
 
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Fusing: summary</title>
@@ -123,7 +124,7 @@ th, td { padding: 0.2em 0.6em; text-align: right; border-bottom: 1px solid #ddd;
 
 
 def missing(executed: Path) -> int:
-    """How many results an executed notebook says it lacks."""
+    """How many results an executed notebook reports as missing."""
     notebook = nbformat.read(executed, as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return sum(output.get("metadata", {}).get("missing", 0) for output in outputs)
@@ -147,7 +148,7 @@ class WatchedEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-        """Execute the notebook, as papermill asks of an engine."""
+        """Execute the notebook (called by papermill)."""
         client = WatchedClient(
             nb_man, kernel_name=kernel_name, startup_timeout=120,
             extra_arguments=["--log-level=CRITICAL"],

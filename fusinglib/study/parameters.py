@@ -1,4 +1,4 @@
-"""The parameters of notebooks: their cells, parameter files, and what the command line adds."""
+"""The parameters of notebooks: from their cells, parameter files and the command line."""
 
 import ast
 import json
@@ -17,12 +17,12 @@ from fusinglib.study.settings import (
 
 
 def notebook(name: str) -> Path:
-    """The file of the notebook `name`: the project's own copy where there is one."""
+    """The file of the notebook `name`: the project's own copy if there is one."""
     return shipped(f"notebooks/{name}.ipynb")
 
 
 def defaults(name: str) -> dict:
-    """What the parameters cell of the notebook `name` sets."""
+    """The values in the parameters cell of the notebook `name`."""
     file = notebook(name)
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
@@ -36,15 +36,15 @@ def defaults(name: str) -> dict:
 
 
 def names(name: str) -> set[str]:
-    """The parameters that the notebook `name` takes: of its cell, and of its `common` file."""
+    """The parameters that the notebook `name` takes, in its cell or its `common` file."""
     return {"common", *parameter_names(EXPERIMENTS[name])}
 
 
 def choose(name: str, file: str | None, overrides: list[str]) -> dict:
-    """The parameters of a parameter file, then of `name=value` texts (YAML values).
+    """The parameters from a parameter file, overridden by `name=value` texts (YAML values).
 
-    Raises `InputError` for a file that is no mapping and for names that the notebook `name` does
-    not have, with the nearest one.
+    Raises `InputError` for a file that is not a mapping, and for unknown names, with the nearest
+    one.
     """
     if name not in EXPERIMENTS:
         raise InputError(f"unknown notebook {name!r}: {nearest(name, EXPERIMENTS)}")

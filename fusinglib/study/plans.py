@@ -1,4 +1,4 @@
-"""An experiment as pure data: a graph of runs, each named by what it is."""
+"""An experiment as pure data: a graph of runs, each identified by what determines its result."""
 
 import dataclasses
 import functools
@@ -25,13 +25,13 @@ from fusinglib.training.settings import Training
 from fusinglib.training.tasks import Task, among, find, leave_out
 
 OF_TARGETS = 1_000_000
-"""What is added to the seeds of target runs of models with heads."""
+"""Added to the seeds of target runs of models with heads."""
 
 PRETRAINED, MEAN = "pretrained", "mean"
-"""The ends of a line that are no single source model."""
+"""The ends of a line that are not a single source model."""
 
 VERSIONS = {"pretrain": 2, "import": 1, "random": 1, "source": 1, "fuse": 1, "target": 1, "line": 1}
-"""The version of each kind of run, raised whenever a change alters its results."""
+"""The version of each kind of run, increased whenever a change alters its results."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Run:
     """One run: its kind, its resolved settings, and the runs it starts from.
 
     The `key` is the hash of these and of the kind's version; `label` (for people), `place` (where
-    an imported model is found today) and `task` (how the rows of its task are found) are not part
-    of it. The parents of a mean are in the order of their keys, which is the order of summation.
+    an imported model is now) and `task` (how to find the rows of its task) are not part of it. The
+    parents of a mean are in the order of their keys, which is the order of summation.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Run:
 
     @functools.cached_property
     def identity(self) -> dict:
-        """What the key is the hash of, as JSON data."""
+        """What the key hashes, as JSON data."""
         return {
             "kind": self.kind,
             "version": VERSIONS[self.kind],
@@ -62,17 +62,17 @@ class Run:
 
     @functools.cached_property
     def key(self) -> str:
-        """16 hexadecimal digits that name the run."""
+        """16 hexadecimal digits that identify the run."""
         text = json.dumps(self.identity, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A finetuned model that is a source as it is, and what it was trained on.
+    """An existing finetuned model used as a source, and what it was trained on.
 
-    `trained_on` are identities (see `tasks.among`); `examples` how many training examples it saw,
-    as far as is known.
+    `trained_on` are identities (see `tasks.among`); `examples` is the number of training examples
+    it saw, as far as known.
     """
 
     run: Run
@@ -84,9 +84,9 @@ class Model:
 class Plan:
     """The runs of an experiment, parents before children, and the table's rows.
 
-    Each row says which target run stands for which (base, source family, target, seeds).
-    `families` are the target families; `sizes` the examples per split of every task; `notes` what a
-    reader has to know of the data and of models that were not made here.
+    Each row says which target run stands for which (base, source family, target, seeds). `families`
+    are the target families; `sizes` the examples per split of every task; `notes` what a reader has
+    to know about the data and about models that were not made here.
     """
 
     runs: list[Run]
@@ -112,7 +112,7 @@ def together(worlds: Mapping[int, Plan]) -> Plan:
 
 @dataclass
 class Builder:
-    """Collects the runs and rows of a plan; a run asked for twice is one run.
+    """Collects the runs and rows of a plan; a run requested twice is one run.
 
     `facts` are columns of all its rows that change its runs: the `weight_decay` of all finetuning,
     the `source_size`, which is how many training examples a source model sees at most. Models
@@ -132,13 +132,13 @@ class Builder:
         return dataclasses.replace(self, facts=facts)
 
     def plan(self, families: Mapping[str, list[str]]) -> Plan:
-        """What was collected; `families` may hold more than the target families."""
+        """The plan collected so far; `families` may contain more than the target families."""
         chosen = {family: families[family] for family in self.settings.targets}
         sizes = {name: loaded.sizes for name, loaded in self.data.items()}
         return Plan(list(self.runs.values()), self.rows, chosen, sizes)
 
     def add(self, kind: str, settings: dict, *parents: Run, label: str, task=None) -> Run:
-        """The run of this kind, settings and parents; they come before it."""
+        """The run of this kind with these settings and parents, added after them."""
         for parent in parents:
             self.runs.setdefault(parent.key, parent)
         run = Run(kind, settings, parents, label, task=task)
@@ -158,7 +158,8 @@ class Builder:
         }
 
     def finetune(self, kind: str, base: Run, name: str, seed: int) -> Run:
-        """Finetuning `base` on a task: a source model is kept, of a target only the numbers."""
+        """Finetune `base` on a task: the model is kept for sources, only the numbers for
+        targets."""
         settings = self.on_task(name, getattr(self.settings, f"{kind}_training")(), seed)
         loaded = self.data[name]
         label = f"{name} from {base.label}, seed {seed % OF_TARGETS}"
@@ -173,7 +174,7 @@ class Builder:
         return self.add("fuse", {}, *sorted(models, key=lambda run: run.key), label=label)
 
     def fuse_by(self, how: FusePlayground, pretrained: Run, models: list[Run]) -> Run:
-        """What the chosen method makes of `models`; the mean is that of `fuse`."""
+        """`models` fused by the chosen method; the mean is that of `fuse`."""
         label = f"{how.method} of {len(models)} models"
         if how.method == "mean":
             return self.fuse(models, label)
@@ -189,8 +190,8 @@ class Builder:
         return self.add("fuse", settings, *parents, label=label)
 
     def target_seed(self, seed: int) -> int:
-        """The seed of a target run: another one than the same seed of a source run where models get
-        a head, or body and head would start as the source model's did."""
+        """The seed of a target run. If models get a head it differs from the same seed of a source
+        run; otherwise body and head would start as the source model's did."""
         return seed + OF_TARGETS if self.with_head else seed
 
     def targets(self, model: Run, name: str, **row) -> None:
@@ -200,7 +201,7 @@ class Builder:
             self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
 
     def without_sources(self, base: str, model: Run, targets: list[str]) -> None:
-        """Finetune a base model that is made of no source models on all targets."""
+        """Finetune a base model that was made without source models on all targets."""
         for name in targets:
             self.targets(model, name, base=base, source_family="", source_seed=0, sources=())
 
@@ -215,7 +216,7 @@ class Builder:
 
     def kin(self, target: str, source: str) -> bool:
         """Whether the task of a source, or one that its model was trained on, shares texts with the
-        target; under the rule "grouped" alone."""
+        target; only under the rule "grouped"."""
         if self.settings.split_rule != "grouped":
             return False
         of = [source]
@@ -225,13 +226,13 @@ class Builder:
         return any(overlap(self.data[target], self.data[name]) >= KIN for name in of)
 
     def source(self, name: str, pretrained: Run, seed: int) -> Run:
-        """The source model of a task, or the model of that name as it is."""
+        """The source model of a task, or the existing model of that name."""
         if name in self.models:
             return self.models[name].run
         return self.finetune("source", pretrained, name, seed)
 
     def examples(self, name: str) -> int:
-        """How many training examples a source model saw, as far as is known."""
+        """The number of training examples a source model saw, as far as known."""
         return self.models[name].examples if name in self.models else len(self.data[name].train)
 
     def family_table(
@@ -276,10 +277,10 @@ def family_table(
     """The plan of Tables 1 and 3 (study: Experiments 1), or of the experiments that vary it.
 
     For every source family S and target t: fuse(S minus t), the intertrained model of S for t,
-    pretrained, and `random`, a model of the same architecture never pretrained; each finetuned on
-    t with every seed. `data` gives every task's splits. What the settings vary (the weight decay of
-    Table 2, for sources and targets alike; the source size of Figure 3) gives a table for each
-    value, and the rows a column more.
+    pretrained, and `random`, a model of the same architecture never pretrained; each finetuned on t
+    with every seed. `data` gives every task's splits. What the settings vary (the weight decay of
+    Table 2, for sources and targets; the source size of Figure 3) gives one table per value, and an
+    extra column in the rows.
     """
     plan = Builder(settings, data, models, with_head)
     sources = unique(families[family] for family in settings.sources)
@@ -304,8 +305,8 @@ def pairwise_heatmap(
 ) -> Plan:
     """The plan of Figure 2 (study: Experiments 2).
 
-    Pretrained, every single source model and every mean of two of them, each finetuned with every
-    seed on all targets that it was not trained on.
+    Pretrained, every single source model and every mean of two of them are each finetuned, with
+    every seed, on all targets that they were not trained on.
     """
     plan = Builder(settings, data, models, with_head)
     sources = unique(families[family] for family in settings.sources)
@@ -427,7 +428,8 @@ PAPER_PICKS = {
 
 
 def intertrained(rule: str, family: str, names: list[str], examples: Callable[[str], int]) -> str:
-    """The source whose model is intertrained: of the most training examples, or the paper's."""
+    """The source whose model is intertrained: the one with the most training examples, or the
+    paper's."""
     if rule == "largest":
         return max(names, key=lambda name: (examples(name), name))
     for name in PAPER_PICKS.get(family, ()):
@@ -442,10 +444,10 @@ def intertrained(rule: str, family: str, names: list[str], examples: Callable[[s
 def choose_families(
     settings: Families, tasks: Mapping[str, Task], families: Mapping[str, list[str]]
 ) -> dict[str, list[str]]:
-    """The families that the settings name, their own ones before the built-in ones.
+    """The families that the settings name; own families take precedence over built-in ones.
 
-    Raises `InputError` for an unknown family or task, an empty family, a name twice in one, or a
-    model among targets.
+    Raises `InputError` for an unknown family or task, an empty family, a repeated name, or a model
+    among targets.
     """
     known = {**families, **settings.families}
     chosen = {}

@@ -1,4 +1,4 @@
-"""Worker processes of this machine: how many, and how they end with whom they work for."""
+"""Worker processes on this machine: how many, and how they end together with their parent."""
 
 import concurrent.futures
 import contextlib
@@ -14,12 +14,12 @@ from concurrent.futures.process import BrokenProcessPool
 from fusinglib.study.settings import Settings
 
 GPU_SHARE = 8 * 2**30
-"""Bytes of a GPU's memory that a run is given where `workers` is 0."""
+"""GPU memory per run, in bytes, if `workers` is 0."""
 
 
 def workers(settings: Settings) -> int:
-    """How many runs go on at a time. With `workers` 0: one for each core that this process may
-    use, counted with `threads`; on a GPU one for every `GPU_SHARE` of its free memory at most."""
+    """The number of parallel runs. With `workers` 0: as many as the cores of this process allow
+    with `threads` each; on a GPU at most one per `GPU_SHARE` of its free memory."""
     if settings.executor == "serial":
         return 1
     if settings.workers:
@@ -38,9 +38,9 @@ def workers(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def worker_pool(count: int) -> Iterator[concurrent.futures.Executor]:
-    """Worker processes; when the block fails or this process dies, they end at once.
+    """Worker processes that end at once when the block fails or this process dies.
 
-    They live as long as the other end of their pipe, which is held here alone, stays open.
+    They live as long as the other end of their pipe, which only this process holds, stays open.
     """
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
@@ -59,10 +59,10 @@ def worker_pool(count: int) -> Iterator[concurrent.futures.Executor]:
 
 
 class KeptPool:
-    """Worker processes that stay between two passes; called, it gives them as a context.
+    """Worker processes that persist between passes; calling it returns them as a context.
 
-    They are started at once, in the background, and anew after a pass that failed or was stopped,
-    or when one of them has died. Whoever makes one closes it (see `kept_workers`).
+    They are started immediately, in the background, and restarted after a pass that failed or was
+    stopped, or when one of them has died. The creator closes it (see `kept_workers`).
     """
 
     def __init__(self, count: int):
@@ -72,7 +72,7 @@ class KeptPool:
         self.start()
 
     def start(self) -> None:
-        """Start the workers, unless they are there, and have them import what runs need."""
+        """Start the workers if necessary, and have them import what runs need."""
         if self.pool and self._broken():
             self.close()
         if self.pool is None:
@@ -113,8 +113,8 @@ _IN_USE = threading.Lock()
 
 
 def keep(count: int) -> None:
-    """Start the worker processes that this process keeps, at most one set of them, unless they are
-    at work: playgrounds share them, and a cell that is executed again starts no others."""
+    """Start the worker processes that this process keeps, at most one set, unless they are busy:
+    playgrounds share them, and re-executing a cell starts no others."""
     if _IN_USE.acquire(blocking=False):
         with _released():
             _kept(count)
@@ -122,8 +122,8 @@ def keep(count: int) -> None:
 
 @contextlib.contextmanager
 def kept_workers(count: int) -> Iterator[concurrent.futures.Executor]:
-    """The workers that this process keeps; while another pass has them, workers of its own, which
-    end with the block. So nobody's stop ends the runs of others."""
+    """The workers that this process keeps; while another pass uses them, separate workers that end
+    with the block. So stopping one pass never ends the runs of another."""
     if not _IN_USE.acquire(blocking=False):
         with worker_pool(count) as pool:
             yield pool
@@ -157,7 +157,7 @@ def _kept(count: int) -> KeptPool:
 
 
 class _Closed(Exception):
-    """Ends a pool as a failure would: at once."""
+    """Raised to end a pool at once, as a failure would."""
 
 
 def _warm_up() -> None:
@@ -165,7 +165,7 @@ def _warm_up() -> None:
 
 
 def _start_worker(parent: multiprocessing.connection.Connection) -> None:
-    """Leave Ctrl-C to the parent, and end when the parent closes its end of the pipe, or dies."""
+    """Leave Ctrl-C to the parent; end when the parent closes its end of the pipe, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:

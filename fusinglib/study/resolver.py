@@ -1,4 +1,4 @@
-"""Where a model is that somebody names, and what it was trained on: the one place that answers."""
+"""Find a model by name, and what it was trained on: the only place that does."""
 
 import contextlib
 from pathlib import Path
@@ -18,9 +18,9 @@ Identities = tuple[tuple[str, str], ...]
 
 def folder_of(name: str, store: Store, revision: str = "", allow_pickle: bool = False) -> Path:
     """The folder of the model `name`: the key of a finished run, a folder (a relative path is one
-    from the project), or a Hub id, of a revision or as `id@revision`.
+    from the project), or a Hub id, with a revision or as `id@revision`.
 
-    Raises `InputError` where there is none, or where it is not complete.
+    Raises `InputError` if there is none, or if it is incomplete.
     """
     if is_key(name):
         return model_of(store.find(name), store)
@@ -54,8 +54,8 @@ def imported(name: str, folder: Path) -> Run:
 
 
 def base_model(settings: Settings, world: int | None = None) -> tuple[Run, Path | None]:
-    """The run that brings the pretrained model into the store, and where it is found today (None
-    for the miniature world's, of a world, by default the first)."""
+    """The run that brings the pretrained model into the store, and its folder now (None for the
+    miniature world's; `world` is by default the first)."""
     if settings.model == MINIWORLD:
         identity = {
             "world_version": miniworld.VERSION,
@@ -70,7 +70,7 @@ def base_model(settings: Settings, world: int | None = None) -> tuple[Run, Path 
 
 
 def random_model(settings: Settings, pretrained: Run) -> Run:
-    """The run that makes a model of the same architecture that was never pretrained."""
+    """The run that creates a model of the same architecture that was never pretrained."""
     if settings.model == MINIWORLD:
         return Run("pretrain", {**pretrained.settings, "steps": 0}, label="untrained miniature T5")
     seed = {"seed": settings.pretraining_seed}
@@ -80,7 +80,7 @@ def random_model(settings: Settings, pretrained: Run) -> Run:
 def finetuned_model(
     name: str, settings: Chosen, known: dict[str, Task], store: Store
 ) -> tuple[Model, str]:
-    """A finetuned model that is there already, and who says what it was trained on, in words."""
+    """An existing finetuned model, and where its training data are known from, in words."""
     if is_key(name):
         run = store.find(name)
         model_of(run, store)
@@ -93,8 +93,8 @@ def finetuned_model(
 def trained_on(
     name: str, settings: Chosen, known: dict[str, Task], run: Run
 ) -> tuple[Identities, str]:
-    """The identities of what the model `name` was trained on, and who says so: the settings, the
-    run that made it, or the card in its folder."""
+    """The identities of what the model `name` was trained on, and the source of that: the settings,
+    the run that made it, or the card in its folder."""
     if name in settings.trained_on:
         given = settings.trained_on[name]
         found = [tasks.find(task, known).identity for task in given]
@@ -112,7 +112,7 @@ def trained_on(
 
 
 def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
-    """The tasks that a run and all that it was made from were trained on: identities to names."""
+    """The tasks that a run and all its ancestors were trained on: identities to names."""
     task = run.settings.get("task")
     found = {(task["hub_id"], task["config"]): task["name"]} if task else {}
     for parent in run.parents:
@@ -123,7 +123,8 @@ def _tasks_behind(run: Run) -> dict[tuple[str, str], str]:
 def examples_of(
     run: Run, tasks_of: Identities, settings: Chosen, known: dict[str, Task], store: Store
 ) -> int:
-    """How many training examples a model saw: as its run says, or all of its tasks at hand."""
+    """The number of training examples a model saw: from its run, or all examples of its available
+    tasks."""
     if run.kind == "source" and store.has(run):
         return store.result(run)["n_train"]
     examples = 0
@@ -135,9 +136,9 @@ def examples_of(
 
 
 def tokenizer_of(settings: Settings):
-    """The tokenizer of the pretrained model, for which no weights are downloaded.
+    """The tokenizer of the pretrained model, without downloading weights.
 
-    Raises `InputError` where it is not at hand.
+    Raises `InputError` if it is not available.
     """
     if settings.model == MINIWORLD:
         return miniworld.tokenizer()

@@ -1,4 +1,4 @@
-"""Which runs of a plan come next: a state machine without clocks, processes or files."""
+"""Decide which runs come next: a state machine without clocks, processes or files."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from fusinglib.study.plans import VERSIONS, Run
 
 TRIES = 3
-"""How often a run is started whose worker process dies."""
+"""How often a run is started if its worker process dies."""
 
 RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
-"""Of the runs that are ready, those that others wait for come first."""
+"""Among ready runs, those that others wait for come first."""
 
 
 class Schedule:
-    """Runs that are `done`, `under_way`, `waiting` for others or for their turn, or `failed` (why).
+    """Runs that are `done`, `under_way`, `waiting` for others or for their turn, or `failed` (with
+    the reason).
 
-    Runs are taken in batches: means of overlapping models are made in one pass, all others alone.
+    Runs are taken in batches: means of overlapping models are computed in one pass, all others
+    alone.
     """
 
     def __init__(self, runs: Iterable[Run], done: set[str]):
@@ -29,7 +31,7 @@ class Schedule:
 
     @property
     def any_ready(self) -> bool:
-        """Whether a run waits for nothing but its turn."""
+        """Whether a run waits only for its turn."""
         return any(self._ready(run) for run in self.waiting)
 
     @property
@@ -39,11 +41,11 @@ class Schedule:
 
     @property
     def suspect(self) -> bool:
-        """Whether a run is left that has seen a worker die: then one goes on at a time."""
+        """Whether a run is left whose worker died: then only one runs at a time."""
         return bool(self.deaths) and any(run.key in self.deaths for run in self.left)
 
     def next(self) -> list[Run]:
-        """A batch of runs that are ready, now under way; none if nothing is ready."""
+        """Take a batch of ready runs, now under way; empty if nothing is ready."""
         first = next((run for run in self.waiting if self._ready(run)), None)
         if not first:
             return []
@@ -70,7 +72,7 @@ class Schedule:
             self.done.add(run.key)
 
     def fail(self, batch: list[Run], why: str) -> list[Run]:
-        """A batch has failed: a single run for good, several go again, each alone. Returns the runs
+        """A batch failed: a single run for good; several are retried one by one. Returns the runs
         that have failed for good."""
         if len(batch) > 1:
             self._again(batch)
@@ -81,8 +83,8 @@ class Schedule:
         return batch
 
     def died(self, batch: list[Run]) -> list[Run]:
-        """The worker of a batch died: it goes again, each run alone. Returns the runs whose workers
-        have died too often, which have failed for good."""
+        """The worker of a batch died: its runs are retried one by one. Returns the runs whose
+        workers died too often, which have failed for good."""
         self.deaths.update(run.key for run in batch)
         lost = [run for run in batch if self.deaths[run.key] >= TRIES]
         for run in lost:
@@ -91,10 +93,10 @@ class Schedule:
         return lost
 
     def redo(self, run: Run, batch: list[Run]) -> bool:
-        """A finished run is damaged, which a batch under way needed: both go again. False if that
-        has happened before: then the disk is at fault."""
+        """A finished run that a running batch needed is corrupt: both are redone. False if that has
+        happened before: then the disk is at fault."""
         self._again(batch, alone=False)
-        if run.key not in self.done:  # another batch has told
+        if run.key not in self.done:  # another batch reported it
             return True
         if run.key in self.redone:
             return False
@@ -113,5 +115,5 @@ class Schedule:
         return all(parent.key in self.done for parent in run.parents)
 
     def _shares(self, run: Run) -> bool:
-        """Whether a run is a plain mean, which is made in one pass with others."""
+        """Whether a run is a plain mean, which can share a pass with others."""
         return run.kind == "fuse" and not run.settings and run.key not in self.alone

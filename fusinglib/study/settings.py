@@ -45,7 +45,7 @@ def _once(values: list) -> list:
 
 
 def _methods(name: str) -> str:
-    known = [method for method in METHODS if method != "fisher"]  # which needs files beside
+    known = [method for method in METHODS if method != "fisher"]  # which needs extra files
     if name not in known:
         raise ValueError(one_of(known))
     return name
@@ -61,7 +61,7 @@ Least = Annotated[float, Field(ge=0)]
 
 @validated
 class Settings(Finetuning, Data):
-    """What every experiment sets: models, data, finetuning, and where and how runs are made.
+    """What every experiment sets: models, data, finetuning, and where and how runs are computed.
 
     The values come from a notebook's parameters cell or a parameter file, never from here, so
     that each number has one home. Wrong names, types and values raise `InputError`.
@@ -90,17 +90,17 @@ class Settings(Finetuning, Data):
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def __post_init__(self) -> None:
-        """Refuse values that do not go together, naming the parameter and what is allowed."""
+        """Refuse inconsistent values, naming the parameter and what is allowed."""
         fits = not self.scheduler or self.executor == "dask"
         require(fits, "scheduler", self.scheduler, 'none, or the executor "dask"')
         self.known_tasks()
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
-        """The settings among `parameters`, e.g. a notebook's `globals()`; other names are left.
+        """The settings among `parameters`, e.g. a notebook's `globals()`; other names are ignored.
 
-        What is not among them is taken from the file that the parameter `common` names. Raises
-        `InputError` where a setting is missing or does not fit.
+        Missing ones are taken from the file that the parameter `common` names. Raises `InputError`
+        if a setting is missing or invalid.
         """
         common = parameters.get("common", "")
         require(isinstance(common, str), "common", common, "text")
@@ -113,12 +113,12 @@ class Settings(Finetuning, Data):
         return cls(**{name: parameters[name] for name in names})
 
     def known_tasks(self, world: int | None = None) -> tuple[dict[str, Task], dict[str, list[str]]]:
-        """All tasks and families by name, own ones among them; of a world (default: the first)."""
+        """All tasks and families by name, including own ones, for a world (default: the first)."""
         seed = self.world_seeds[0] if world is None else world
         return table(self.tasks, seed, self.own_tasks)
 
     def data(self) -> Data:
-        """The settings that decide a task's splits and texts."""
+        """The settings that determine a task's splits and texts."""
         return Data(**self._values(Data))
 
     def source_training(self) -> Training:
@@ -143,11 +143,11 @@ class Settings(Finetuning, Data):
 
 @validated
 class Families(Settings):
-    """Which models are fused, and what they are tried on.
+    """Which models are fused, and the targets they are tried on.
 
     `families` adds or replaces families by name; `sources` and `targets` name families. A source
-    family may name finetuned models (folders, Hub ids, keys of the store) beside tasks, and
-    `trained_on` the tasks of each, which their model cards are asked for otherwise.
+    family may name finetuned models (folders, Hub ids, run keys) besides tasks. `trained_on` gives
+    the tasks of each; otherwise their model cards are used.
     """
 
     families: dict[str, list[str]]
@@ -164,14 +164,14 @@ class FamilyTable(Families):
     random_row: bool
 
     def variations(self) -> list[dict]:
-        """What is varied, a dict for each family table: here a single one, nothing varied."""
+        """What varies: a dict per family table; here a single one, with nothing varied."""
         return [{}]
 
 
 @validated
 class ManyWorlds(FamilyTable):
-    """Settings of the family table over many miniature worlds; `first_worlds` of them forecast what
-    all of them show."""
+    """Settings of the family table over many miniature worlds; the first `first_worlds` of them are
+    used for a forecast."""
 
     first_worlds: int
 
@@ -193,8 +193,8 @@ class PairwiseHeatmap(Families):
 class WeightDecay(FamilyTable):
     """Settings of the weight decay experiment (paper Table 2).
 
-    `weight_decay`, the one that the verdict is about, is compared with none; `explored_decays` are
-    shown beside them.
+    `weight_decay`, which the verdict is about, is compared with none; `explored_decays` are shown
+    as well.
     """
 
     weight_decay: Above
@@ -218,8 +218,7 @@ class WeightDecay(FamilyTable):
 class SourceSize(FamilyTable):
     """Settings of the source size experiment (paper Figure 3).
 
-    `sizes` are the numbers of training examples of every source model; a task with fewer gives all
-    that it has.
+    `sizes` are numbers of training examples per source model; a task with fewer uses all it has.
     """
 
     sizes: Counts
@@ -232,8 +231,9 @@ class SourceSize(FamilyTable):
 class LossPath(Families):
     """Settings of the loss path (paper Appendix D).
 
-    Every line is evaluated in `points` places, its ends among them. An encoder gets a head at each
-    place, fitted with `head_learning_rate` as a target model is otherwise; T5 needs none.
+    Every line is evaluated at `points` positions, including its ends. An encoder gets a head at
+    each position, fitted with `head_learning_rate` and otherwise like a target model; T5 needs
+    none.
     """
 
     points: Annotated[int, Field(ge=3)]
@@ -247,11 +247,11 @@ class LossPath(Families):
 
 @validated
 class SeedPlanner(FamilyTable):
-    """Settings of the seed planner: a family table before anything is paid for.
+    """Settings of the seed planner: a family table before any compute is spent.
 
-    `spread_from` says where the spread of runs is taken from: "published" (20 runs of
+    `spread_from` says where the spread of runs comes from: "published" (20 runs of
     `published_model`), "store" (this study's own runs), or "guess". Spreads are standard deviations
-    in points: `guess_spread` of one run on a target, `guess_effect` of the true difference over
+    in points: `guess_spread` of one run on a target, `guess_effect` of the true difference across
     targets.
     """
 
@@ -267,9 +267,9 @@ class SeedPlanner(FamilyTable):
 class FusePlayground(Settings):
     """Settings of the playground: finetuned models of your choice, fused, tried on one target.
 
-    `models` are finetuned models: names of tasks (their source models, made if need be), keys of
-    the store, folders, Hub ids; `trained_on` as in `Families`. `weights` has a number for each of
-    them (none: equal), and `method_settings` the settings of the method (see
+    `models` are finetuned models: names of tasks (their source models, trained if necessary), run
+    keys, folders, Hub ids; `trained_on` as in `Families`. `weights` has one number per model
+    (empty: equal), and `method_settings` the settings of the method (see
     `fusinglib.fusion.methods`).
     """
 
@@ -304,12 +304,13 @@ EXPERIMENTS = {
 
 
 def parameter_names(kind: type) -> list[str]:
-    """The parameters that settings of a kind need."""
+    """The parameters that a kind of settings needs."""
     return [field.name for field in dataclasses.fields(kind)]
 
 
 def read_parameters(file: str | Path) -> dict[str, Any]:
-    """The parameters that a YAML file sets; raises `InputError` for a file that is no mapping."""
+    """The parameters that a YAML file sets; raises `InputError` for a file that is not a
+    mapping."""
     try:
         values = parse_yaml(Path(file).read_text(encoding="utf-8"), str(file))
     except OSError as error:
@@ -322,7 +323,7 @@ def read_parameters(file: str | Path) -> dict[str, Any]:
 
 
 def beside(folder: Path, values: dict) -> dict:
-    """Parameters of a file in `folder`, in which relative paths of what lies there are absolute.
+    """Parameters of a file in `folder`, with relative paths that exist there made absolute.
 
     These are `common`, `model`, the files of own tasks, and models that are named by a path (a bare
     word is a task).
@@ -352,7 +353,8 @@ def beside(folder: Path, values: dict) -> dict:
 
 
 def read_common(file: str) -> dict[str, Any]:
-    """What a `common` file sets; it may hold the parameters of any experiment, but no others."""
+    """The values of a `common` file, which may contain the parameters of any experiment but no
+    others."""
     path = shipped(file)
     values = beside(path.parent, read_parameters(path))
     known = {name for kind in EXPERIMENTS.values() for name in parameter_names(kind)}
@@ -365,7 +367,7 @@ def read_common(file: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; `where` it stands is what an error says."""
+    """The value of a YAML text; errors name `where` it is."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -373,6 +375,6 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:
-    """Raise `InputError` for the parameter `name` unless something holds."""
+    """Raise `InputError` about the parameter `name` unless `holds`."""
     if not holds:
         raise InputError(f"parameter {name!r} is {value!r}: expected {expected}")

@@ -1,4 +1,4 @@
-"""What a worker does for each kind of run: parents in the store in, files of the run out."""
+"""What a worker does for each kind of run: parents from the store in, files of the run out."""
 
 import contextlib
 import errno
@@ -27,15 +27,15 @@ ONE_AT_A_TIME = threading.Lock()
 """Threads of one process (two playgrounds, run serially) take turns."""
 
 Report = Callable[[str], None]
-"""Takes a line that says how far a run is."""
+"""Called with a line of progress."""
 
 
 def perform(run: Run, store: Store, device: str, watch: Callable[[], None] = lambda: None) -> None:
-    """Carry `run` out: its files appear in the store whole, or not at all.
+    """Execute `run`: its files appear in the store complete, or not at all.
 
-    Its parents must be finished. `watch` is called whenever the run has said how far it is. A run
-    that fails leaves its traceback in the store and raises; a store that cannot be written, on a
-    full or read-only disk for instance, raises `StoreError`.
+    Its parents must be finished. `watch` is called whenever the run has reported progress. A run
+    that fails leaves its traceback in the store and raises; a store that cannot be written, for
+    instance on a full or read-only disk, raises `StoreError`.
     """
     if store.has(run):
         return
@@ -61,10 +61,10 @@ def perform(run: Run, store: Store, device: str, watch: Callable[[], None] = lam
 
 
 def perform_means(runs: Sequence[Run], store: Store) -> None:
-    """Carry several means of overlapping models out in one pass over all of these (the paper's
-    leave-target-out means, or pairs): bit for bit as one by one.
+    """Compute several means of overlapping models in one pass (the paper's leave-target-out means,
+    or pairs): bit for bit as one by one.
 
-    Raises what goes wrong, without a traceback in the store; no run is finished then.
+    Errors are raised without a traceback in the store; no run is finished then.
     """
     models = {parent.key: store.model(parent) for run in runs for parent in run.parents}
     order = sorted(models)
@@ -81,7 +81,7 @@ def perform_means(runs: Sequence[Run], store: Store) -> None:
 
 
 def _disk_failed(error: Exception) -> bool:
-    """Whether a disk is full or read-only; safetensors says so in words alone."""
+    """Whether a disk is full or read-only; safetensors says so only in words."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return True
     return "No space left on device" in str(error) or "Read-only file system" in str(error)
@@ -89,8 +89,8 @@ def _disk_failed(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _determined(run: Run, device: str) -> Iterator[None]:
-    """The thread count that the run's settings fix, and the caller's random state put back; both
-    belong to the whole process, in which one run goes on at a time."""
+    """Set the thread count of the run's settings, and restore the caller's random state; both are
+    global, and one run at a time executes in a process."""
     with ONE_AT_A_TIME:
         before = torch.get_num_threads()
         torch.set_num_threads(run.settings.get("training", {}).get("threads", 1))
@@ -121,7 +121,8 @@ def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -
 
 
 def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    """The mean of the parents, or what the settings say; a pretrained model is the last parent."""
+    """Fuse the parents by the mean, or as the settings say; a pretrained model is the last
+    parent."""
     how = dict(run.settings)
     models = [store.model(parent) for parent in run.parents]
     pretrained = models.pop() if how.pop("with_pretrained", False) else None
@@ -130,7 +131,8 @@ def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> 
 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    """Finetune the parent on the run's task, score the test split, keep what the kind keeps."""
+    """Finetune the parent on the run's task, score the test split, and keep what this kind of run
+    keeps."""
     model = _opened(run, run.parents[0], store, device)
     encoded = _encoded(run, model, store)
     train, dev, test = (encoded.splits[name] for name in data.SPLITS)
@@ -159,7 +161,7 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
 
 
 def _accuracy(training: Training) -> str:
-    """Which accuracy of `metrics` goes with the metric that a run is stopped by."""
+    """The accuracy in `metrics` that belongs to the early-stopping metric."""
     return "exact" if training.metric == "exact" else "ranked"
 
 
@@ -193,8 +195,8 @@ def _opened(run: Run, parent: Run, store: Store, device: str) -> models.BaseMode
 
 
 def _encoded(run: Run, model: models.BaseModel, store: Store) -> Encoded:
-    """The task of a run as its model reads it: out of the store's cache, where texts are read once
-    for all runs."""
+    """The task of a run as its model reads it, from the store's cache, so that texts are tokenized
+    once for all runs."""
     fingerprint, task = run.settings["fingerprint"], run.task
     assert task
 

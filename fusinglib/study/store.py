@@ -1,4 +1,4 @@
-"""The store: finished runs as folders of JSON and safetensors, whole or absent."""
+"""The store: finished runs as folders of JSON and safetensors, complete or absent."""
 
 import contextlib
 import functools
@@ -24,16 +24,16 @@ from fusinglib.study.plans import Run
 PENDING = ".pending"
 
 VERSION = 1
-"""The version of the store's layout, in `store.json`; a store of before has none."""
+"""The version of the store's layout, in `store.json`; older stores have none."""
 
 RECORDS = ("run.json", "result.json")
-"""What a run is, and what came out."""
+"""What a run is, and its result."""
 
 DAMAGED = ".damaged"
-"""Quarantine: the folder of runs whose files are not as they were written."""
+"""Quarantine: the folder of runs whose files have changed since they were written."""
 
 TOKENS = ".tokens"
-"""The folder of tokenized texts, which can be made again at any time."""
+"""The folder of tokenized texts, which can be recomputed at any time."""
 
 HISTORY = "history.json"
 """A row per evaluation of a finetuning, written after each of them."""
@@ -42,17 +42,17 @@ PREDICTIONS = "predictions.safetensors"
 """The label ids that a finetuned model predicted for the test split."""
 
 PROGRESS = "progress.txt"
-"""In a pending folder: a line that says how far the run is."""
+"""In a pending folder: a line of progress."""
 
 
 class Store:
-    """A folder of runs: `<root>/<kind>/<key>/` with `run.json` (what it is), `result.json` (what
-    came out), `hashes.json`, and, by kind, `model/`, `history.json`, `predictions.safetensors`.
+    """A folder of runs: `<root>/<kind>/<key>/` with `run.json` (what it is), `result.json` (its
+    result), `hashes.json`, and, by kind, `model/`, `history.json`, `predictions.safetensors`.
 
-    A run is written into a pending folder beside the others and renamed, so that it is there
-    whole or not at all; of two that finish the same run, the first stays: nothing is locked, and
-    processes, machines and network file systems may share it. What is read is verified. Raises
-    `StoreError` where the folder cannot be made or written, or was made by a newer version.
+    A run is written into a pending folder and renamed, so that it is complete or absent. If two
+    processes finish the same run, the first stays: nothing is locked, and processes, machines and
+    network file systems may share a store. Everything is verified when it is read. Raises
+    `StoreError` if the folder cannot be created or written, or was made by a newer version.
     """
 
     def __init__(self, root: Path):
@@ -91,15 +91,15 @@ class Store:
         return self.path(run).is_dir()
 
     def pruned(self, run: Run) -> bool:
-        """Whether `run` is a finished mean whose model was removed: it can be made again."""
+        """Whether `run` is a finished mean whose model was removed; it can be fused again."""
         return run.kind == "fuse" and self.has(run) and not (self.path(run) / "model").is_dir()
 
     def result(self, run: Run) -> dict:
-        """What came out of a finished run; raises `Damaged` where that cannot be read."""
+        """The result of a finished run; raises `Damaged` if it cannot be read."""
         return self.read(self.path(run), "result.json")
 
     def read(self, folder: Path, name: str) -> dict:
-        """A JSON file of a finished run, verified; raises `Damaged` where it cannot be read."""
+        """A JSON file of a finished run, verified; raises `Damaged` if it cannot be read."""
         for problem in problems(folder, name):
             raise _damaged(folder, problem)
         try:
@@ -108,7 +108,7 @@ class Store:
             raise _damaged(folder, str(error)) from error
 
     def quarantine(self, folder: Path) -> None:
-        """Move the folder of a finished run that is damaged into `.damaged`."""
+        """Move the folder of a corrupt run to `.damaged`."""
         place = self.root / DAMAGED / f"{folder.parent.name}-{folder.name}-{time.time_ns()}"
         with self.writing():
             place.parent.mkdir(exist_ok=True)
@@ -116,9 +116,9 @@ class Store:
                 folder.rename(place)
 
     def find(self, key: str) -> Run:
-        """The finished run of this key, as the plan that made it named it.
+        """The finished run with this key.
 
-        Raises `InputError` where there is none, or where it was made by other code than today's.
+        Raises `InputError` if there is none, or if another version of the code made it.
         """
         for path in self.root.glob(f"[!.]*/{glob.escape(key)}"):
             said = self.read(path, "run.json")
@@ -130,9 +130,9 @@ class Store:
         raise InputError(f"the store {self.root} has no finished run {key}")
 
     def model(self, run: Run) -> Path:
-        """The folder of the model that a finished run made, verified when first asked for.
+        """The folder of the model that a finished run made, verified on first use.
 
-        Raises `Damaged` where its files are not as they were written, or not there.
+        Raises `Damaged` if its files have changed or are missing.
         """
         folder = self.path(run) / "model"
         try:
@@ -145,7 +145,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn the store's own input-output failures into one clear error."""
+        """Turn the store's I/O errors into one clear error."""
         try:
             yield
         except OSError as error:
@@ -161,7 +161,8 @@ class Store:
 
     @contextlib.contextmanager
     def new(self, run: Run) -> Iterator[Path]:
-        """A pending folder for the files of `run`; on leaving it becomes the run's own."""
+        """A pending folder for the files of `run`, which becomes the run's folder when the block
+        ends."""
         folder = self._pending(run.key)
         with self.writing():
             folder.mkdir()
@@ -188,38 +189,38 @@ class Store:
         return self.root / PENDING / name
 
     def progress(self, run: Run) -> str:
-        """How far `run` is, if it is under way and says so."""
+        """The progress of `run`, if it is running and reports it."""
         for path in (self.root / PENDING).glob(f"{run.key}-*/{PROGRESS}"):
             with contextlib.suppress(OSError):
                 return path.read_text()
         return ""
 
     def history(self, run: Run) -> list[dict]:
-        """The evaluations of a finetuning, so far if it is under way; none of one that is not."""
+        """The evaluations of a finetuning, so far if it is running; empty if it has not started."""
         pending = (self.root / PENDING).glob(f"{run.key}-*/{HISTORY}")
         for path in (self.path(run) / HISTORY, *pending):
-            with contextlib.suppress(OSError, ValueError):  # not there, or half-written
+            with contextlib.suppress(OSError, ValueError):  # missing or half-written
                 return json.loads(path.read_text())
         return []
 
     def predictions(self, run: Run) -> dict[str, np.ndarray]:
         """The label ids that a finished target or source run predicted for the test split, by
-        metric; raises `Damaged` where they cannot be read."""
+        metric; raises `Damaged` if they cannot be read."""
         for problem in problems(self.path(run), PREDICTIONS):
             raise _damaged(self.path(run), problem)
         return safetensors.numpy.load_file(self.path(run) / PREDICTIONS)
 
     def record_failure(self, run: Run, traceback: str) -> None:
-        """Keep the traceback of a run that failed; it is gone once the run succeeds."""
+        """Keep the traceback of a failed run; it is deleted when the run succeeds."""
         self.failure_file(run.key).parent.mkdir(exist_ok=True)
         self.failure_file(run.key).write_text(f"{run.kind} {run.key}: {run.label}\n{traceback}")
 
     def failure_file(self, key: str) -> Path:
-        """Where the traceback of the failed run of this key is."""
+        """The file with the traceback of the failed run with this key."""
         return self.root / "failed" / f"{key}.txt"
 
     def sweep(self) -> None:
-        """Remove what dead processes of this machine left pending; others may be alive."""
+        """Remove pending folders that dead processes on this machine left behind."""
         for folder in (self.root / PENDING).glob("*"):
             owner = re.fullmatch(r"[0-9a-f]+-(.+)-([0-9]+)-[^-]+", folder.name)
             if owner and owner[1] == _machine() and not _alive(int(owner[2])):
@@ -230,7 +231,7 @@ class Store:
         return sorted(path.parent for path in self.root.glob("[!.]*/*/run.json"))
 
     def describe(self) -> list[dict]:
-        """Every finished run, as it says of itself, with its size in bytes."""
+        """The description of every finished run, with its size in bytes."""
         found = []
         for folder in self.folders():
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -239,7 +240,7 @@ class Store:
 
     def results(self) -> pd.DataFrame:
         """All finished runs as one table: what each is (its settings as columns `settings.*`) and
-        what came out of it."""
+        its result."""
         rows = []
         for folder in self.folders():
             said, result = (self.read(folder, name) for name in RECORDS)
@@ -247,8 +248,8 @@ class Store:
         return pd.json_normalize(rows)
 
     def prunable(self) -> list[Path]:
-        """The folders of means that only led to finished target runs: their models can be made
-        again from the models that they are the means of."""
+        """The folders of means that are only needed by finished target runs: their models can be
+        fused again from their parents."""
         led_to: dict[str, set[str]] = {}
         for run in self.describe():
             for parent in run["parents"]:
@@ -266,11 +267,11 @@ class Store:
                 with staged(folder / HASHES) as file:
                     write_json(file, kept)
             removed = self._pending(folder.name)
-            (folder / "model").rename(removed)  # so that it is never there in part
+            (folder / "model").rename(removed)  # so that it is never partly there
             shutil.rmtree(removed)
 
     def forget(self, run: Run) -> None:
-        """Remove the folder of a finished run, so that it is carried out again."""
+        """Remove the folder of a finished run, so that it is recomputed."""
         removed = self._pending(run.key)
         with self.writing(), contextlib.suppress(FileNotFoundError):  # another process was faster
             self.path(run).rename(removed)
@@ -290,12 +291,12 @@ def _damaged(folder: Path, problem: str) -> Damaged:
 
 @functools.cache
 def _model_problems(folder: Path, written: tuple[int, ...]) -> list[str]:
-    """The problems of a run's model, whose files were written at these times, in nanoseconds."""
+    """The problems of a run's model whose files have these modification times, in nanoseconds."""
     return problems(folder, "model/")
 
 
 def _machine() -> str:
-    """This host and, where there are containers, this one's own numbering of processes."""
+    """This host and its process namespace (containers number processes separately)."""
     with contextlib.suppress(OSError):
         return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()

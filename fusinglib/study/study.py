@@ -1,4 +1,4 @@
-"""A study as a notebook sees it: parameters in; a plan, what it costs, and results out."""
+"""A study as a notebook sees it: parameters in; a plan, its costs, and results out."""
 
 import functools
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from fusinglib.training import description
 class Study:
     """One experiment: its validated `settings`, the `store` of its runs, and its `plan`.
 
-    `Study.open("family_table", globals())` opens that of a notebook.
+    `Study.open("family_table", globals())` opens a notebook's study.
     """
 
     def __init__(self, settings: Settings):
@@ -25,14 +25,14 @@ class Study:
 
     @classmethod
     def open(cls, name: str, parameters: Mapping[str, Any]) -> "Study":
-        """The study of the notebook `name`, by the settings among `parameters` (its `globals()`);
-        raises `InputError` where one is missing or does not fit."""
+        """The study of the notebook `name`, with the settings among `parameters` (its `globals()`);
+        raises `InputError` if one is missing or invalid."""
         return cls(EXPERIMENTS[name].from_parameters(parameters))
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """All runs of the study, planned when first asked for: loads the tasks and finds the
-        models; raises `InputError` for whatever would fail later."""
+        """All runs of the study, planned on first use: loads the tasks and finds the models; raises
+        `InputError` for whatever would fail later."""
         return experiments.plan_experiment(self.settings)
 
     @property
@@ -50,7 +50,7 @@ class Study:
 
     @property
     def pretrained(self) -> Path:
-        """The folder of the pretrained model (the first world's), once that is finished."""
+        """The folder of the pretrained model (the first world's), once it is finished."""
         rows = self.plan.rows
         return self.model(
             next(row for row in rows if row["base"] == "pretrained")["run"].parents[0]
@@ -63,20 +63,20 @@ class Study:
         return pd.Series(values, name="value", dtype=object).to_frame()
 
     def texts(self, count: int = 3) -> pd.DataFrame:
-        """A text of so many tasks of each source family, with its label."""
+        """One text from each of the first tasks of each source family, with its label."""
         known, _ = self.settings.known_tasks()
         return description.examples(self.sources, known, self.settings.data(), count)
 
     def costs(self) -> pd.DataFrame:
-        """Runs, disk and hours, going by what the store has finished (see `costs.estimate`)."""
+        """Runs, disk and hours, estimated from finished runs (see `costs.estimate`)."""
         return costs.estimate(self.plan, self.store, self.settings)
 
     def run(self, cluster=None) -> pd.DataFrame:
-        """Carry out what the store lacks, and return the tidy results (see `execution.execute`)."""
+        """Execute what the store lacks, and return the tidy results (see `execution.execute`)."""
         return execution.execute(self.plan, self.store, self.settings, cluster)
 
     def results(self) -> pd.DataFrame:
-        """The tidy results as far as they are finished; nothing is carried out."""
+        """The tidy results so far; nothing is executed."""
         return execution.results(self.plan, self.store)
 
     def model(self, run: Run) -> Path:
@@ -84,7 +84,7 @@ class Study:
         return resolver.model_of(run, self.store)
 
     def models(self) -> dict[str, Path]:
-        """The folders of the models that are fused, by what they are called, as far as finished."""
+        """The folders of the models that are fused, by name, as far as they are finished."""
         rows = [row for row in self.plan.rows if row["base"] == "pretrained"]
         origins = {parent.key for row in rows for parent in row["run"].parents}
         return {
