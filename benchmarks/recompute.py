@@ -30,6 +30,9 @@ SKIPPED = {"mean", "report", "widgets", "record"}
 ON_MODELS = {"loss_path", "seed_planner", "fuse_playground"}
 """Notebooks that need models, or a store."""
 
+RUNS_OF = {"many_worlds": "family_table"}
+"""Notebooks whose runs another one records."""
+
 
 def recorded(file: Path) -> pd.DataFrame:
     """The rows that a notebook recorded, as `study.run()` returned them."""
@@ -55,7 +58,7 @@ def said(source: str, names: dict) -> tuple[str, object]:
 def recompute(name: str, options) -> tuple[str, pd.DataFrame | None]:
     """The report of one notebook, its figures drawn beside, and its verdicts."""
     results, params = options.results, options.params / f"{name}.yaml"
-    rows = recorded(results / f"{name}.csv")
+    rows = recorded(results / f"{RUNS_OF.get(name, name)}.csv")
     Study.run = lambda study: rows
     exploration.cells = lambda plan, store, results: rows
     names, texts = {}, []
@@ -78,7 +81,12 @@ def main() -> None:
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--results", type=Path, default=Path("results/mini-worlds"))
     options = parser.parse_args()
-    has = {name for name in EXPERIMENTS if (options.results / f"{name}.csv").is_file()}
+    has = {
+        name
+        for name in EXPERIMENTS
+        if (options.results / f"{RUNS_OF.get(name, name)}.csv").is_file()
+        and (options.params / f"{name}.yaml").is_file()
+    }
     found = [name for name in EXPERIMENTS if name in has - ON_MODELS]
     reports, verdicts = zip(*[recompute(name, options) for name in found], strict=True)
     together = claims.adjusted(pd.concat([table for table in verdicts if table is not None]))

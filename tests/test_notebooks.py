@@ -226,6 +226,9 @@ def test_notebooks_over_many_worlds(name, changes, mini, tmp_path, capsys):
     assert not re.search(r"\bnan\b", report, re.IGNORECASE)
     if name == "when_fusing_helps":
         assert len(pd.read_csv(tmp_path / f"out/{name}.csv")) == 3 * 3
+    elif name == "many_worlds":
+        rows = pd.read_csv(tmp_path / f"out/{name}.csv").groupby("comparison").size()
+        assert (rows == 3 + 2).all()  # three worlds, and their mean in two scopes
     elif name != "seed_planner":
         results = pd.read_csv(tmp_path / f"out/{name}.csv")
         assert set(results["world"]) == {0, 1, 2} and results["accuracy"].notna().all()

@@ -305,7 +305,7 @@ def test_worlds_are_drawn_and_foretold():
     assert len(figures.share_figure(pd.DataFrame(shares)).axes[0].patches) == 3 * 4
     found = worlds.forecast(differences["fused - pretrained"], 3)
     values = 100 * differences["fused - pretrained"].mean(axis=(1, 2))
-    assert found["found"].tolist() == [worlds.estimate(values, scope).reach() for scope in SCOPES]
+    assert found["actual"].tolist() == [worlds.estimate(values, scope).reach() for scope in SCOPES]
     decided = worlds.to_decide(differences).loc["fused - pretrained"]
     assert (decided["worlds"] == "*").all()
 

@@ -1,8 +1,8 @@
 """Evaluation: tidy results in, tables, intervals, verdicts and figures out.
 
-Begin with `tables` (a row per run to the table of a paper), `statistics` (of arrays of runs) and
-`worlds` (every interval, in one world or many, and where uncertainty comes from).
-`figures` draws; `claims` gives verdicts on the paper's claims, `reference` holds its numbers;
-`pairs` and `paths` belong to the heatmap and the loss path, `planner` to the seeds,
-`playground` to the comparison of a few models on one target, `exploration` asks when fusing helps.
+Start with `tables` (a row per run to the table of a paper), `statistics` (of arrays of runs) and
+`worlds` (every interval, in one world or many, and the sources of uncertainty). `figures` draws;
+`claims` gives verdicts on the paper's claims, `reference` holds its numbers; `pairs` and `paths`
+serve the heatmap and the loss path, `planner` the seed planner, `playground` the comparison of a
+few models on one target; `exploration` asks when fusing helps.
 """

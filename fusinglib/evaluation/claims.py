@@ -1,12 +1,11 @@
 """The paper's claims: the statistic that decides each, its interval, and a verdict.
 
-A statistic is a plain function of a `Sample`; its interval is that of all tables
-(`worlds.estimate`) of what each target adds to it (`worlds.by_type`), and of shares and ranks, for
-which that is too rough, a t interval with the variance of a bootstrap. A claim is supported where
-the whole interval lies above its threshold, contradicted where it lies below, and else undecided at
-this size. Many claims are tried at once, so the verdict that leads is corrected for their number
-(Holm 1979); the raw one stands beside it. A verdict speaks of the model and the data of its results
-alone.
+A statistic is a plain function of a `Sample`; its interval is the one used in all tables
+(`worlds.estimate`), of what each target contributes (`worlds.by_type`); for shares and ranks, where
+that is too rough, it is a t interval with a bootstrap variance. A claim is supported if the whole
+interval is above its threshold, contradicted if it is below, and otherwise undecided at this size.
+Many claims are tested at once, so the main verdict is corrected for their number (Holm 1979); the
+raw one is given as well. A verdict holds only for the model and data of its results.
 """
 
 from collections.abc import Callable
@@ -21,22 +20,22 @@ from fusinglib.evaluation import reference, statistics, tables, worlds
 from fusinglib.evaluation.statistics import LEVEL, mean_of_runs
 
 MEMBER = "member of"
-"""Begins the keys of a sample that say which targets belong to a family."""
+"""First element of the keys of a sample that say which targets belong to a family."""
 
 TIE = 1e-9
-"""Accuracies that differ by less come of the same number of right answers, but for rounding."""
+"""Accuracies that differ by less come from the same number of correct answers, up to rounding."""
 
 Sample = dict[tuple, np.ndarray]
 """Accuracies by base model, and which targets belong to which family.
 
 Arrays of shape (..., source seeds, seeds, targets): fractions, NaN where a model was trained on the
-target. A key is (base, source family), with the value of the varied column in front where there is
-one; in a heatmap it is (base, sources). (`MEMBER`, family) is 1 for its targets, else 0.
+target. A key is (base, source family), preceded by the value of the varied column if there is one;
+in a heatmap it is (base, sources). (`MEMBER`, family) is 1 for its targets, else 0.
 """
 
 
 def runs_of(sample: Sample, *start) -> list[np.ndarray]:
-    """The runs of all base models whose key begins so."""
+    """The runs of all base models whose key starts with these."""
     return [array for key, array in sample.items() if key[: len(start)] == start]
 
 
@@ -108,7 +107,7 @@ def _gain(runs: np.ndarray, start: np.ndarray, seen: np.ndarray | float = 0.0) -
 
 
 def _share(holds: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
-    """In how many of the models something holds, in percent of those that have a value."""
+    """For how many models something holds, in percent of those that have a value."""
     with np.errstate(invalid="ignore"):
         return 100 * np.sum(holds, axis=0) / (~np.isnan(values)).sum(axis=0)
 
@@ -134,7 +133,7 @@ def good_pairs(sample: Sample) -> np.ndarray:
     gains = np.array([(pair, middle(one, two)) for pair, one, two in _pair_gains(sample)])
     ranks = stats.rankdata(gains, axis=0, nan_policy="omit")
     ranks -= np.nanmean(ranks, axis=0)
-    with np.errstate(invalid="ignore"):  # where nothing varies it is not defined
+    with np.errstate(invalid="ignore"):  # undefined if nothing varies
         products = np.nansum(ranks[:, 0] * ranks[:, 1], axis=0)
         return products / np.sqrt(np.prod(np.nansum(ranks**2, axis=0), axis=0))
 
@@ -158,7 +157,7 @@ def interaction(sample: Sample) -> np.ndarray:
 
 
 def decay_loss(sample: Sample) -> np.ndarray:
-    """What is lost under decay, mean of the three base models."""
+    """The loss under decay, mean of the three base models."""
     return np.mean([_lost(sample, b) for b in ("pretrained", "intertrained", "fused")], axis=0)
 
 
@@ -173,7 +172,7 @@ def flatter(sample: Sample) -> np.ndarray:
 
 
 def _lost(sample: Sample, base: str) -> np.ndarray:
-    """Accuracy at the least value of the varied column less that at the greatest."""
+    """Accuracy at the smallest value of the varied column minus that at the largest."""
     values = sorted({key[0] for key in sample if key[0] != MEMBER})
     return accuracy(sample, values[0], base) - accuracy(sample, values[-1], base)
 
@@ -182,10 +181,10 @@ def _lost(sample: Sample, base: str) -> np.ndarray:
 class Claim:
     """A claim of the paper, and the statistic that has to exceed the threshold if it holds.
 
-    `bounds` are the least and the greatest value of the statistic. `said` is what the paper says
-    where none of its tables gives the statistic. `per_family`: the claim is made of every target
-    family. `smooth`: what each target adds to the statistic tells its variance (`worlds.by_type`);
-    of shares of models and ranks it does not (`worlds.bootstrapped`).
+    `bounds` are the smallest and largest possible values of the statistic. `said` is what the paper
+    says if none of its tables gives the statistic. `per_family`: the claim is made for every target
+    family. `smooth`: the variance follows from what each target contributes (`worlds.by_type`); for
+    shares of models and ranks it does not (`worlds.bootstrapped`).
     """
 
     number: int
@@ -245,7 +244,7 @@ CLAIMS = {
 
 
 def in_the_paper(experiment: str, claim: Claim, family: str = "") -> str:
-    """What the paper's own tables give for a claim, else what it says."""
+    """What the paper's own tables give for a claim, or else what it says."""
     if claim.said or family not in ("", *reference.FAMILY_SIZES):
         return claim.said
     if experiment == "weight_decay":
@@ -254,7 +253,7 @@ def in_the_paper(experiment: str, claim: Claim, family: str = "") -> str:
             for decay, row in reference.TABLE_2.iterrows()
             for base, number in row.items()
         }
-    else:  # a family stands as one target
+    else:  # a family counts as one target
         table = reference.TABLE_1.drop(columns="average")
         runs = {key: row.to_numpy()[None, None] / 100 for key, row in table.iterrows()}
         names = list(table.columns)
@@ -292,14 +291,14 @@ def only(sample: Sample, targets: list[str], names: list[str]) -> Sample:
 
 
 def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataFrame:
-    """The claims that an experiment decides: a row for each claim (claim 1: for each target family)
-    and scope of the interval; over many worlds there are the two `worlds.SCOPES`.
+    """The claims that an experiment decides: one row per claim (claim 1: per target family) and
+    scope of the interval; with many worlds the scopes are the two `worlds.SCOPES`.
 
     Returns: a DataFrame with the columns claim, scope, ``verdict`` (corrected for the number of
     claims in this table, see `adjusted`), estimate, low, high, ``threshold``, ``paper``, ``p`` (of
     the threshold, two-sided), ``p adjusted``, ``raw verdict`` (where the interval lies), and
-    ``decided by``: how many seeds, worlds or tasks would decide the raw verdict with a power of
-    80 % ("-" where it is decided; `worlds.in_range`).
+    ``decided by``: how many seeds, worlds or tasks would decide the raw verdict with 80 % power
+    ("-" if it is decided; `worlds.in_range`).
     """
     targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
@@ -333,7 +332,7 @@ def verdict(p: float, gap: float) -> str:
 
 def adjusted(table: pd.DataFrame) -> pd.DataFrame:
     """A table of verdicts with those corrected for the number of claims in it (`statistics.holm`),
-    scope by scope. Tables of several experiments may be put together first."""
+    scope by scope. Tables of several experiments may be concatenated first."""
     p = table.groupby("scope", sort=False)["p"].transform(statistics.holm)
     gaps = table["estimate"] - table["threshold"]
     led = [verdict(*pair) for pair in zip(p, gaps, strict=True)]
@@ -344,10 +343,10 @@ def adjusted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 HERE = "other targets like these"
-"""What an interval speaks of in one world."""
+"""What an interval covers in one world."""
 
 NOTHING = [(HERE, statistics.Estimate(np.nan), lambda: "-")]
-"""What is found where runs are missing."""
+"""The result if runs are missing."""
 
 
 def _found(claim: Claim, sample: Sample) -> list[tuple]:
@@ -376,8 +375,8 @@ def _found(claim: Claim, sample: Sample) -> list[tuple]:
 
 
 def _seeds_needed(claim: Claim, sample: Sample, found: statistics.Estimate, seeds: int) -> str:
-    """How many seeds would decide a claim, going by what of its variance comes from seeds; what
-    comes from the choice of targets is not lessened by more of them."""
+    """How many seeds would decide a claim, from the part of its variance that comes from seeds;
+    more seeds do not reduce what comes from the choice of targets."""
     if not claim.smooth:
         return "more targets"
     if seeds < 2 or np.isnan(found.variance):

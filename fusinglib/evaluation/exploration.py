@@ -23,7 +23,7 @@ TRAITS = {
     "target size": "training examples of the target",
     "pretrained": "accuracy from pretrained on the target (%)",
 }
-"""What could be known of a cell before its fused model is finetuned, and what it is."""
+"""What can be known about a cell before its fused model is finetuned, with a description."""
 
 
 def cells(plan: Plan, store: Store, results: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def cells(plan: Plan, store: Store, results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _traits(known: Updates, keys: list[str]) -> dict[str, float]:
-    """What the updates of some source models, named by their keys, are like."""
+    """Traits of the updates of some source models, given by their keys."""
     places = [known.names.index(key) for key in keys]
     cosines, norms = known.cosines[np.ix_(places, places)], known.norms[places]
     others = cosines[~np.eye(len(places), dtype=bool)]
@@ -90,8 +90,8 @@ def alikeness(plan: Plan, store: Store) -> pd.DataFrame:
     in which directions.
 
     Returns: a row per source model, over worlds and source seeds, with the mean norm of its
-    ``update``, in percent of the norm of the pretrained weights, its least and greatest cosine with
-    the others' updates, and a ``note`` where it is out of line.
+    ``update``, in percent of the norm of the pretrained weights, its smallest and largest cosine
+    with the others' updates, and a ``note`` if it is an outlier.
     """
     labels = {run.key: run.label.split(" from ")[0] for run in plan.models}
     rows = []
@@ -107,9 +107,9 @@ def alikeness(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 def correlations(found: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's rank correlation of each trait with the gain: taken in every world, then the mean
-    over worlds with its 95 % t interval. Cells of one world share models and targets, which is why
-    worlds are what is counted. NaN for a trait that does not vary.
+    """Spearman's rank correlation of each trait with the gain: computed in every world, then the
+    mean over worlds with its 95 % t interval. Cells of one world share models and targets, so
+    worlds are the units. NaN for a trait that does not vary.
 
     Returns: a row per trait with the columns what, correlation, low, high.
     """

@@ -1,6 +1,7 @@
 """Figures from tidy results: functions that draw on an Axes and return it.
 
-Colours are those of Okabe and Ito; the shape of the mark tells the same, so that all reads in grey.
+Colours are those of Okabe and Ito; marker shapes carry the same information, so that figures read
+in grey.
 """
 
 import io
@@ -22,8 +23,8 @@ plt.rcParams |= {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # names of tasks are no formulas, whatever is in them
+    "svg.fonttype": "none",  # keep text as text
+    "text.parse_math": False,  # task names are not formulas, whatever they contain
 }
 
 #: Colour and shape of each base model, in the order of drawing.
@@ -69,13 +70,13 @@ class NotebookFigure(Figure):
 
 
 def facets(columns, width, height, rows=1, **shared):
-    """A figure for a notebook, and its axes, (rows, columns), of which inner ones share labels."""
+    """A figure for a notebook, and its axes, (rows, columns); inner axes share labels."""
     figure = NotebookFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
 def forest(ax, labels):
-    """Make the rows of a forest plot: from above, each with its label, around a line at zero."""
+    """Set up the rows of a forest plot: top down, each with its label, around a line at zero."""
     ax.axvline(0, color="black", linewidth=1, zorder=1)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
@@ -84,7 +85,7 @@ def forest(ax, labels):
 
 
 def interval(ax, y, row, color, marker, size=7.0, width=2.0):
-    """Draw an estimate with its interval; filled where the interval leaves out zero."""
+    """Draw an estimate with its interval; filled if the interval excludes zero."""
     fill = color if row.low > 0 or row.high < 0 else "white"
     ax.plot([row.low, row.high], [y, y], color=color, linewidth=width, zorder=2)
     mark = {"color": color, "markerfacecolor": fill, "markersize": size, "zorder": 3}
@@ -98,11 +99,11 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 def accuracy_by_base(results, targets, ax=None):
     """Test accuracy of every target from every base model, in percent: a row per base model.
 
-    The large mark is the mean over targets; the small ones under it are the targets (means over
-    their runs), joined by a thin line each, a cross where pretrained does not beat the majority
-    label (`tables.without_signal`). The bar is the 95 % interval of the difference from
-    pretrained, set off from pretrained's mean, the dotted line: where it reaches that line, the
-    difference could be none. A base model with missing runs says how many and has no mean.
+    The large marker is the mean over targets; the small ones below it are the targets (means over
+    their runs), each connected by a thin line; a cross means that pretrained does not beat the
+    majority label (`tables.without_signal`). The bar is the 95 % interval of the difference from
+    pretrained, drawn from pretrained's mean, the dotted line: if it reaches that line, there may be
+    no difference. A base model with missing runs shows how many, and has no mean.
 
     Arguments: ``results`` as in `fusinglib.tables`; ``targets``, e.g. ``families["nli"]``; ``ax``,
     by default the current one.
@@ -144,9 +145,9 @@ def accuracy_by_base(results, targets, ax=None):
 def difference_intervals(differences, ax=None):
     """Forest plot of `fusinglib.tables.differences`, in points: a row each, grouped by comparison.
 
-    The mark is the estimate, filled where the 95 % interval leaves out zero; the line is the
-    interval; over many worlds the thick part of it is that with these tasks. A row with
-    missing runs says how many.
+    The marker is the estimate, filled if the 95 % interval excludes zero; the line is the interval;
+    with many worlds, its thick part is the interval with these tasks. A row with missing runs shows
+    how many.
 
     Returns: the Axes.
     """
@@ -202,7 +203,7 @@ def world_figure(by_world):
 
 
 def trait_figure(cells, correlations):
-    """The gain of fusing against each trait: a mark per cell, shapes by source family.
+    """The gain of fusing against each trait: one marker per cell, shapes by source family.
 
     Arguments: ``cells`` and ``correlations`` of `fusinglib.evaluation.exploration`.
     """
@@ -268,8 +269,8 @@ def note(ax, text, y):
 def family_figure(results, families):
     """A figure of `accuracy_by_base` for every target family, side by side.
 
-    Arguments: as in `fusinglib.tables`. Returns: a Figure, which pyplot does not know of; a
-    notebook shows it where it is a cell's last line or in ``display``.
+    Arguments: as in `fusinglib.tables`. Returns: a Figure that pyplot does not manage; a notebook
+    shows it as a cell's last line or with ``display``.
     """
     count = len(families)
     figure, (axes,) = facets(count, max(5.5, 1.5 + 2.9 * count), 4.8, sharey=True)
@@ -289,7 +290,7 @@ def family_figure(results, families):
 
 
 def difference_figure(differences):
-    """A figure of `difference_intervals` alone, as high as its rows need."""
+    """A figure of `difference_intervals` alone, as tall as its rows need."""
     rows = len(differences) + differences["comparison"].nunique()
     figure, ((ax,),) = facets(1, 9, 1 + 0.28 * rows)
     difference_intervals(differences, ax)
@@ -299,9 +300,9 @@ def difference_figure(differences):
 def pair_heatmap(cells, diagonal, ax=None):
     """Figure 2: the gain of every fused pair over pretrained, in points, coloured by its class.
 
-    The sign beside the gain says the class as well; a ``?`` follows where it changes within one
-    standard error, and over many worlds the share of those in which the pair is better than both.
-    On the diagonal stands the gain of the single intertrained model, over other targets than the
+    The sign beside the gain shows the class as well; a ``?`` means that it changes within one
+    standard error. With many worlds, the percentage of worlds in which the pair is better than both
+    follows. The diagonal has the gain of the single intertrained model, over other targets than the
     pairs' (see `fusinglib.pairs.diagonal`).
 
     Arguments: ``cells`` and ``diagonal`` of `fusinglib.pairs`. Returns: the Axes.
@@ -351,7 +352,7 @@ def lines_over(table, column, value, ax=None, log=False):
     """A line per base model over a column that varies: its ``accuracy`` in percent, or its paired
     ``difference`` from pretrained in points, with 95 % intervals.
 
-    Base models stand side by side, so that no bar hides another.
+    Base models are placed side by side, so that no bar hides another.
 
     Arguments: ``table`` of `fusinglib.evaluation.tables.over`; ``column``; ``value``; ``log``:
     whether the column's axis is logarithmic. Returns: the Axes.
@@ -412,7 +413,8 @@ def decay_figure(table, shares):
 
 
 def learning_curves(histories, steps=None):
-    """Training loss and dev accuracy of every finetuning: thin the seeds, thick their mean.
+    """Training loss and dev accuracy of every finetuning: thin lines for seeds, a thick one for
+    their mean.
 
     Arguments: ``histories`` of `fusinglib.evaluation.playground`; ``steps``, where the axis ends
     (by default with the last evaluation). Returns: a Figure.
@@ -433,7 +435,7 @@ def learning_curves(histories, steps=None):
 
 
 def line_curves(curves, ax=None):
-    """The curves of the lines of one kind: thin the single lines, thick their mean.
+    """The curves of the lines of one kind: thin for single lines, thick for their mean.
 
     Arguments: ``curves`` of `fusinglib.paths.curves`, of one kind. Returns: the Axes.
     """
@@ -448,8 +450,8 @@ def line_curves(curves, ax=None):
 
 
 def path_figure(table):
-    """Loss and accuracy along the straight lines, a column per kind of line; it says where heads
-    were fitted.
+    """Loss and accuracy along the straight lines, one column per kind of line; says if heads were
+    fitted.
 
     Arguments: ``table`` of `fusinglib.paths.points`. Returns: a Figure.
     """
@@ -487,7 +489,7 @@ def weight_map(coordinates, names, ax=None):
         color, marker = BASES[base.get(name, "intertrained")]
         ax.plot(*zip(start, place, strict=True), color="0.8", linewidth=1, zorder=1)
         ax.plot(*place, marker, color=color, markersize=9, markeredgecolor="white", zorder=2)
-        below = name == MEAN  # which lies near the others' lines
+        below = name == MEAN  # which is near the others' lines
         text = {"textcoords": "offset points", "xytext": (7, -13 if below else 5), "zorder": 3}
         ax.annotate(name, place, fontweight="bold" if name in base else "normal", **text)
     ax.set_aspect("equal")
@@ -496,7 +498,7 @@ def weight_map(coordinates, names, ax=None):
 
 
 def weight_figure(updates):
-    """The weight space: `weight_map`, and the share of the distances that it keeps.
+    """The weight space: `weight_map`, and the fraction of the distances that it preserves.
 
     Arguments: ``updates`` of `fusinglib.fusion.geometry`. Returns: a Figure.
     """
@@ -536,7 +538,7 @@ def squares_figure(matrices, decimals=(1, 1)):
 
 
 def planner_figure(curves):
-    """What numbers of seeds detect, a curve per spread, on logarithmic axes.
+    """What different numbers of seeds detect, one curve per spread, on logarithmic axes.
 
     Dotted lines: the paper's gains of fused over pretrained (Table 1). The last curve, of the
     chosen spread on other targets, is dashed and has the colour of the one before it.

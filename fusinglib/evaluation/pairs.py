@@ -12,7 +12,7 @@ CLASSES = {
     "better than the worse": "~",
     "worse than both": "-",
 }
-"""How a fused pair does beside its two models, best first, and the sign for it."""
+"""How a fused pair compares with its two models, best first, and the sign for it."""
 
 
 def table(results):
@@ -20,17 +20,15 @@ def table(results):
 
     Returns: a DataFrame with the columns
 
-    - ``one``, ``two``: the tasks; ``targets``: how many;
-    - ``gain``, ``gain_one``, ``gain_two``: of the fused pair and of each intertrained model over
-      pretrained, in points;
-    - ``rank``: how the pair does beside the two, see `CLASSES`;
-    - ``certain``: whether it stays the same within one standard error of the pair's distance
-      from the better one, the mean of the two and the worse one;
-    - ``p``: of the pair against the better one, chosen on other seeds than it is compared on
-      (`above_better`), by sign flips of worlds, or in a single one of targets (`least_p` is the
-      least there can be), corrected for the number of pairs;
-    - ``above_better``: that difference, in points; a mean over seeds;
-    - with many worlds ``better_than_both``: in how many of them, in percent.
+    - ``one``, ``two``: the tasks; ``targets``: how many; - ``gain``, ``gain_one``, ``gain_two``: of
+      the fused pair and of each intertrained model over pretrained, in points; - ``rank``: how the
+      pair compares with the two, see `CLASSES`; - ``certain``: whether it does not change within
+      one standard error of the pair's distance from the better one, the mean of the two and the
+      worse one; - ``p``: of the pair against the better one, chosen on other seeds than it is
+      compared on (`above_better`), by sign flips of worlds, or in a single one of targets
+      (`least_p` is the smallest possible), corrected for the number of pairs; - ``above_better``:
+      that difference, in points; a mean over seeds; - with many worlds ``better_than_both``: in how
+      many of them, in percent.
     """
     rows = []
     for names in dict.fromkeys(results[results["base"] == "fused"]["sources"]):
@@ -60,11 +58,11 @@ def table(results):
 
 
 def above_better(fused, one, two):
-    """How far a pair lies above the better of its models, run by run: each seed is compared with
-    the model that was better on all the other seeds, or with one seed on the other targets.
+    """How far a pair is above the better of its models, run by run: each seed is compared with the
+    model that was better on all other seeds (with one seed, on the other targets).
 
-    Chosen on the runs that it is compared with, the better of two models that are alike looks
-    better than it is, and a pair that is their equal worse. Arrays as of `arrays`.
+    Chosen on the same runs, the better of two equal models would look better than it is, and a pair
+    that equals them worse. Arrays as of `arrays`.
     """
     axis = -2 if fused.shape[-2] > 1 else -1
     gap = (one - two).mean(axis=(0, 1), keepdims=True)
@@ -73,14 +71,14 @@ def above_better(fused, one, two):
 
 
 def units(differences):
-    """What may have either sign by itself: the mean differences of worlds, or in a single world of
-    targets."""
+    """The independent units whose signs may flip: the mean differences of worlds or, in a single
+    world, of targets."""
     alone = len(differences) == 1
     return differences.mean(axis=(0, 1, 2) if alone else (1, 2, 3))
 
 
 def least_p(results):
-    """The least p-value of a pair that this design can give, before it is corrected."""
+    """The smallest p-value that this design can give a pair, before correction."""
     count = results["world"].nunique() if "world" in results else 1
     if count == 1:
         paired = results[results["base"] == "fused"]
@@ -109,14 +107,13 @@ def arrays(results, names):
 
 
 def unseen(results, names):
-    """The targets that neither of two tasks is, on which their mean was tried."""
+    """The targets other than the two tasks, on which their mean was tried."""
     return list(dict.fromkeys(results[results["sources"].isin([names])]["target"]))
 
 
 def detail(results, names):
-    """What stands behind a cell: test accuracies in percent, a row for every target that neither
-    model has seen and every seed (with several source seeds or worlds their mean), and last their
-    means.
+    """The runs behind a cell: test accuracies in percent, one row per target that neither model has
+    seen and per seed (with several source seeds or worlds their mean), and last their means.
 
     Arguments: ``names``, the two source tasks, as in the column ``sources``. Returns: a DataFrame
     indexed by target and seed, with the columns pretrained, fused, and the two tasks.
@@ -145,8 +142,8 @@ def class_of(gaps):
 def diagonal(results):
     """The diagonal of Figure 2: the gain of each intertrained model over pretrained, in points.
 
-    Over all targets but the task itself, so other ones than in `table`. Returns: a DataFrame
-    indexed by task with estimate, low, high.
+    Over all targets except the task itself, so not the same ones as in `table`. Returns: a
+    DataFrame indexed by task with estimate, low, high.
     """
     rows = {}
     for names in dict.fromkeys(results[results["base"] == "intertrained"]["sources"]):
@@ -157,8 +154,8 @@ def diagonal(results):
 
 
 def shares(cells):
-    """The share of pairs better than both, than their mean and than the worse one, in percent,
-    and how many classes are uncertain; beside what the paper says."""
+    """The share of pairs better than both, than their mean and than the worse one, in percent, and
+    how many classes are uncertain, with what the paper says."""
     known = cells[cells["rank"] != ""]
     order = known["rank"].map(list(CLASSES).index)
     rows = [

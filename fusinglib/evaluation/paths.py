@@ -21,16 +21,16 @@ KINDS = [
 """The kinds of lines."""
 
 TASKS = {"dev": "trained on", "test": "unseen"}
-"""What a split says of a task: scored are the dev sets of the tasks that an end of the line was
-trained on, and the test sets of unseen targets."""
+"""What a split means for a task: dev sets are scored for tasks that an end of the line was trained
+on, test sets for unseen targets."""
 
 
 def points(results: pd.DataFrame) -> pd.DataFrame:
-    """The results of a loss path, a row per place on a line and task.
+    """The results of a loss path, one row per position on a line and task.
 
     Returns: a DataFrame with the columns start, end, ``kind`` (of `KINDS`), task, ``tasks`` (of
-    `TASKS`), head, source_seed, seed, position, loss (nats), and the accuracies (fractions). A run
-    that is missing has one row, of NaN.
+    `TASKS`), head, source_seed, seed, position, loss (nats), and the accuracies (fractions). A
+    missing run has one row of NaN.
     """
     lacking = {"position": np.nan, "loss": np.nan, "accuracy": np.nan}
     rows = [
@@ -44,7 +44,7 @@ def points(results: pd.DataFrame) -> pd.DataFrame:
 
 
 LINE = ["start", "end", "task", "split", "head", "source_seed", "seed"]
-"""What names a run of a loss path; ``head``: whether one was fitted at every place."""
+"""What names a run of a loss path; ``head``: whether one was fitted at every position."""
 
 
 def kind_of(start: str, end: str) -> str:
@@ -54,11 +54,11 @@ def kind_of(start: str, end: str) -> str:
 
 
 def curves(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """The curve of every line: the mean of ``value`` over its tasks, those that it was trained on
-    and the unseen ones apart (and over the seeds of fitted heads).
+    """The curve of every line: the mean of ``value`` over its tasks, separately for those that its
+    ends were trained on and for unseen ones (and over the seeds of fitted heads).
 
     Arguments: ``table`` of `points`. Returns: a row per kind, start, end, source_seed and tasks, a
-    column per position; NaN where a run is missing.
+    column per position; NaN if a run is missing.
     """
     names = ["kind", "start", "end", "source_seed", "tasks"]
     found = table.groupby([*names, "position"], sort=False)[value].mean().unstack("position")
@@ -72,8 +72,8 @@ def curves(table: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def lines(table: pd.DataFrame) -> pd.DataFrame:
     """Every line as numbers: loss (nats) and accuracy (percent) at its ends and in its middle; how
-    far the loss stands above the straight line between its ends (``barrier``), how far the accuracy
-    lies below it (``drop``), and the ``rise`` of the loss (see `fusinglib.statistics`)."""
+    far the loss is above the straight line between its ends (``barrier``), how far the accuracy is
+    below it (``drop``), and the ``rise`` of the loss (see `fusinglib.statistics`)."""
     losses, accuracies = curves(table, "loss"), 100 * curves(table, "accuracy")
     middle = len(losses.columns) // 2
     numbers = {

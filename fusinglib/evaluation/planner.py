@@ -12,15 +12,15 @@ from fusinglib.evaluation.tables import distinct_targets, run_arrays
 from fusinglib.study.settings import SeedPlanner
 
 PUBLISHED_TARGETS = 14
-"""How many data sets the published standard deviations of a mean are over."""
+"""The number of data sets behind the published standard deviations of a mean."""
 
 
 class Spread(NamedTuple):
-    """How much runs differ, in points.
+    """How much runs vary, in points.
 
     `run`: the standard deviation of one run on one target. `shared`: the part of it that the runs
-    of one seed have in common on all targets (0: none). `effect`: the standard deviation over
-    targets of the true difference between two base models (NaN: not known).
+    of one seed share on all targets (0: none). `effect`: the standard deviation across targets of
+    the true difference between two base models (NaN: unknown).
     """
 
     run: float
@@ -36,9 +36,8 @@ class Spread(NamedTuple):
 def published(model: str, together: bool) -> Spread:
     """The spread of the authors' 20 runs of a pretrained model (`reference.PUBLISHED`).
 
-    `together`: runs of one number belong together, over all data sets; else they are independent.
-    A covariance below zero is taken as none. Raises `InputError` for a model that is not among
-    them.
+    `together`: runs with the same number belong together on all data sets; otherwise they are
+    independent. Negative covariance counts as none. Raises `InputError` for an unknown model.
     """
     if model not in reference.PUBLISHED.index:
         known = one_of(reference.PUBLISHED.index)
@@ -53,9 +52,9 @@ def published(model: str, together: bool) -> Spread:
 
 def measured(results: pd.DataFrame, families: dict) -> Spread:
     """The spread of a family table's own runs: of all base models together, and of fused over
-    pretrained; NaN where runs are missing or there is one seed alone.
+    pretrained; NaN if runs are missing or there is only one seed.
 
-    Runs on different targets share no randomness, so nothing is taken to be shared.
+    Runs on different targets share no randomness, so nothing is assumed to be shared.
     """
     targets = distinct_targets(families)
     arrays = run_arrays(results, targets)
@@ -70,15 +69,15 @@ def measured(results: pd.DataFrame, families: dict) -> Spread:
         if base == "fused"
     ]
     worlds, source_seeds = np.max([runs.shape[:2] for runs in arrays.values()], axis=0)
-    noise = run**2 / (worlds * seeds) * (1 + 1 / source_seeds)  # of pretrained and of fused
+    noise = run**2 / (worlds * seeds) * (1 + 1 / source_seeds)  # for pretrained and for fused
     effect = max(float(np.mean(np.array(effects))) - noise, 0)
     return Spread(100 * run, 0.0, 100 * math.sqrt(effect))
 
 
 def spreads(settings: SeedPlanner, results: pd.DataFrame, families: dict) -> dict[str, Spread]:
-    """All the spreads at hand, by where they come from; the chosen one is the last.
+    """All available spreads by origin; the chosen one is last.
 
-    Raises `InputError` where the store is chosen and lacks runs of the study.
+    Raises `InputError` if the store is chosen and lacks runs of the study.
     """
     model = settings.published_model
     found = {
@@ -101,7 +100,7 @@ def spreads(settings: SeedPlanner, results: pd.DataFrame, families: dict) -> dic
 
 
 def sources(found: dict[str, Spread], seeds: int, targets: int) -> pd.DataFrame:
-    """The spreads beside each other, and what so many seeds and targets detect under each."""
+    """The spreads side by side, and what so many seeds and targets detect with each."""
     rows = {
         name: {
             "one run": spread.run,
@@ -116,14 +115,14 @@ def sources(found: dict[str, Spread], seeds: int, targets: int) -> pd.DataFrame:
 
 
 def detectable(spread: Spread, seeds: int, targets: int) -> float:
-    """The least difference that is detected on these very targets, in points: of a test of the
-    means over targets, with 2k - 2 degrees of freedom for k seeds (`statistics`)."""
+    """The smallest difference detected on these very targets, in points: by a test of the means
+    over targets, with 2k - 2 degrees of freedom for k seeds (`statistics`)."""
     return statistics.detectable_difference(spread.of_mean(targets), seeds)
 
 
 def detectable_on_others(spread: Spread, seeds: int, targets: int) -> float:
-    """The least difference that is detected on targets like these, in points; NaN where targets
-    share a part of the spread, which a test over targets cannot see."""
+    """The smallest difference detected on targets like these, in points; NaN if targets share part
+    of the spread, which a test over targets cannot see."""
     if spread.shared:
         return math.nan
     return statistics.detectable_over_targets(spread.run, spread.effect, seeds, targets)
@@ -137,8 +136,8 @@ def grid(measure, spread: Spread, seeds: list[int], targets: list[int]) -> pd.Da
 
 
 def curves(found: dict[str, Spread], seeds: list[int], targets: int) -> pd.DataFrame:
-    """What numbers of seeds detect on so many targets: a column per spread, and last the chosen
-    one's on other targets like these."""
+    """What different numbers of seeds detect on so many targets: one column per spread, and last
+    the chosen one's on other targets like these."""
     columns = {
         name: [detectable(spread, k, targets) for k in seeds] for name, spread in found.items()
     }

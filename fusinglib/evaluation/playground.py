@@ -1,4 +1,4 @@
-"""What came out in the playground: one target, a few base models, some seeds."""
+"""Results of the playground: one target, a few base models, some seeds."""
 
 import math
 from typing import Any
@@ -32,12 +32,13 @@ def histories(plan: Plan, store: Store) -> pd.DataFrame:
 
 
 SCOPES = ("this test set", "texts like these")
-"""What an interval speaks of: other seeds, and other test texts as well."""
+"""What an interval covers: other seeds, and other test texts as well."""
 
 
 def answers(plan: Plan, store: Store) -> dict[str, pd.DataFrame]:
-    """Which test texts the finished runs from each base model got right: 1 or 0, a row per seed and
-    a column per text. None where runs are stopped by macro-F1, which is no mean over texts."""
+    """Which test texts the finished runs from each base model got right: 1 or 0, one row per seed
+    and one column per text. Empty if runs are selected by macro-F1, which is not a mean over
+    texts."""
     right: dict[str, dict[int, np.ndarray]] = {base: {} for base in BASES}
     for row in plan.rows:
         run, settings = row["run"], row["run"].settings
@@ -52,8 +53,8 @@ def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
     """The mean of right answers, or of their differences, (seeds, texts), in one of the `SCOPES`:
     seeds are drawn in both, texts in the second (a two-way table, see `worlds.Squares`).
 
-    What is equal with every seed, by chance, is known no better than to the rounding of a count of
-    right answers. One seed has no interval.
+    If all seeds agree by chance, the value is known only up to the rounding of a count of correct
+    answers. One seed has no interval.
     """
     seeds, texts = right.shape
     if seeds < 2 or texts < 2:
@@ -65,7 +66,8 @@ def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
 def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Test accuracy from each base model, in percent: mean over seeds with its 95 % interval over
     seeds and texts like these, standard deviation over seeds, and how many seeds are finished; NaN
-    for what they do not give. `right` are the `answers`; without them the interval is over seeds.
+    for what cannot be computed. `right` are the `answers`; without them the interval is over
+    seeds.
     """
     rows = {}
     for base in BASES:
@@ -79,8 +81,8 @@ def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.Data
 
 
 def _gap(right: pd.DataFrame | None, values: Any) -> dict[str, statistics.Difference]:
-    """The mean of `values` of seeds, in percent or points, in both `SCOPES`; over seeds alone where
-    nothing is known of texts."""
+    """The mean of `values` of seeds, in percent or points, in both `SCOPES`; over seeds alone if
+    nothing is known about texts."""
     if right is None or right.empty or len(values) != len(right):
         return dict.fromkeys(SCOPES, statistics.over_seeds(values))
     parts = right.to_numpy()
@@ -94,9 +96,9 @@ def _percent(found: statistics.Difference) -> statistics.Difference:
 def differences(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Differences between base models in points, paired by seed and text, with 95 % intervals.
 
-    `low` and `high` speak of other seeds and other texts like these, `low_same` and `high_same` of
-    other seeds on this test set; of this target and these models alone. `seeds` are those that both
-    have finished. `right` as in `accuracies`.
+    `low` and `high` cover other seeds and other texts like these, `low_same` and `high_same` other
+    seeds on this test set; all are for this target and these models only. `seeds` counts those that
+    both have finished. `right` as in `accuracies`.
     """
     runs = results.pivot(index="seed", columns="base", values=metric_of(results))
     rows = {}
@@ -112,8 +114,8 @@ def differences(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.Dat
 
 
 def collapses(results: pd.DataFrame) -> list[str]:
-    """A sentence for each base model of which runs collapsed: their intervals hold less often than
-    they say (see `benchmarks/coverage.py`)."""
+    """One sentence per base model whose runs collapsed: their intervals hold less often than stated
+    (see `benchmarks/coverage.py`)."""
     sentences = []
     for base in BASES:
         runs = scored(results.query("base == @base")).dropna().to_numpy()
@@ -128,7 +130,7 @@ def collapses(results: pd.DataFrame) -> list[str]:
 
 
 def verdict(results: pd.DataFrame, target: str, right: dict[str, pd.DataFrame]) -> str:
-    """The comparison of fused with pretrained in a sentence. `right` as in `accuracies`."""
+    """The comparison of fused with pretrained in one sentence. `right` as in `accuracies`."""
     found = differences(results, right).loc["fused - pretrained"]
     if np.isnan(found["estimate"]):
         return "Nothing is finished yet."
@@ -146,7 +148,7 @@ def verdict(results: pd.DataFrame, target: str, right: dict[str, pd.DataFrame]) 
 
 
 def call(settings: FusePlayground) -> str:
-    """The call of Python that makes the fused model again."""
+    """The Python call that repeats the fuse."""
     words = [f"models={settings.models}", f"target={settings.target!r}"]
     words += [f"trained_on={settings.trained_on}"] if settings.trained_on else []
     words += [f"method={settings.method!r}"] if settings.method != "mean" else []

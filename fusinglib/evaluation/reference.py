@@ -1,7 +1,7 @@
 """The paper's numbers as data (Choshen, Venezian, Slonim, Katz 2022, arXiv:2204.03044): Tables 1, 2
 and 3, and where they contradict the text.
 
-Numbers are percentages. Rows and columns bear fusinglib's names, in the order of Table 1.
+Numbers are percentages. Rows and columns have fusinglib's names, in the order of Table 1.
 """
 
 import pandas as pd

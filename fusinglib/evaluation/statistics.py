@@ -1,7 +1,7 @@
 """Numbers from runs: arrays of accuracies of shape (seeds, targets) in, plain numbers out.
 
-Several source seeds are an axis in front: (source seeds, seeds, targets). A missing run is NaN and
-makes the result NaN: nothing is ever averaged over fewer runs in silence.
+Several source seeds are a leading axis: (source seeds, seeds, targets). A missing run is NaN and
+makes the result NaN: nothing is ever silently averaged over fewer runs.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ LEVEL = 0.95  # of every interval
 
 
 class Difference(NamedTuple):
-    """A mean difference with its 95 % interval, in the unit of the inputs."""
+    """A mean difference with its 95 % interval, in the units of the inputs."""
 
     estimate: float
     low: float
@@ -29,7 +29,7 @@ def mean(accuracy):
 def std(accuracy):
     """Standard deviation over seeds (ddof 1) of each target, averaged over targets.
 
-    This is our reading of the paper's Table 3. With several source seeds it is taken within each
+    This is our reading of the paper's Table 3. With several source seeds it is computed within each
     and then averaged, so it measures the randomness of finetuning on the target alone. NaN for one
     seed.
     """
@@ -45,7 +45,7 @@ def median(accuracy):
 
 
 def collapse_rate(accuracy):
-    """Share of runs more than 10 points (0.10) below the median of their target's seeds.
+    """Fraction of runs more than 10 points (0.10) below the median of their target's seeds.
 
     The median is that of the same base model on the same target. NaN for one seed, which has
     nothing to fall below.
@@ -54,7 +54,7 @@ def collapse_rate(accuracy):
     if accuracy.shape[-2] < 2 or np.isnan(accuracy).any():
         return float("nan")
     below = np.median(accuracy, axis=-2, keepdims=True) - accuracy
-    return float(np.mean(below > COLLAPSE + 1e-9))  # exactly 10 points is no collapse
+    return float(np.mean(below > COLLAPSE + 1e-9))  # exactly 10 points is not a collapse
 
 
 def mean_of_runs(runs):
@@ -63,9 +63,9 @@ def mean_of_runs(runs):
 
 
 class Estimate(NamedTuple):
-    """A mean, the variance that it is estimated to have, and the degrees of freedom of that.
+    """A mean, its estimated variance, and the degrees of freedom of that.
 
-    Where the variance is not known there is no interval, and no p-value.
+    If the variance is unknown there is no interval and no p-value.
     """
 
     value: float
@@ -74,15 +74,15 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values):
-        """The mean of independent values; its variance is known where they are two or more."""
+        """The mean of independent values; its variance is known if there are at least two."""
         values = np.asarray(values, dtype=float)
         if len(values) < 2:
             return cls(float(values.mean()) if len(values) else float("nan"))
         return cls(float(values.mean()), float(values.var(ddof=1)) / len(values), len(values) - 1)
 
     def reach(self, power=0.5):
-        """How far off a value is told apart from the mean at 5 %, two-sided, with that power (0.5:
-        half the width of the 95 % interval), in the approximation by central t quantiles."""
+        """How far from the mean a value is detected at 5 %, two-sided, with that power (0.5: half
+        the width of the 95 % interval), in the approximation by central t quantiles."""
         quantiles = stats.t.ppf([(1 + LEVEL) / 2, power], self.freedom)
         return float(quantiles.sum() * np.sqrt(self.variance))
 
@@ -101,18 +101,18 @@ class Estimate(NamedTuple):
 
 
 def over_seeds(values):
-    """The mean of the values of several seeds with its 95 % t interval, which takes them as drawn
-    from a normal distribution. Without an interval for one value, all NaN for none."""
+    """The mean of the values of several seeds with its 95 % t interval, which assumes a normal
+    distribution. One value has no interval; no values give NaN."""
     return Estimate.of(values).interval
 
 
 def sign_flip(differences):
     """Two-sided p-value of a permutation test of the mean of independent differences.
 
-    Under the null hypothesis every difference (of a world, or of a target) may as well have the
-    other sign. All sign patterns are tried where they are few, else 10,000 of them
-    (`scipy.stats.permutation_test`); with n differences no p is less than ``2 / 2 ** n``. NaN for
-    a single one, which says nothing, and where one is missing.
+    Under the null hypothesis the sign of every difference (of a world, or of a target) is
+    arbitrary. All sign patterns are tried if they are few, otherwise 10,000 of them
+    (`scipy.stats.permutation_test`); with n differences no p is below ``2 / 2 ** n``. NaN for a
+    single one, which says nothing, and if one is missing.
     """
     differences = np.asarray(differences, dtype=float)
     if differences.size < 2 or np.isnan(differences).any():
@@ -129,7 +129,8 @@ def sign_flip(differences):
 
 
 def false_discovery(p_values):
-    """P-values corrected for their number (Benjamini and Hochberg 1995); NaN stays NaN."""
+    """P-values corrected to control the false discovery rate (Benjamini and Hochberg 1995); NaN
+    stays NaN."""
     p_values = np.asarray(p_values, dtype=float)
     corrected = np.full_like(p_values, np.nan)
     known = ~np.isnan(p_values)
@@ -138,8 +139,8 @@ def false_discovery(p_values):
 
 
 def holm(p_values):
-    """P-values corrected for their number so that not one true null hypothesis falls, with 95 %
-    (Holm 1979); NaN stays NaN and does not count."""
+    """P-values corrected to control the family-wise error rate (Holm 1979); NaN stays NaN and does
+    not count."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)[: int((~np.isnan(p_values)).sum())]
     corrected = np.full_like(p_values, np.nan)
@@ -151,25 +152,25 @@ def holm(p_values):
 def barrier(losses):
     """How far the losses along a line rise above the straight line between those of its ends.
 
-    ``max_p (L(p) - (1 - p) L(0) - p L(1))``, at equally spaced places p from 0 to 1, ends included
-    (Entezari et al. 2021, "The role of permutation invariance in linear mode connectivity"). Never
-    below 0: there is none at the ends. NaN where a place is missing.
+    ``max_p (L(p) - (1 - p) L(0) - p L(1))``, at equally spaced positions p from 0 to 1, ends
+    included (Entezari et al. 2021, "The role of permutation invariance in linear mode
+    connectivity"). Never below 0, since it is 0 at the ends. NaN if a position is missing.
     """
     losses = np.asarray(losses, dtype=float)
     return float(np.max(losses - np.linspace(losses[0], losses[-1], len(losses))))
 
 
 def rise(losses):
-    """How far the losses along a line rise at most above the least one before: 0 where they never
+    """The largest rise of the losses along a line above the smallest one before: 0 if they never
     rise, as in monotonic linear interpolation (Lucas et al. 2021)."""
     losses = np.asarray(losses, dtype=float)
     return float(np.max(losses - np.minimum.accumulate(losses)))
 
 
 def detectable_difference(spread, seeds, power=0.80):
-    """The least difference that ``seeds`` runs against as many detect with the given power.
+    """The smallest difference that ``seeds`` runs against as many detect with the given power.
 
-    Of a two-sided two-sample t-test at 5 %, in the usual approximation by central t quantiles:
+    For a two-sided two-sample t test at 5 %, in the usual approximation by central t quantiles:
     ``(t(.975, 2k - 2) + t(power, 2k - 2)) * spread * sqrt(2 / k)`` for k seeds. NaN for one seed.
 
     Arguments: ``spread``, the standard deviation of what one run measures, e.g. the mean
@@ -183,12 +184,12 @@ def detectable_difference(spread, seeds, power=0.80):
 
 
 def detectable_over_targets(spread, effect, seeds, targets, power=0.80):
-    """The least mean difference that is detected with the given power, if targets are a sample.
+    """The smallest mean difference detected with the given power, if targets are a sample.
 
-    Of a two-sided one-sample t-test at 5 % of the targets' differences, each the mean of ``seeds``
-    runs less that of as many, in the approximation of `detectable_difference`:
-    ``(t(.975, m - 1) + t(power, m - 1)) * sqrt((effect ** 2 + 2 * spread ** 2 / k) / m)`` for k
-    seeds and m targets. More seeds do not lessen what comes of ``effect``. NaN for one target.
+    For a two-sided one-sample t test at 5 % of the targets' differences, each the mean of ``seeds``
+    runs minus that of as many, in the approximation of `detectable_difference`: ``(t(.975, m - 1) +
+    t(power, m - 1)) * sqrt((effect ** 2 + 2 * spread ** 2 / k) / m)`` for k seeds and m targets.
+    More seeds do not reduce what comes from ``effect``. NaN for one target.
 
     Arguments: ``spread``, the standard deviation of one run on a target; ``effect``, that of the
     true difference over targets. Returns: in their unit.

@@ -1,8 +1,8 @@
 """Tables from the tidy results of the family experiment: DataFrames in percent.
 
-Everywhere, ``results`` has a row per run with the columns base, source_family, target,
-source_seed, seed and accuracy (a fraction), and ``families`` maps a family's name to its targets.
-Where the runs were stopped by macro-F1, this stands in the place of accuracy (see `scored`).
+Everywhere, ``results`` has a row per run with the columns base, source_family, target, source_seed,
+seed and accuracy (a fraction), and ``families`` maps a family's name to its targets. If runs were
+selected by macro-F1, it replaces accuracy (see `scored`).
 """
 
 import numpy as np
@@ -28,14 +28,14 @@ COMPARISONS = [
 
 
 class TextTable(pd.DataFrame):
-    """A DataFrame of text that prints whole, however wide or long, in a terminal as well."""
+    """A DataFrame of text that prints completely, however wide or long, in a terminal too."""
 
     def __repr__(self):
         return self.to_string()
 
 
 class Texts(TextTable):
-    """A table of whole texts, which begin at the left."""
+    """A table of untruncated, left-aligned texts."""
 
     def _repr_html_(self):
         with pd.option_context("display.max_colwidth", None):
@@ -43,11 +43,11 @@ class Texts(TextTable):
 
 
 def expected_runs(results, targets):
-    """Accuracy of every run that the results should hold, NaN where it is missing.
+    """Accuracy of every run that the results should hold, NaN if it is missing.
 
-    Expected are all targets, with every seed found in the results, from each base model: those of
-    Table 1 for every source family that the results name, and random where
-    the results have it. What depends on a source family is expected for each source seed found.
+    All targets are expected, with every seed found in the results, from each base model: those of
+    Table 1 for every source family in the results, and random if the results have it. What depends
+    on a source family is expected for each source seed found.
 
     Returns: a Series indexed by base, source_family, world (0 where there are none), source_seed,
     seed, target.
@@ -86,7 +86,7 @@ def expected_runs(results, targets):
 
 
 def metric_of(results):
-    """What the runs were stopped by, and tables show: "accuracy", or "macro_f1"."""
+    """The metric that runs were selected by and tables show: "accuracy" or "macro_f1"."""
     by_f1 = "metric" in results and (results["metric"] == "macro_f1").all()
     return "macro_f1" if by_f1 else "accuracy"
 
@@ -104,10 +104,10 @@ def run_arrays(results, targets):
 
 
 def arrays(results, keys, targets):
-    """Scores by the columns ``keys``: arrays of shape (worlds, source seeds, seeds, targets),
-    NaN where there is no run; without worlds there is one of them.
+    """Scores by the columns ``keys``: arrays of shape (worlds, source seeds, seeds, targets), NaN
+    if there is no run; without worlds there is one.
 
-    Arguments: ``keys``, columns that tell base models apart. Source seeds are those of a base
+    Arguments: ``keys``, the columns that distinguish base models. Source seeds are those of a base
     model; worlds and seeds those of all results. Returns: a dict from tuples of their values.
     """
     if "world" not in results:
@@ -123,9 +123,9 @@ def arrays(results, keys, targets):
 
 
 def missing(results, families):
-    """The runs that the results lack: a row each, with what names a run.
+    """The runs that the results lack, one row each, with what identifies a run.
 
-    A run counts as missing where it has no row and where its accuracy is NaN.
+    A run is missing if it has no row or if its accuracy is NaN.
     """
     runs = expected_runs(results, distinct_targets(families))
     lacking = runs[runs.isna()].index.to_frame(index=False)
@@ -138,7 +138,7 @@ def distinct_targets(families):
 
 
 def tasks_table(families, sizes):
-    """The tasks at hand: a row each, with its target families and the examples of its splits."""
+    """The available tasks, one row each, with target families and the examples per split."""
     rows = {
         task: {"target of": ", ".join(f for f in families if task in families[f]), **splits}
         for task, splits in sizes.items()
@@ -176,7 +176,7 @@ def accuracy_table(results, families, statistic="mean"):
 
 
 def positions(targets, members):
-    """Where the members of a family stand among the targets."""
+    """The positions of a family's members among the targets."""
     return [targets.index(member) for member in members]
 
 
@@ -185,16 +185,14 @@ def differences(results, families):
 
     Returns: a DataFrame with the columns
 
-    - ``comparison`` ("fused - pretrained");
-    - ``source_family`` ("all": the mean over source families, of which there are several; ""
-      where neither base has one);
-    - ``target_family`` ("all": every distinct target once);
-    - ``estimate``, ``low``, ``high``: see `worlds.difference` for what the interval covers;
-    - with many worlds: ``worlds``, how many; ``low``, ``high`` then speak of other worlds and other
-      tasks, ``low_same``, ``high_same`` of other worlds with these (see `worlds`);
-    - ``targets``, ``seeds``, ``source_seeds``: how many of each;
-    - ``improved``: the targets whose mean difference is above zero;
-    - ``missing``: the runs lacking on either side. One is enough for a row of NaN.
+    - ``comparison`` ("fused - pretrained"); - ``source_family`` ("all": the mean over several
+      source families; "" if neither base has one); - ``target_family`` ("all": every distinct
+      target once); - ``estimate``, ``low``, ``high``: see `worlds.difference` for what the interval
+      covers; - with many worlds: ``worlds``, how many; ``low``, ``high`` then cover other worlds
+      and other tasks, ``low_same``, ``high_same`` other worlds with these (see `worlds`); -
+      ``targets``, ``seeds``, ``source_seeds``: how many of each; - ``improved``: the targets whose
+      mean difference is above zero; - ``missing``: the runs missing on either side. One is enough
+      for a row of NaN.
     """
     if "all" in families:
         raise InputError('a family cannot be called "all": the name stands for all of them')
@@ -265,15 +263,15 @@ def compare(a, b):
 
 
 def targets_table(results, families):
-    """Each target by itself: a row each, in percent, means over all runs of a base model.
+    """One row per target, in percent, means over all runs of a base model.
 
     Returns: a DataFrame indexed by target with the columns
 
-    - ``majority``: the accuracy of always saying the most frequent label;
-    - a column for the accuracy from each base model, and one for its macro-F1 ("F1 fused");
-    - ``signal``: "none" where `without_signal` names the target.
+    - ``majority``: the accuracy of always choosing the most frequent label; - a column for the
+    accuracy from each base model, and one for its macro-F1 ("F1 fused"); - ``signal``: "none" where
+    `without_signal` names the target.
 
-    What the results do not have (runs of before have no macro-F1 and no majority) is NaN.
+    What the results lack is NaN (older runs have neither macro-F1 nor majority).
     """
     targets = distinct_targets(families)
     known = results.reindex(columns=[*results.columns.union(["majority", "macro_f1"], sort=False)])
@@ -289,9 +287,9 @@ def targets_table(results, families):
 
 def without_signal(results):
     """The targets on which pretrained is less than two binomial standard errors of the test split
-    above always saying the most frequent label, so that accuracy tells little there.
+    above always choosing the most frequent label, so that accuracy says little there.
 
-    Runs of before did not record the majority; they name none.
+    Older runs did not record the majority; they name none.
     """
     if "majority" not in results:
         return []
@@ -302,8 +300,8 @@ def without_signal(results):
 
 
 def still_improving(results):
-    """The share of each base model's runs that did best at their last evaluation, when the batches
-    were used up: a Series, in percent. Empty where the results do not tell."""
+    """The percentage of each base model's runs that did best at their last evaluation, when they
+    ran out of batches: a Series. Empty if the results do not say."""
     if "best_step" not in results:
         return pd.Series(dtype=float)
     cut = (results["best_step"] == results["steps"]) & (results["stopped"] == "max_steps")
@@ -345,10 +343,10 @@ def differences_over(results, families, column):
 
 
 def changes(results, families, column):
-    """How each base model changes from the least value of a column to every other, in points.
+    """How each base model changes from the smallest value of a column to every other, in points.
 
     After the base models comes "fused - intertrained": how much more the intertrained model loses
-    than the fused one (the interaction; each source family for itself).
+    than the fused one (the interaction; per source family).
 
     Returns: a DataFrame with the columns ``column``, change, source_family, estimate, low, high.
     """
@@ -374,14 +372,14 @@ def changes(results, families, column):
 
 
 def turning_points(results, families, column):
-    """From where on a base model helps, and from where on it changes no more, by a column's values.
+    """From which value of a column a base model helps, and from which it no longer changes.
 
     Returns: a DataFrame indexed by base and source with the columns
 
-    - ``helps from``: the least value from which on every difference from pretrained has a 95 %
-      interval above zero;
-    - ``flat from``: the least value, the greatest aside, against which no greater one has an
-      interval that leaves out zero. Few targets and seeds make everything flat.
+    - ``helps from``: the smallest value from which every difference from pretrained has a 95 %
+      interval above zero; - ``flat from``: the smallest value (not the largest) compared with which
+      no larger one has an interval that excludes zero. With few targets and seeds everything looks
+      flat.
 
     "–" where there is none.
     """
@@ -411,7 +409,7 @@ def turning_points(results, families, column):
 
 
 def _differ(a, b):
-    """Whether the interval of a difference leaves out zero, or cannot be had."""
+    """Whether the interval of a difference excludes zero, or cannot be computed."""
     interval = worlds.difference(a, b)
     return not interval.low <= 0 <= interval.high
 
@@ -431,7 +429,7 @@ def reached(sizes, families, source_sizes):
 
 
 def caveats(results, families):
-    """What a reader of these results has to know, as sentences: print them under the tables."""
+    """What a reader of these results should know, as sentences to print below the tables."""
     runs = expected_runs(results, distinct_targets(families))
     seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed", "world")}
     lacking = int(runs.isna().sum())
@@ -465,10 +463,10 @@ def of_the_paper(families):
 
 
 def beside_paper(table, paper, families):
-    """Each column of an accuracy table with the paper's beside it, e.g. ``reference.TABLE_1``.
+    """Each column of an accuracy table beside the paper's, e.g. ``reference.TABLE_1``.
 
-    The paper's numbers are set beside families of the paper's names and sizes only; with other
-    families the table comes back as it is.
+    Only families with the paper's names and sizes are compared; otherwise the table is returned
+    unchanged.
     """
     if not of_the_paper(families):
         return table
@@ -481,8 +479,8 @@ def beside_paper(table, paper, families):
 
 
 def show(table, decimals=1):
-    """The table as text to read: rounded, p-values to two digits, "–" for what cannot be had; the
-    text columns that it begins with become row labels.
+    """The table as readable text: rounded, p-values to two digits, "–" for what cannot be computed;
+    leading text columns become row labels.
 
     The result looks the same in a notebook and, as plain text, in a terminal.
     """
@@ -506,12 +504,12 @@ def cell(value, decimals):
 
 
 def spaced(name):
-    """A column's name as words; what is no text stays."""
+    """A column's name as words; anything but text is unchanged."""
     return name.replace("_", " ") if isinstance(name, str) else name
 
 
 def record(results) -> None:
-    """Keep the tidy results in the notebook itself: its last cell, read by the command line."""
+    """Keep the tidy results in the notebook itself, in its last cell, for the command line."""
     from IPython.display import display
 
     missing = int(scored(results).isna().sum()) if "accuracy" in results else 0

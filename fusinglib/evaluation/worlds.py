@@ -1,12 +1,13 @@
-"""Intervals that know of other tasks and, with many worlds, of other worlds; whence their width.
+"""Intervals that cover other tasks and, with many worlds, other worlds; and the sources of their
+width.
 
-A value for every world and task, d[w, t], is taken as
+A value for every world and task, d[w, t], is modelled as
 
     d[w, t] = effect + world[w] + type[t] + rest[w, t],
 
-all but the effect drawn at random and independent: a two-way table with both ways random (Searle,
-Casella and McCulloch 1992, "Variance components", chapter 4). The rest holds what a world does to
-one task, and the randomness of source models and seeds.
+where all terms but the effect are random and independent: a two-way table with two random factors
+(Searle, Casella and McCulloch 1992, "Variance components", chapter 4). The rest contains the
+interaction of world and task, and the randomness of source models and seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,19 +21,19 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation.statistics import Difference, Estimate
 
 SCOPES = ("other worlds, these tasks", "other worlds, other tasks from this mix of families")
-"""What an interval speaks of. The second takes tasks as drawn one by one: where families differ, it
-holds for the mix of families that the study has, not for other families (see `by_family`)."""
+"""What an interval covers. The second treats tasks as drawn one by one: if families differ, it
+holds for the mix of families in the study, not for other families (see `by_family`)."""
 
 MOST = 100
-"""More worlds, tasks or seeds than this are never asked for."""
+"""Never ask for more worlds, tasks or seeds than this."""
 
 
 COVERAGE = """\
-How often these intervals hold, in made-up studies of ten worlds with tasks and residuals drawn
-from the recorded ones (benchmarks/coverage.py): 94 to 95 % in both scopes. In the second their
-misses are one-sided, since few tasks gain much: the truth lies above the interval in 3.8 to 4.5 %
-of studies, below it in 1.0 to 1.2 %. Where families differ by a standard deviation of 1 to 1.8
-points, it holds for other families in 82 to 73 % only, the interval over families in 95 %."""
+How often these intervals hold, in simulated studies of ten worlds with tasks and residuals drawn
+from the recorded ones (benchmarks/coverage.py): 94 to 95 % in both scopes. In the second scope
+their misses are one-sided, since few tasks gain much: the truth is above the interval in 3.8 to
+4.5 % of studies and below it in 1.0 to 1.2 %. If families differ by a standard deviation of 1 to
+1.8 points, it holds for other families in only 82 to 73 %, the interval over families in 95 %."""
 
 
 class Squares(NamedTuple):
@@ -46,7 +47,7 @@ class Squares(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Squares":
-        """Of a table (worlds, tasks), two or more of each."""
+        """From a table (worlds, tasks) with at least two of each."""
         worlds, types = values.shape
         if min(worlds, types) < 2:
             raise InputError(f"expected two worlds and two tasks or more, not {values.shape}")
@@ -66,7 +67,7 @@ class Squares(NamedTuple):
         return world, type_, self.of_rest
 
     def expected(self, worlds: int, types: int) -> "Squares":
-        """What a table of another size should have, going by the components of this one."""
+        """The expected mean squares of a table of another size, from the components of this one."""
         world, type_, rest = self.components
         return Squares(types * world + rest, worlds * type_ + rest, rest, worlds, types)
 
@@ -75,8 +76,8 @@ class Squares(NamedTuple):
 
         Other worlds with these tasks: that of the means of the worlds. Other tasks as well: that of
         the mean squares, worlds + tasks - rest, or the greater of worlds and tasks alone, with
-        Satterthwaite's (1946) degrees of freedom, never fewer than the fewer of worlds - 1 and
-        tasks - 1 (without that bound they fall below one, and intervals have no end).
+        Satterthwaite's (1946) degrees of freedom, at least the smaller of worlds - 1 and tasks - 1
+        (without that bound they can fall below one, and intervals become unbounded).
         """
         size, freedom = self.worlds * self.types, np.array([self.worlds - 1, self.types - 1])
         squares = np.array([self.of_worlds, self.of_types]) / size
@@ -100,17 +101,17 @@ def table_of(differences: np.ndarray) -> np.ndarray:
 
 
 def by_seed(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray:
-    """What each of the seeds adds to a statistic, the mean over worlds: as `by_type` by tasks."""
+    """What each seed contributes to a statistic, averaged over worlds: like `by_type` for tasks."""
     seeds = {key: array.swapaxes(2, 3) for key, array in arrays.items()}
     turned = by_type(seeds, lambda some: statistic({k: v.swapaxes(2, 3) for k, v in some.items()}))
     return turned.mean(axis=0)
 
 
 def bootstrapped(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> Estimate:
-    """A statistic that is no mean over tasks (a share of models, a rank correlation), of other
+    """A statistic that is not a mean over tasks (a share of models, a rank correlation), for other
     worlds and other tasks: its mean over worlds, and the variance of that over bootstrap draws of
     tasks and, where there are several, of worlds (Owen 2007, "The pigeonhole bootstrap", which is
-    on the cautious side). Its degrees of freedom are the fewer of worlds - 1 and tasks - 1.
+    conservative). Its degrees of freedom are the smaller of worlds - 1 and tasks - 1.
 
     Arguments as of `by_type`.
     """
@@ -144,8 +145,8 @@ def estimate(values: np.ndarray, scope: str) -> Estimate:
 def difference(a: np.ndarray, b: np.ndarray | float, scope: str = SCOPES[1]) -> Difference:
     """Mean of ``a - b`` with its 95 % interval in a scope; none for one task in one world.
 
-    In one world it speaks of other tasks like these: a t interval over the tasks' differences
-    (which hold the randomness of seeds), or with several source seeds over these as well.
+    In one world it covers other tasks like these: a t interval over the tasks' differences (which
+    contain the randomness of seeds) and, with several source seeds, over these as well.
 
     Arguments: arrays of the shape (worlds, source seeds, seeds, tasks), which broadcast.
     """
@@ -161,9 +162,9 @@ def known(a: np.ndarray, b: np.ndarray | float, scope: str = SCOPES[1]) -> Estim
 
 
 def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray:
-    """What each of T tasks adds to a statistic in each world, (worlds, T): its value with all
-    plus T - 1 times how much it falls, against the mean over types, without this one (the
-    jackknife; of a mean over tasks it is the type's own value).
+    """What each of T tasks contributes to a statistic in each world, (worlds, T): its value with
+    all tasks, plus T - 1 times how much it falls without this one, relative to the mean over tasks
+    (the jackknife; for a mean over tasks it is the task's own value).
 
     Arguments: ``arrays`` of shape (worlds, source seeds, seeds, T), or with 1 for an axis in which
     nothing varies; ``statistic`` of such a dict gives a number for each world.
@@ -181,8 +182,8 @@ def by_type(arrays: dict, statistic: Callable[[dict], np.ndarray]) -> np.ndarray
 
 
 def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFrame:
-    """Differences world by world, in points: for each comparison a row per world, with the interval
-    that this world gives alone, then one for each of the `SCOPES`.
+    """Differences world by world, in points: for each comparison one row per world, with its own
+    interval, then one for each of the `SCOPES`.
 
     Arguments: differences by comparison, (worlds, source seeds, seeds, tasks), as fractions;
     the seeds of the worlds, by which they are named.
@@ -201,7 +202,7 @@ def by_world(arrays: dict[str, np.ndarray], seeds: Sequence[int]) -> pd.DataFram
 def by_family(differences: dict[str, np.ndarray], families: dict[str, list[str]]) -> pd.DataFrame:
     """Differences family by family, in points: for each comparison a row per target family (over
     other worlds and other tasks of this family), then one for their mean over `OTHER_FAMILIES`,
-    which takes the families as drawn, not the tasks: a wide interval, since families are few.
+    which treats the families as drawn, not the tasks: a wide interval, since families are few.
 
     Arguments: as of `by_world`; the targets of each family, in the order of the tasks.
     """
@@ -218,31 +219,31 @@ def by_family(differences: dict[str, np.ndarray], families: dict[str, list[str]]
 
 
 OTHER_FAMILIES = "other worlds, other families"
-"""What an interval speaks of that takes whole families as drawn."""
+"""What an interval covers that treats whole families as drawn."""
 
 
 def forecast(differences: np.ndarray, first: int) -> pd.DataFrame:
-    """What the first worlds foretold of the interval that all have, in points, in both `SCOPES`.
+    """What the first worlds forecast for the interval of all worlds, in points, in both `SCOPES`.
 
     Argument: differences (worlds, source seeds, seeds, tasks), as fractions.
 
-    Returns: a row per scope with the half-widths ``of the first``, ``foretold`` for all worlds and
-    ``found`` with all.
+    Returns: a row per scope with the half-widths ``of the first``, ``forecast`` for all worlds and
+    ``actual`` with all.
     """
     values = 100 * differences.mean(axis=(1, 2))
     some, every = Squares.of(values[:first]), Squares.of(values)
     sizes = [some, some.expected(*values.shape), every]
     rows = {scope: [one.estimate(0.0, scope).reach() for one in sizes] for scope in SCOPES}
-    columns = [f"of the first {first}", "foretold", "found"]
+    columns = [f"of the first {first}", "forecast", "actual"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("half-width")
 
 
 def needed(values: np.ndarray, threshold: float, scope: str) -> dict[str, str]:
-    """How many worlds, with these tasks, would decide with a power of 80 % on which side of the
-    threshold the mean lies; and how many tasks, with these worlds (of the second scope: other tasks
-    decide nothing about these ones).
+    """How many worlds, with these tasks, would decide with 80 % power on which side of the
+    threshold the mean lies; and how many tasks, with these worlds (in the second scope; other tasks
+    decide nothing about these).
 
-    Each as text, with the range of that number when the estimate is drawn anew (`in_range`).
+    Each as text, with the range of that number if the study were repeated (`in_range`).
     """
     found = Squares.of(values)
     ways = {"worlds": lambda count: found.expected(count, found.types)}
@@ -258,13 +259,13 @@ def needed(values: np.ndarray, threshold: float, scope: str) -> dict[str, str]:
 
 
 POWER = 0.80
-"""The power of what would decide."""
+"""The power required to decide."""
 
 
 def in_range(count: Callable[[float], float], known: Estimate, threshold: float) -> str:
-    """How many of something decide where the true mean is a gap away from the threshold: at the
-    estimate, and in brackets at the 10 and 90 % quantiles of the gap if the estimate were drawn
-    anew, normal around itself.
+    """How many of something decide if the true mean is a given gap away from the threshold: at the
+    estimate, and in brackets at the 10 and 90 % quantiles of the gap if the study were repeated
+    (normal around the estimate).
 
     "> 100" beyond `MOST`.
     """
@@ -276,7 +277,7 @@ def in_range(count: Callable[[float], float], known: Estimate, threshold: float)
 
 
 def to_decide(differences: dict[str, np.ndarray]) -> pd.DataFrame:
-    """How many worlds, and how many tasks, decide on which side of zero each difference lies.
+    """How many worlds, and how many tasks, would decide on which side of zero each difference lies.
 
     Argument: as of `by_world`. Returns: a row per comparison and scope with the estimate and the
     half-width of its interval, in points, and the numbers as text (see `needed`; "*": decided).
@@ -296,7 +297,7 @@ def to_decide(differences: dict[str, np.ndarray]) -> pd.DataFrame:
 
 
 def _least(enough) -> float:
-    """The least count from 2 to `MOST` that is enough, else infinity."""
+    """The smallest count from 2 to `MOST` that is enough, otherwise infinity."""
     return next((count for count in range(2, MOST + 1) if enough(count)), np.inf)
 
 
@@ -305,10 +306,10 @@ def variances(differences: np.ndarray) -> pd.DataFrame:
 
     Argument: differences of the shape (worlds, source seeds, seeds, tasks), in points.
 
-    Returns: a row for each of world, task, source seed (where there are two or more; else it
-    is part of the rows around it), seed, and the rest, with ``std``, the standard deviation
-    of its effect on one run, in points, and ``share``, what it contributes to the variance of the
-    mean, in percent.
+    Returns: a row for each of world, task, source seed (if there are at least two; otherwise it is
+    part of the neighbouring rows), seed, and the rest, with ``std``, the standard deviation of its
+    effect on one run, in points, and ``share``, what it contributes to the variance of the mean, in
+    percent.
     """
     worlds, sources, seeds, types = differences.shape
     world, type_, rest = Squares.of(differences.mean(axis=(1, 2))).components

@@ -1,4 +1,5 @@
-"""What can be chosen in the playground: finetuned models, made already or not, and targets."""
+"""What can be chosen in the playground: finetuned models, whether trained already or not, and
+targets."""
 
 import json
 import math
@@ -19,9 +20,9 @@ from fusinglib.training import data, tasks
 class Candidate:
     """A finetuned model that may be chosen.
 
-    `name` is what the settings' `models` call it: a task (whose source model is made if need be),
-    a key of the store, a folder or a Hub id. `trained_on` are the identities of its tasks, as far
-    as they are known; `dev` its accuracy there in percent; `key` that of its run, if it has one.
+    `name` is what the settings' `models` call it: a task (whose source model is trained if
+    necessary), a run key, a folder or a Hub id. `trained_on` are the identities of its tasks, as
+    far as known; `dev` its accuracy there in percent; `key` that of its run, if it has one.
     """
 
     name: str
@@ -49,10 +50,10 @@ class Candidate:
 
 
 def candidates(settings: FusePlayground) -> list[Candidate]:
-    """The models at hand: the source models of tasks, then all others of the store that have the
-    same pretrained model, then what the settings name besides.
+    """The available models: the source models of tasks, then all others in the store with the same
+    pretrained model, then those that only the settings name.
 
-    Tasks are all of the miniature world, or those of real data that the settings name, since all
+    Tasks are all of the miniature world or, for real data, those that the settings name, since all
     27 take minutes to load; and own ones.
     """
     known, _ = settings.known_tasks()
@@ -72,7 +73,7 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
 
 
 def of_task(name: str, settings: FusePlayground, store: Store, pretrained: Run) -> Candidate | None:
-    """The source model of a task, finished or not; none where its data are not at hand."""
+    """The source model of a task, finished or not; none if its data are not available."""
     task = settings.known_tasks()[0][name]
     try:
         loaded = data.load(task, settings.data())
@@ -101,9 +102,9 @@ def of_run(name: str, said: dict, store: Store) -> Candidate:
 
 
 def named(name: str, settings: FusePlayground) -> Candidate:
-    """A model that was named: by its key in the store, as a folder, or by its Hub id.
+    """A model named by its key in the store, as a folder, or by its Hub id.
 
-    Raises `InputError` where there is no such model.
+    Raises `InputError` if there is no such model.
     """
     store, known = Store(settings.store_folder()), settings.known_tasks()[0]
     model, _ = finetuned_model(name, settings, known, store)

@@ -1,4 +1,4 @@
-"""The pairwise heatmap to click on: what stands behind a cell, and from there to the playground."""
+"""The clickable pairwise heatmap: the runs behind a cell, and from there to the playground."""
 
 import dataclasses
 import html

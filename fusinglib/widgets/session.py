@@ -1,4 +1,4 @@
-"""What the playground does, apart from how it looks: models compared, fused, tried, saved."""
+"""The playground's logic, apart from its look: compare, fuse, try and save models."""
 
 import dataclasses
 import functools
@@ -26,12 +26,13 @@ from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 
 LINEAR = ("mean", "weighted")
-"""Methods whose result lies among the models, so that its place is known before it is made."""
+"""Methods whose result is a linear combination of the models, so that its position is known before
+fusing."""
 
 
 @dataclasses.dataclass
 class State:
-    """How far a session is: `phase` is "ready", "working", "done", "stopped" or "failed"."""
+    """The state of a session: `phase` is "ready", "working", "done", "stopped" or "failed"."""
 
     phase: str = "ready"
     done: int = 0
@@ -40,10 +41,10 @@ class State:
 
 
 class Session:
-    """One playground: what was asked for last, and the thread that does it.
+    """One playground: the last request, and the thread that executes it.
 
-    All that is made lies in the store: a session that is gone loses nothing that was finished.
-    `rounds` counts how often something was made, or tried.
+    Everything is kept in the store: losing a session loses nothing that was finished. `rounds`
+    counts how often something was executed.
     """
 
     def __init__(self, settings: FusePlayground):
@@ -60,16 +61,17 @@ class Session:
             self.pool = functools.partial(kept_workers, count)
 
     def choose(self, **changes) -> FusePlayground:
-        """The settings with what was chosen; raises `InputError` for what does not fit."""
+        """The settings with these changes; raises `InputError` if they are invalid."""
         return dataclasses.replace(self.settings, **changes)
 
     @property
     def busy(self) -> bool:
-        """Whether something is being made."""
+        """Whether something is running."""
         return self.thread is not None and self.thread.is_alive()
 
     def start(self, settings: FusePlayground, finetune: bool = True) -> bool:
-        """Begin to fuse, and to finetune unless told otherwise; false while something is made."""
+        """Start to fuse and, unless told otherwise, to finetune; false while something is
+        running."""
         with self.lock:
             if self.busy:
                 return False
@@ -81,7 +83,7 @@ class Session:
             return True
 
     def stop(self) -> None:
-        """End what is being made; finished runs stay."""
+        """Stop what is running; finished runs are kept."""
         with self.lock:
             if self.busy:
                 self.state = dataclasses.replace(self.state, text="stopping")
@@ -114,7 +116,7 @@ class Session:
             self.state = dataclasses.replace(self.state, phase=phase, text=text)
 
     def update(self, done: int, text: str, last: bool = False) -> None:
-        """Take note of how far the runs are, as `Execution` says."""
+        """Record the progress reported by `Execution`."""
         with self.lock:
             total = len(self.execution.plan.runs) if self.execution else self.state.total
             self.state = State(self.state.phase, done, total, text)
@@ -125,13 +127,13 @@ class Session:
             self.state = dataclasses.replace(self.state, text=event)
 
     def recall(self, settings: FusePlayground) -> None:
-        """Take up what the store has of these settings already, if that is all of it."""
+        """Show the results of these settings if the store has all of them."""
         plan = plan_experiment(settings)
         with self.lock:
             if not self.busy and all(self.store.has(row["run"]) for row in plan.rows):
                 self.plan = plan
 
-    # What came out.
+    # Results.
 
     def histories(self) -> pd.DataFrame:
         """The evaluations of the target runs so far (`fusinglib.evaluation.playground`)."""
@@ -144,7 +146,7 @@ class Session:
         return playground.answers(self.plan, self.store)
 
     def results(self) -> pd.DataFrame:
-        """The results of the plan, as far as they are there."""
+        """The results of the plan so far."""
         assert self.plan
         return results(self.plan, self.store)
 
@@ -155,9 +157,9 @@ class Session:
         return made[0] if made else None
 
     def save(self, folder: str) -> Path:
-        """Copy the fused model into a new folder, which appears whole or not at all.
+        """Copy the fused model into a new folder, which appears complete or not at all.
 
-        Raises `InputError` where nothing is fused yet, or the folder is there or cannot be made.
+        Raises `InputError` if nothing is fused yet, or if the folder exists or cannot be created.
         """
         run, path = self.fused(), Path(folder).expanduser()
         if not run:
@@ -172,11 +174,11 @@ class Session:
             raise InputError(f"folder {folder} cannot be written ({error.strerror})") from error
         return path.resolve()
 
-    # Before anything is made.
+    # Before anything is computed.
 
     def chosen(self, settings: FusePlayground) -> tuple[Run, Run, dict[str, Path]]:
-        """The runs of the fused and of the pretrained model, and the folders of the models to be
-        fused that are there, by what they are called."""
+        """The runs of the fused and of the pretrained model, and the folders of the available
+        models to fuse, by name."""
         rows = {row["base"]: row["run"].parents[0] for row in plan_experiment(settings).rows}
         fused, pretrained = rows["fused"], rows["pretrained"]
         models = [run for run in fused.parents if run.key != pretrained.key]
@@ -184,7 +186,8 @@ class Session:
         return fused, pretrained, there
 
     def report(self, settings: FusePlayground) -> Report | str:
-        """What fusing would do, from headers, norms and cosines; words where models are missing."""
+        """What fusing would do, from headers, norms and cosines; a sentence if models are
+        missing."""
         _, pretrained, models = self.chosen(settings)
         lacking = len(settings.models) - len(models)
         if lacking or not self.store.has(pretrained):
@@ -193,8 +196,8 @@ class Session:
         return fuse(list(models.values()), pretrained=origin, dry_run=True)
 
     def map(self, settings: FusePlayground) -> figures.Figure | None:
-        """The weight space, with the mean in it where the method is linear; none before two of the
-        models are there."""
+        """The weight space, with the mean in it if the method is linear; None until two of the
+        models exist."""
         fused, pretrained, models = self.chosen(settings)
         if len(models) < 2 or not self.store.has(pretrained):
             return None

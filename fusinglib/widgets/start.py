@@ -1,4 +1,4 @@
-"""The playground, and the heatmap to click on, in one call each."""
+"""The playground and the clickable heatmap, in one call each."""
 
 import pandas as pd
 
@@ -9,11 +9,11 @@ from fusinglib.widgets.view import Playground
 
 
 def playground(settings: FusePlayground | None = None, **chosen) -> Playground:
-    """A playground as a widget, ready to be shown: `fusinglib.widgets.playground()`.
+    """A playground widget, ready to be displayed: `fusinglib.widgets.playground()`.
 
     `chosen` are parameters of the notebook `fuse_playground`, such as `models`, `target` or
-    `common`; its others are the notebook's own. Or all `settings` are given. Raises `InputError`
-    for parameters that do not fit, and for models that are not there.
+    `common`; the others keep the notebook's values. Alternatively pass complete `settings`. Raises
+    `InputError` for invalid parameters and missing models.
     """
     parameters.check("fuse_playground", chosen)
     settings = settings or FusePlayground.from_parameters(

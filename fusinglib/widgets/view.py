@@ -1,4 +1,4 @@
-"""The playground as one sees it: controls on the left hand of a `Session`."""
+"""The playground's look: controls for a `Session`."""
 
 import base64
 import dataclasses
@@ -19,10 +19,10 @@ from fusinglib.widgets import choice
 from fusinglib.widgets.session import Session
 
 EVERY = 0.3
-"""Seconds between two looks at what is being made."""
+"""Seconds between updates."""
 
 SETTINGS = {"task_arithmetic": ["scale"]} | dict.fromkeys(("ties", "dare"), ["scale", "density"])
-"""The settings of each method that has some."""
+"""The settings of each method that has any."""
 
 WIDE = ipw.Layout(width="auto")
 
@@ -41,7 +41,7 @@ class Playground(ipw.VBox):
         self.wake, self.rounds, self.drawn = threading.Event(), 0, ()
         self._make_controls()
         super().__init__([self._choosing(), self._doing(), self._shown()])
-        self.add_class("fusinglib-playground")  # what tests and style sheets hold on to
+        self.add_class("fusinglib-playground")  # for tests and style sheets
         self.status.add_class("fusinglib-status")
         self.outcome.add_class("fusinglib-outcome")
         self._observe()
@@ -127,7 +127,7 @@ class Playground(ipw.VBox):
         self.save.on_click(lambda _: self._save())
         self.add.on_click(lambda _: self._add())
 
-    # What is chosen.
+    # The choice.
 
     def chosen(self) -> FusePlayground:
         """The settings that the controls say; raises `InputError` for what cannot be fused."""
@@ -150,14 +150,14 @@ class Playground(ipw.VBox):
         )  # fmt: skip
 
     def _tick(self, group: str, members: list[str]) -> None:
-        """Tick a family, or all, but for models that were trained on the target; untick others."""
+        """Tick a family, or all models, except those trained on the target; untick others."""
         target = self.targets[self.target.value]
         for one in self.candidates:
             wanted = group == "all" or one.name in members
             self.ticks[one.name].value = wanted and not one.knows(target)
 
     def _changed(self) -> None:
-        """Say what stands against the choice, show shares, and have the thread look at it."""
+        """Say what is wrong with the choice, show shares, and wake the thread."""
         names = [name for name, tick in self.ticks.items() if tick.value]
         equal = self.method.value == "mean"
         total = sum(self.weights[name].value for name in names)
@@ -185,7 +185,7 @@ class Playground(ipw.VBox):
         self.stop.disabled = not busy
         self.save.disabled = not (self.session.fused() and self.folder.value.strip())
 
-    # What is done.
+    # Actions.
 
     def _start(self, finetune: bool) -> None:
         try:
@@ -220,7 +220,7 @@ class Playground(ipw.VBox):
         self.more.value = ""
         self._changed()
 
-    # What is shown, by a thread of its own: nothing else writes these.
+    # Display, by a separate thread: nothing else writes these.
 
     def _follow(self) -> None:
         while True:
@@ -228,7 +228,7 @@ class Playground(ipw.VBox):
             self.wake.clear()
             try:
                 self._show()
-            except Exception as error:  # nobody else would say it, and the thread must live on
+            except Exception as error:  # nobody else would report it, and the thread must survive
                 self.status.value = f"<b>failed</b>: {html.escape(str(error))}"
 
     def _show(self) -> None:
@@ -249,7 +249,7 @@ class Playground(ipw.VBox):
                 self.facts[one.name].value = html.escape(one.facts)
 
     def _show_choice(self) -> None:
-        """Report, map and the words that repeat the choice; what is wrong is said instead."""
+        """Show report, map and the code that repeats the choice, or what is wrong with it."""
         try:
             settings = self.chosen()
             report, figure = self.session.report(settings), self.session.map(settings)
@@ -281,12 +281,12 @@ class Playground(ipw.VBox):
 
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
-    """A control with its label beside it, as wide as it needs."""
+    """A control with its label beside it, as wide as needed."""
     return kind(description=label, style={"description_width": "initial"}, **settings)
 
 
 def _image(figure, label: str) -> str:
-    """A figure as HTML, with its description for those who do not see it."""
+    """A figure as HTML, with alternative text."""
     if figure is None:
         return ""
     file = io.BytesIO()
