@@ -1,0 +1,117 @@
+"""What a GPU makes of the settings for speed: steps of a T5 v1.1 small, and a miniature study.
+
+    python benchmarks/gpu.py --work DIR        # some minutes on one GPU
+
+Milliseconds of a finetuning step of a T5 v1.1 small with random weights (batches of 256 texts of 62
+random tokens on average, dropout 0.1) and texts scored per second, for each combination of precision,
+`micro_batch` and `group_by_length`, in two rounds; then the seconds of the family table of the
+miniature NLI family on the GPU and on the processor. Writes `results/benchmarks/gpu.csv`.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+
+from fusinglib import Study
+from fusinglib.places import PROJECT
+from fusinglib.study import parameters
+from fusinglib.training import miniworld, models, tasks
+from fusinglib.training.finetuning import finetune
+from fusinglib.training.scoring import predict
+from fusinglib.training.settings import Data, Training
+from fusinglib.training.tokens import Tokens
+
+HOW = Data(
+    split_rule="paper", split_seed=0, max_dev=0, max_test=0, text_format="t5", max_length=512
+)
+BATCH, ROUNDS = 256, 2
+
+
+def main() -> None:
+    """Measure both, and print and write a row for each setting."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="a folder for 500 MB")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--output", type=Path, default=PROJECT / "results/benchmarks/gpu.csv")
+    options = parser.parse_args()
+    rows = steps(stand_in(options.work / "t5"), options.steps)
+    for device in dict.fromkeys(["cuda" if torch.cuda.is_available() else "cpu", "cpu"]):
+        seconds = study(options.work / device, device)
+        rows.append({"what": "miniature NLI study, s", "device": device, "value": seconds})
+    table = pd.DataFrame(rows).round(2)
+    table.to_csv(options.output, index=False)
+    print(table.to_string(index=False))
+
+
+def stand_in(folder: Path) -> Path:
+    """A T5 v1.1 small with random weights."""
+    config = transformers.T5Config(
+        vocab_size=32_128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = transformers.T5ForConditionalGeneration(config)
+    models.untie(network)
+    network.save_pretrained(folder)
+    miniworld.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def texts(count: int) -> Tokens:
+    """Random tokens, of random lengths with mean 62."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(24, 101, size=count)
+    ids = rng.integers(3, 600, size=lengths.sum()).astype(np.int32)
+    starts, none = np.cumsum(lengths) - lengths, np.zeros(count, dtype=bool)
+    return Tokens({"input_ids": ids}, starts, lengths, rng.integers(2, size=count), none, 0)
+
+
+def steps(folder: Path, count: int) -> list[dict]:
+    """Rows of milliseconds per step and of texts scored per second."""
+    task, device = tasks.mini_tasks(0)["sentiment"], "cuda" if torch.cuda.is_available() else "cpu"
+    train, test, rows = texts(64 * BATCH), texts(16 * BATCH), []
+    settings = itertools.product(("fp32", "bf16"), (32, 0), (False, True))
+    for number, (precision, micro, grouped) in itertools.product(range(ROUNDS), list(settings)):
+        how = Training(
+            learning_rate=1e-4, schedule="constant", weight_decay=0.0, dropout=0.1,
+            eval_every=10**6, min_gain=0.001, metric="ranked", precision=precision, threads=4,
+            micro_batch=micro, group_by_length=grouped, batch_size=BATCH, max_steps=count,
+            patience=10**7,
+        )  # fmt: skip
+        model = models.load(folder, task, how, HOW, seed=0, device=device)
+        finetune(model, train, texts(8), how, 0)  # warms up
+        taken = seconds(lambda: finetune(model, train, texts(8), how, 1))  # noqa: B023
+        scored = seconds(lambda: predict(model, test, micro))  # noqa: B023
+        about = {"precision": precision, "micro_batch": micro, "grouped": grouped, "round": number}
+        rows += [
+            {"what": "step, ms", "device": device, **about, "value": 1000 * taken / count},
+            {"what": "scored per s", "device": device, **about, "value": len(test) / scored},
+        ]
+    return rows
+
+
+def seconds(do) -> float:
+    """How long something takes, the GPU included."""
+    started = time.perf_counter()
+    do()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def study(store: Path, device: str) -> float:
+    """The seconds of a family table of the miniature NLI family."""
+    given = [f"store={store}", f"device={device}", "sources=[nli]", "targets=[nli]"]
+    chosen = parameters.choose("family_table", None, given)
+    opened = Study(parameters.settings("family_table", chosen))
+    return seconds(opened.run)
+
+
+if __name__ == "__main__":
+    main()
