@@ -1,16 +1,16 @@
-"""What a GPU makes of the settings for speed: steps of a T5 v1.1 small, and a miniature study.
+"""What the settings for speed do on a GPU: steps of a T5 v1.1 small.
 
     python benchmarks/gpu.py --work DIR        # some minutes on one GPU
 
 Milliseconds of a finetuning step of a T5 v1.1 small with random weights (batches of 256 texts of
 62 random tokens on average, dropout 0.1) and texts scored per second, for each combination of
-precision, `micro_batch` and `group_by_length`, in two rounds; then the seconds of the family table
-of the miniature NLI family on the GPU and on the processor. Writes `results/benchmarks/gpu.csv`.
+precision, `micro_batch` and `group_by_length`, in two rounds. Writes `results/benchmarks/gpu.csv`.
 """
 
 import argparse
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,7 @@ import pandas as pd
 import torch
 import transformers
 
-from fusinglib import Study
 from fusinglib.places import PROJECT
-from fusinglib.study import parameters
 from fusinglib.training import miniworld, models, tasks
 from fusinglib.training.finetuning import finetune
 from fusinglib.training.scoring import predict
@@ -34,19 +32,17 @@ BATCH, ROUNDS = 256, 2
 
 
 def main() -> None:
-    """Measure both, and print and write a row for each setting."""
+    """Measure, print and write a row for each setting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for 500 MB")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--output", type=Path, default=PROJECT / "results/benchmarks/gpu.csv")
     options = parser.parse_args()
-    rows = steps(stand_in(options.work / "t5"), options.steps)
-    for device in dict.fromkeys(["cuda" if torch.cuda.is_available() else "cpu", "cpu"]):
-        seconds = study(options.work / device, device)
-        rows.append({"what": "miniature NLI study, s", "device": device, "value": seconds})
-    table = pd.DataFrame(rows).round(2)
-    table.to_csv(options.output, index=False)
-    print(table.to_string(index=False))
+    rows = []
+    for row in steps(stand_in(options.work / "t5"), options.steps):
+        print(row, flush=True)
+        rows.append(row)
+        pd.DataFrame(rows).round(2).to_csv(options.output, index=False)
 
 
 def stand_in(folder: Path) -> Path:
@@ -72,10 +68,10 @@ def texts(count: int) -> Tokens:
     return Tokens({"input_ids": ids}, starts, lengths, rng.integers(2, size=count), none, 0)
 
 
-def steps(folder: Path, count: int) -> list[dict]:
-    """Rows of milliseconds per step and of texts scored per second."""
+def steps(folder: Path, count: int) -> Iterator[dict]:
+    """Rows with the milliseconds of a step and the texts scored per second."""
     task, device = tasks.mini_tasks(0)["sentiment"], "cuda" if torch.cuda.is_available() else "cpu"
-    train, test, rows = texts(64 * BATCH), texts(4 * BATCH), []
+    train, test = texts(64 * BATCH), texts(4 * BATCH)
     settings = itertools.product(("fp32", "bf16"), (32, 0), (False, True))
     for number, (precision, micro, grouped) in itertools.product(range(ROUNDS), list(settings)):
         how = Training(
@@ -88,12 +84,11 @@ def steps(folder: Path, count: int) -> list[dict]:
         finetune(model, train, texts(8), how, 0)  # warms up
         taken = seconds(lambda: finetune(model, train, texts(8), how, 1))  # noqa: B023
         scored = seconds(lambda: predict(model, test, micro))  # noqa: B023
-        about = {"precision": precision, "micro_batch": micro, "grouped": grouped, "round": number}
-        rows += [
-            {"what": "step, ms", "device": device, **about, "value": 1000 * taken / count},
-            {"what": "scored per s", "device": device, **about, "value": len(test) / scored},
-        ]
-    return rows
+        yield {
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "precision": precision, "micro_batch": micro, "grouped": grouped, "round": number,
+            "step, ms": 1000 * taken / count, "scored per s": len(test) / scored,
+        }  # fmt: skip
 
 
 def seconds(do) -> float:
@@ -103,14 +98,6 @@ def seconds(do) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def study(store: Path, device: str) -> float:
-    """The seconds of a family table of the miniature NLI family."""
-    given = [f"store={store}", f"device={device}", "sources=[nli]", "targets=[nli]"]
-    chosen = parameters.choose("family_table", None, given)
-    opened = Study(parameters.settings("family_table", chosen))
-    return seconds(opened.run)
 
 
 if __name__ == "__main__":
