@@ -1,5 +1,5 @@
-# Every target shares one .venv, which setup.sh makes when it is missing, half-made or out of date.
-# PYTHON=/path/to/python chooses another interpreter; ARGS="..." is handed on to pytest.
+# Every target shares one .venv, which setup.sh creates if it is missing, incomplete or out of date.
+# PYTHON=/path/to/python chooses another interpreter; ARGS="..." is passed to pytest.
 
 .PHONY: help venv demo test test-slow docs lab bench-fuse clean
 
@@ -10,8 +10,8 @@ help:
 	@echo "make docs       build the documentation into site/, with the notebooks that make demo executed"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make bench-fuse time fusing against mergekit and others (half an hour, 15 GB of disk)"
-	@echo "make venv       only set up .venv"
-	@echo "make clean      remove .venv, build leftovers and caches; your runs/ and executed/ stay"
+	@echo "make venv       set up .venv only"
+	@echo "make clean      remove .venv, build files and caches; runs/ and executed/ are kept"
 
 # One process of tests for every core.
 parallel = -n logical --dist worksteal
@@ -51,4 +51,4 @@ $(mergekit)/complete: benchmarks/fuse-requirements.txt
 clean:
 	rm -rf .venv $(mergekit) build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
-	@echo "Left in place: runs/ (finished runs) and executed/ (executed notebooks)."
+	@echo "Kept: runs/ (finished runs) and executed/ (executed notebooks)."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv with the versions of constraints.txt. Does nothing when that is done already.
+# Create .venv with the versions in constraints.txt, unless that is done already.
 # Takes the first of python3.11, python3.12 and python3.13 that works, or $PYTHON.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -77,7 +77,7 @@ if [ "$(cat "$done_file" 2>/dev/null)" = "$recipe" ] && interpreter .venv/bin/py
 fi
 
 if [ -n "${PYTHON:-}" ]; then find_python "$PYTHON"; else find_python python3.11 python3.12 python3.13; fi
-if [ -e .venv ]; then echo "setup: .venv is half-made or out of date; making it anew"; fi
+if [ -e .venv ]; then echo "setup: .venv is incomplete or out of date; recreating it"; fi
 echo "setup: installing into .venv with $python (some minutes the first time)"
 rm -rf .venv
 mkdir .venv

@@ -103,7 +103,7 @@ TWEETS = normal(0, 1.7, 0, 2.5)  # five targets, three seeds: as in results/twee
 
 
 def bootstrap(arrays: dict, statistic: Callable, rng, resamples=1000) -> tuple:
-    """The interval of before in one world: the expanded percentile bootstrap over targets and, in
+    """The previous interval in one world: the expanded percentile bootstrap over targets and, in
     each, seeds. Arrays (source seeds, seeds, targets)."""
     shape = np.max([array.shape for array in arrays.values()], axis=0)
     target = rng.integers(shape[2], size=(resamples, 1, 1, shape[2]))
@@ -120,7 +120,7 @@ def bootstrap(arrays: dict, statistic: Callable, rng, resamples=1000) -> tuple:
 
 
 def satterthwaite(values: np.ndarray) -> tuple:
-    """The interval of before over many worlds: degrees of freedom without a bound."""
+    """The previous interval over many worlds: degrees of freedom without a bound."""
     found, size = worlds.Squares.of(values), values.size
     freedom = np.array([found.worlds - 1, found.types - 1])
     squares, rest = np.array([found.of_worlds, found.of_types]) / size, found.of_rest / size
@@ -176,7 +176,7 @@ def in_one_world(draws: int):
 
 
 def over_families(draws: int):
-    """Tasks of three families that differ: the mix at hand, and other families."""
+    """Tasks of three families that differ: this mix, and other families."""
     scopes = (worlds.SCOPES[1], worlds.OTHER_FAMILIES)
     families = {str(family): [f"{family} {task}" for task in range(4)] for family in range(3)}
     for spread in (1.0, 1.5, 1.8):

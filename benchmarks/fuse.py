@@ -15,12 +15,11 @@ The limit is the fastest of several ways of moving these bytes (`WAYS`): each se
 before its rounds, three times in turn, and goes on with the one of the least seconds; fuse-ways.csv
 has all of them.
 
-
 `command` is the time of a whole process as seen from outside, `merge` the time inside another one
 that has imported everything. Before each run, untimed, all inputs are read, and three outputs are
-written and deleted: so the inputs are in the page cache, and free memory is at hand. Memory is that
-of a third run, which is not timed: /proc/PID/smaps_rollup is read every few milliseconds, and the
-most counts. `private_mb` (clean and dirty) includes the pages of files that a process maps, as
+written and deleted: so the inputs are in the page cache, and free memory is available. Memory is
+that of a third run, which is not timed: /proc/PID/smaps_rollup is read every few milliseconds, and
+the most counts. `private_mb` (clean and dirty) includes the pages of files that a process maps, as
 mergekit and transformers map the inputs; `dirty_mb` is without them, which the system can take back
 at any time.
 
@@ -438,10 +437,11 @@ def measure(
 
 
 def fresh(prepare, output: Path, do, command: list):
-    """`do(command)` with the inputs in the page cache, free memory at hand, nothing to be written.
+    """`do(command)` with the inputs in the page cache, free memory available, nothing to be
+    written.
 
     Where the machine is a virtual one, memory that has been free for seconds may be the host's
-    again, and to touch it anew can take longer than a merge.
+    again, and touching it again can take longer than a merge.
     """
     prepare()
     shutil.rmtree(output)

@@ -4,9 +4,9 @@
 
 Of every notebook that the folder of results has a CSV file of, the cells are executed on the
 recorded rows in place of `study.run()`. What the cells tagged `report` say goes to `report.txt`,
-which ends with the claims of all notebooks, corrected for their number; figures are drawn anew.
-What needs the models themselves (cosines of updates, lines between models, the planner's own runs)
-stays as it was recorded.
+which ends with the claims of all notebooks, corrected for their number; figures are redrawn. What
+needs the models themselves (cosines of updates, lines between models, the planner's own runs) stays
+as it was recorded.
 """
 
 import argparse

@@ -2,11 +2,10 @@
 
     python benchmarks/scaling.py --work DIR          # three minutes
 
-In every round 12 target runs of the miniature T5 are carried out by one worker process and by two,
-which are up already. Beside them the limit: as many steps of the same training
-in bare processes that share nothing, one and then two at a time. Two processors that are one
-core's two threads gain less than 2 there, and so does everything on them. Writes
-`results/benchmarks/scaling.csv`.
+In every round 12 target runs of the miniature T5 are executed by one worker process and by two,
+which are up already. Beside them the limit: as many steps of the same training in bare processes
+that share nothing, one and then two at a time. Two processors that are one core's two threads gain
+less than 2 there, and so does everything on them. Writes `results/benchmarks/scaling.csv`.
 """
 
 import argparse

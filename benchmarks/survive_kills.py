@@ -3,7 +3,7 @@
     python benchmarks/survive_kills.py --params params/mini/family_table.yaml \\
         --executor processes --kills 5 --store killed --reference runs
 
-`--store` must be new; `--reference` holds the same study, carried out undisturbed. Each kill is a
+`--store` must be new; `--reference` holds the same study, executed undisturbed. Each kill is a
 SIGKILL, in turn of the command alone (what it started must then end by itself), of the notebook's
 kernel, of a worker (the study must then go on by itself), and of all processes at once (as in a
 power cut). Exit status 0 if the study survived.
@@ -110,7 +110,7 @@ def start(command: list[str], store: Path) -> subprocess.Popen:
 
 
 def wait_for(process: subprocess.Popen, store: Path, runs: int, seconds: float) -> None:
-    """Wait until something is under way and `runs` runs are finished, then `seconds` more."""
+    """Wait until something is running and `runs` runs are finished, then `seconds` more."""
     while process.poll() is None:
         if len(finished(store)) >= runs and busy(process, store):
             time.sleep(seconds)
@@ -119,7 +119,7 @@ def wait_for(process: subprocess.Popen, store: Path, runs: int, seconds: float) 
 
 
 def busy(process: subprocess.Popen, store: Path) -> list[psutil.Process]:
-    """The processes that the command started and that have a run under way."""
+    """The processes that the command started and that have a run in progress."""
     owners = {int(path.name.split("-")[-2]) for path in (store / PENDING).glob("*-*")}
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -147,14 +147,15 @@ def kill(process: subprocess.Popen, victim: str) -> list[str]:
 
 
 def kill_worker(process: subprocess.Popen, store: Path) -> list[str]:
-    """SIGKILL a process that has a run under way, if there is one; nothing need end with it."""
+    """SIGKILL a process that has a run in progress, if there is one; which need not end
+    anything."""
     for worker in busy(process, store)[:1]:
         worker.kill()
     return []
 
 
 def finished(store: Path) -> dict[str, tuple[int, int]]:
-    """Every finished run, with inode and time of its result: both change if it is made anew."""
+    """Every finished run, with inode and time of its result: both change if it is recomputed."""
     paths = [path / "result.json" for path in store.glob("[!.]*/*") if path.is_dir()]
     facts = [(path.parent, path.stat()) for path in paths]
     return {str(run.relative_to(store)): (stat.st_ino, stat.st_mtime_ns) for run, stat in facts}
@@ -162,7 +163,7 @@ def finished(store: Path) -> dict[str, tuple[int, int]]:
 
 def made_anew(before: dict, after: dict) -> list[str]:
     """What was finished before and is gone or another one after."""
-    return [f"{run} was lost or made anew" for run in before if after.get(run) != before[run]]
+    return [f"{run} was lost or recomputed" for run in before if after.get(run) != before[run]]
 
 
 def compare(plan: Plan, store: Path, reference: Path) -> list[str]:

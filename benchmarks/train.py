@@ -6,9 +6,10 @@ Settings (`SETTINGS`): one run of the miniature T5 and of a small encoder, and g
 them. All contestants run once in each round, in processes of their own, each round beginning with
 another:
 
-    ours, N threads     the runs' plan carried out into an empty store: a single run with one thread
-                        or two; of a grid one run for every core, in worker processes
-    trainer, N threads  train_peer.py, what a user would write: one process, a run after the other
+    ours, N threads     the runs' plan executed into an empty store: a single run with one thread or
+                        two; of a grid one run for every core, in worker processes trainer, N
+                        threads  train_peer.py, what a user would write: one process, a run after
+                        the other
 
 Both make the same runs: the same model, texts, seeds, batches sorted by length, steps, evaluations
 on the dev set, best weights restored, test set predicted. `runs` is the time that they take inside

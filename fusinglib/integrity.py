@@ -17,12 +17,12 @@ HASHES = "hashes.json"
 
 @contextlib.contextmanager
 def staged(path: Path, aside: Path | None = None, durable: bool = True) -> Iterator[Path]:
-    """A place for a new file or folder, `aside` or hidden beside `path`, which takes that name when
-    the block is left; if it fails, nothing stays.
+    """A temporary path for a new file or folder, `aside` or hidden beside `path`, renamed to `path`
+    when the block ends; if the block fails, nothing remains.
 
-    Unless told otherwise, all is on the disk by then, the name included, so that not even a power
-    cut leaves half of it. A file replaces the one that is there; a folder raises `FileExistsError`
-    where another process was faster.
+    Unless `durable` is false, everything is synced to disk first, so that even a power cut leaves
+    nothing half-written. A file replaces an existing one; a folder raises `FileExistsError` if
+    another process was faster.
     """
     partial = aside or path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

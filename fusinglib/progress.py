@@ -40,10 +40,10 @@ class Line:
 
 
 class Progress:
-    """How many of `total` are done: `update(done, text)`, at the end with `last=True`.
+    """How many of `total` are done: call `update(done, text)`, at the end with `last=True`.
 
-    In a notebook it is a display that is updated (so it stays in an executed copy), elsewhere a
-    `Line`. `count` says how a number of them reads.
+    In a notebook it is an updated display (which stays in an executed copy), elsewhere a `Line`.
+    `count` is the format of the count.
     """
 
     def __init__(self, total: int, count: Callable[[int, int], str] = "{} of {} runs".format):

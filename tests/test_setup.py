@@ -123,7 +123,7 @@ def test_pip_fails(checkout, words, expected):
     stub(checkout, "python3.11")
     result = set_up(checkout)  # what the failure left is made anew
     assert result.returncode == 0
-    assert "half-made" in result.stdout
+    assert "incomplete" in result.stdout
     assert times_made(checkout) == 2
 
 
@@ -144,7 +144,7 @@ def test_made_anew_when_requirements_change(checkout, name):
     assert times_made(checkout) == 1
     with open(checkout / name, "a") as file:
         file.write("# changed\n")
-    assert "making it anew" in set_up(checkout).stdout
+    assert "recreating it" in set_up(checkout).stdout
     assert times_made(checkout) == 2
 
 
@@ -153,7 +153,7 @@ def test_made_anew_after_an_interruption(checkout):
     assert set_up(checkout).returncode != 0
     assert (checkout / ".venv" / "leftover").exists()
     stub(checkout, "python3.11")
-    assert "making it anew" in set_up(checkout).stdout
+    assert "recreating it" in set_up(checkout).stdout
     assert not (checkout / ".venv" / "leftover").exists()
 
 

@@ -1,6 +1,6 @@
-"""Fusing: files of models in, a file of a model out. Knows nothing of studies, needs numpy alone.
+"""Fusing: model files in, one model file out. Knows nothing about studies and needs only numpy.
 
-Begin with `engine` (`fuse` and `leave_one_out`) and `methods` (the formulas). `opening`,
+Start with `engine` (`fuse` and `leave_one_out`) and `methods` (the formulas). `opening`,
 `checkpoints`, `adapters`, `pickles` and `tensors` say what models contain; `compatibility` whether
 they fit together; `geometry` how far and in which direction they have moved; `streaming` reads them
 in parallel; `measures` computes what a method must know about whole tensors; `output` writes the

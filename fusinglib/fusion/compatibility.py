@@ -258,9 +258,10 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
 
 
 def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
-    """The config class's own settings say what weights mean; dropout and such may differ.
+    """The settings of the config class determine what weights mean; dropout and the like may
+    differ.
 
-    Transformers is asked for the defaults of the class only where the two files differ.
+    The defaults of the class are loaded from transformers only if the two files differ.
     """
     ours, theirs = first.config or {}, other.config or {}
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]

@@ -46,10 +46,11 @@ def known(
 
 
 def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str, np.ndarray]:
-    """For every tensor, the least magnitude among the largest `density` of each model's update.
+    """For every tensor, the smallest magnitude among the largest fraction `density` of each model's
+    update.
 
     Exact: magnitudes are ranked by their bits, 16 at a time from the highest, which takes two
-    passes (four for float64) and 512 kB for every model.
+    passes (four for float64) and 512 kB per model.
     """
     found = {}
 

@@ -35,10 +35,11 @@ def check_free(folder: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path, report: Report, body: dict[str, TensorInfo], shard: int) -> Iterator:
-    """A model `Folder` under way: `write` the chunks, then `finish`; on leaving it has its name.
+    """A model `Folder` in progress: `write` the chunks, then `finish`; it gets its name when the
+    block is left.
 
-    It is not forced onto the disk, which would take longer than fusing: what the system crashes
-    upon within seconds may be lost.
+    It is not synced to disk, which would take longer than fusing: it may be lost if the system
+    crashes within seconds.
     """
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)

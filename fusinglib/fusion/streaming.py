@@ -36,9 +36,9 @@ class Chunk(NamedTuple):
 
 
 class Buffer:
-    """What a thread reads into: the same numbers of every model, one under the other.
+    """A thread's buffer: the same numbers of every model, one row each.
 
-    `hashes`, if given, takes a hash of every chunk that is read.
+    `hashes`, if given, collects a hash of every chunk that is read.
     """
 
     def __init__(self, reader: Reader, hashes: dict | None = None):

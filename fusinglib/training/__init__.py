@@ -1,9 +1,9 @@
 """Training: a task and a base model in, a finetuned model and its scores out.
 
-Begin with `finetuning`, the loop. `tasks` is the table of tasks, `data` makes splits and texts of
-their rows (`groups` finds those that share texts, `description` says what they are like), `tokens`
-keeps what tokenizers make of them, `models` are T5 and encoders, `scoring` scores labels, `cards`
-say what a model was trained on; `settings` says how all that is done.
-`miniworld` writes the miniature world, `pretraining` trains its model, and `fisher` estimates what
-each weight of a finetuned model matters.
+Start with `finetuning`, the training loop. `tasks` is the table of tasks, `data` turns their rows
+into splits and texts (`groups` finds those that share texts, `description` summarizes them),
+`tokens` caches their token ids, `models` are T5 and encoders, `scoring` scores labels, `cards`
+record what a model was trained on; `settings` holds the settings. `miniworld` generates the
+miniature world, `pretraining` trains its model, and `fisher` estimates how much each weight of a
+finetuned model matters.
 """

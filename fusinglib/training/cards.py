@@ -1,4 +1,4 @@
-"""Model cards: what a finetuned model was trained on, said in the metadata of its README.md."""
+"""Model cards: what a finetuned model was trained on, in the metadata of its README.md."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from fusinglib.training.tasks import Task
 
 
 def write(folder: Path, task: Task, accuracy: float) -> None:
-    """Put a card into the model's `folder`, as the Transformers Trainer would: the task that it was
-    finetuned on, and its test accuracy there, a fraction."""
+    """Write a card into the model's `folder`, as the Transformers Trainer would: the task that it
+    was finetuned on, and its test accuracy there, a fraction."""
     result = EvalResult(
         task_type="text-classification", dataset_type=task.hub_id, dataset_name=task.name,
         dataset_config=task.config, dataset_split="test", metric_type="accuracy",
@@ -26,7 +26,7 @@ def write(folder: Path, task: Task, accuracy: float) -> None:
 def read(folder: Path) -> tuple[tuple[str, str], ...]:
     """The data sets that the card in `folder` names: (Hub id, config), "" for no config.
 
-    They stand in `model-index`, as the Trainer writes it, or in `datasets`. Raises `InputError` for
+    They are in `model-index`, as the Trainer writes it, or in `datasets`. Raises `InputError` for
     metadata that cannot be read.
     """
     file = folder / "README.md"
@@ -36,7 +36,7 @@ def read(folder: Path) -> tuple[tuple[str, str], ...]:
         said = metadata_load(file) or {}  # ModelCard.load drops results that lack a metric
         results = [one for index in said.get("model-index") or [] for one in index["results"] or []]
         named = [one["dataset"] for one in results if "type" in one.get("dataset", {})]
-    except Exception as error:  # of the YAML parser, or of metadata of another shape
+    except Exception as error:  # from the YAML parser, or from metadata of another shape
         raise InputError(
             f"the metadata of {file} cannot be read: correct or remove it ({type(error).__name__}: "
             f"{' '.join(str(error).split())})"

@@ -37,10 +37,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """A task's three splits, the fingerprint of their content, and the Hub's revision, if told.
+    """A task's three splits, the fingerprint of their content, and the Hub revision, if known.
 
-    `notes` say in words where the data at hand are not as published: row counts, missing splits,
-    test texts that stand in the training split as well.
+    `notes` say where these data differ from the published ones: row counts, missing splits, test
+    texts that also occur in the training split.
     """
 
     task: Task
@@ -68,18 +68,19 @@ class TaskData:
 
 
 def majority(labels: Numbers) -> float:
-    """The accuracy of always saying the most frequent of these labels (where labels are about as
-    frequent in train, that need not be the most frequent one there)."""
+    """The accuracy of always choosing the most frequent of these labels (which may not be the most
+    frequent one in the training split)."""
     return float(np.bincount(labels).max() / len(labels))
 
 
 KIN = 0.10
-"""From this overlap on a task is left out with the target (under the rule "grouped")."""
+"""A task with at least this overlap is left out together with the target (under the rule
+"grouped")."""
 
 
 @functools.cache
 def overlap(target: TaskData, source: TaskData) -> float:
-    """The share of the target's test examples that have a passage (see `groups`) in common with the
+    """The fraction of the target's test examples that share a passage (see `groups`) with the
     training split of the source, which may be the target itself."""
     (rows, keys), known = target.tested_passages, source.trained_passages
     if not len(known):
@@ -90,10 +91,10 @@ def overlap(target: TaskData, source: TaskData) -> float:
 
 @functools.lru_cache(maxsize=64)
 def load(task: Task, settings: Data) -> TaskData:
-    """The splits of `task`, decided by its rows and `settings` alone.
+    """The splits of `task`, determined by its rows and `settings` alone.
 
-    Raises `InputError` where the task cannot be loaded, a column, a label or the order of the
-    labels does not fit, or a split comes out empty.
+    Raises `InputError` if the task cannot be loaded, if a column, a label or the order of labels
+    does not match, or if a split is empty.
     """
     if task.splits not in SPLIT_RULES:
         known = nearest(task.splits, SPLIT_RULES)
@@ -126,10 +127,10 @@ def load(task: Task, settings: Data) -> TaskData:
 
 
 class Rows(Mapping):
-    """Every split that a copy of the data has, under the copy's own names; read when asked for.
+    """All splits of a copy of the data, under the copy's own names; read on demand.
 
-    `counts` has the rows of each, labelled or not, `read` gives one as lists by column, and
-    `unlabelled` counts the rows that were dropped from the splits read so far.
+    `counts` has the number of rows of each, labelled or not; `read` returns one as lists by column;
+    `unlabelled` counts the rows dropped from the splits read so far.
     """
 
     def __init__(self, task: Task, counts: dict[str, int], read: Callable[[str], dict]):
@@ -154,7 +155,7 @@ class Rows(Mapping):
 
 
 def _unlabelled(raw: Rows) -> list[str]:
-    """How many rows of each split have no label, which is what -1 stands for on the Hub."""
+    """Notes on how many rows of each split have no label, which is -1 on the Hub."""
     return [
         f"{count:,} of {raw.counts[name]:,} rows of {name} have no label (-1) and were dropped"
         for name, count in raw.unlabelled.items()
@@ -163,7 +164,7 @@ def _unlabelled(raw: Rows) -> list[str]:
 
 
 def _other_counts(task: Task, raw: Rows) -> list[str]:
-    """Where the copy has other row counts than the published data."""
+    """Notes on row counts that differ from the published data."""
     return [
         f"{name} has {raw.counts.get(name, 0):,} rows; the published data have {count:,}"
         for name, count in task.rows
@@ -194,7 +195,7 @@ def _twice(splits: dict[str, Split]) -> list[str]:
 
 
 def _raw(task: Task) -> tuple[Rows, str | None]:
-    """The rows of a task as they are found, and the revision of the copy."""
+    """The rows of a task as found, and the revision of the copy."""
     if task.hub_id == MINIWORLD:
         made = miniworld.examples(task.config, int(task.revision or 0))
         counts = {name: len(rows) for name, rows in made.items()}
@@ -216,7 +217,7 @@ def _raw(task: Task) -> tuple[Rows, str | None]:
 
 
 def _check_columns(task: Task, wanted: list[str], rows) -> None:
-    """Refuse a copy without a column, or with other names or another order of labels."""
+    """Refuse a copy that lacks a column, or has other label names or another order."""
     where = _where(task)
     for column in wanted:
         if column not in rows.column_names:
@@ -243,7 +244,7 @@ def _hub(task: Task):
     from datasets.exceptions import DatasetGenerationError
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are told once, below
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are reported once, below
     source: dict[str, Any] = (
         _files(task) if task.files else {"path": task.hub_id, "name": task.config}
     )
@@ -299,7 +300,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _split(task: Task, name: str, rows: Mapping[str, list]) -> Split:
-    """The rows, lists by column, as texts and label ids, without those that have no label."""
+    """Turn rows (lists by column) into texts and label ids, without those that have no label."""
     mark, columns = MARKS[task.marks]
     read = [rows[column] for column in (*task.columns, *columns)]
     ids = {word: number for number, word in enumerate(task.names or task.labels)}
@@ -326,12 +327,12 @@ def _split(task: Task, name: str, rows: Mapping[str, list]) -> Split:
 
 
 UNLABELLED = -1
-"""What the Hub's data sets write where a label is not public."""
+"""What data sets on the Hub use for a label that is not public."""
 
 
 def _label_id(label, ids: Mapping[str, int]) -> int | None:
-    """The id of a label: by its name, else the number that it is itself, `UNLABELLED` among them;
-    None where it is no label."""
+    """The id of a label: by its name, or the number itself, including `UNLABELLED`; None if it is
+    not a label."""
     if isinstance(label, float) and label.is_integer() and str(label) not in ids:
         label = int(label)
     if str(label) in ids:
@@ -341,27 +342,27 @@ def _label_id(label, ids: Mapping[str, int]) -> int | None:
 
 
 def _remedy(part) -> str:
-    """What to do about a value that is no text."""
+    """What to do about a value that is not text."""
     if part is None:
         return "fill it in or remove the row"
     return "join its items into one text" if isinstance(part, list) else "convert it to text"
 
 
 class Mark(NamedTuple):
-    """How a task's texts say what a row speaks of: a function of the texts and of `columns`."""
+    """How a task's texts mark what a row is about: a function of the texts and of `columns`."""
 
     mark: Callable[..., tuple[str, ...]]
     columns: tuple[str, ...] = ()
 
 
 def _characters(texts, start1: int, end1: int, start2: int, end2: int) -> tuple[str, ...]:
-    """WiC: the word stands between stars in both sentences, from `start` to `end`."""
+    """WiC: the word is put between stars in both sentences, from `start` to `end`."""
     word, one, two = texts
     return word, _between(one, start1, end1, "*"), _between(two, start2, end2, "*")
 
 
 def _words(texts, index1: int, words1: str, index2: int, words2: str) -> tuple[str, ...]:
-    """WSC: the noun stands between stars, the pronoun between hashes, as T5 marks them (Raffel et
+    """WSC: the noun is put between stars, the pronoun between hashes, as T5 marks them (Raffel et
     al. 2020, appendix D); `index` counts the words of the text before it."""
     (text,) = texts
     spans = [(_place(text, index1, words1), "*"), (_place(text, index2, words2), "#")]
@@ -371,8 +372,8 @@ def _words(texts, index1: int, words1: str, index2: int, words2: str) -> tuple[s
 
 
 def _place(text: str, index: int, words: str) -> tuple[int, int]:
-    """Where `words` stand from the word of that index on; some copies write them otherwise, then
-    as many words as these are taken."""
+    """The span of `words` from the word with that index on; some copies spell them differently,
+    then the same number of words is taken."""
     found = list(re.finditer(r"\S+", text))[index : index + len(words.split())]
     start = found[0].start()
     at = text.casefold().find(words.casefold(), start)
@@ -404,7 +405,7 @@ def _mnli(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
 
 
 def _rounds(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
-    """ANLI's rounds as one task, whichever of them the copy has."""
+    """ANLI's rounds as one task, as far as the copy has them."""
 
     def together(prefix: str) -> Split:
         parts = [raw[f"{prefix}_r{n}"] for n in (1, 2, 3) if f"{prefix}_r{n}" in raw]
@@ -417,7 +418,7 @@ def _rounds(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
 
 
 def _carve(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
-    """Test = min(1,000, 10 %) of the training examples, cut by the split seed."""
+    """Test = min(1,000, 10 %) of the training examples, drawn with the split seed."""
     train, dev = raw["train"], raw["validation"]
     if settings.split_rule == "later":
         return {**_later(train), "test": dev}
@@ -431,18 +432,18 @@ def _later(train: Split) -> dict[str, Split]:
 
 
 def _cut(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
-    """Dev and test of min(1,000, 10 %) of the training examples each, cut by the split seed."""
+    """Dev and test of min(1,000, 10 %) of the training examples each, drawn with the split seed."""
     return _drawn(raw["train"], ["test", "dev"], settings)
 
 
 def _drawn(
     train: Split, names: list[str], settings: Data, beside: Split | None = None
 ) -> dict[str, Split]:
-    """Splits of these names, each min(1,000, 10 %) of the examples at most, and what is left as
+    """Splits with these names, each at most min(1,000, 10 %) of the examples, and the rest as
     train.
 
-    Under the rule "grouped" they are of whole groups of examples that share texts, none of which an
-    example of `beside` belongs to (see `groups`).
+    Under the rule "grouped" they consist of whole groups of examples that share texts, and no
+    example of `beside` belongs to one of those (see `groups`).
     """
     whole = [[row] for row in range(len(train))]
     if settings.split_rule == "grouped":
@@ -461,7 +462,7 @@ def _drawn(
 
 
 def _groups(train: Split, beside: Split) -> list[list[int]]:
-    """The rows of every group of examples that has none in `beside`."""
+    """The rows of every group of examples without a member in `beside`."""
     numbers = groups.groups([*train.texts, *beside.texts]).tolist()
     taken = {groups.UNPLACED, *numbers[len(train) :]}
     rows: dict[int, list[int]] = {}
@@ -475,15 +476,15 @@ SPLIT_RULES = {"carve": _carve, "own": _own, "mnli": _mnli, "rounds": _rounds, "
 
 
 def _order(size: int, seed: int, purpose: str) -> list[int]:
-    """A shuffle of range(size), fixed by the seed and what it is for."""
+    """A shuffle of range(size), fixed by the seed and its purpose."""
     order = list(range(size))
     random.Random(f"{seed}/{purpose}").shuffle(order)
     return order
 
 
 def sample(split, most: int, seed: int, purpose: str):
-    """At most `most` examples (0: all) of a split, as texts or as tokens, drawn by the split seed,
-    in their first order. A larger draw for the same purpose holds the smaller one."""
+    """At most `most` examples (0: all) of a split, as texts or as tokens, drawn with the split
+    seed, in their original order. A larger draw for the same purpose contains the smaller one."""
     if not most or len(split) <= most:
         return split
     return split.take(sorted(_order(len(split), seed, purpose)[:most]))
@@ -511,8 +512,8 @@ def text_input(task: Task, text: tuple[str, ...], text_format: str) -> str:
 
 
 def pair_input(task: Task, text: tuple[str, ...]) -> tuple[str, ...]:
-    """The input of an encoder: the first text, and the others, if any, as one second text. Where
-    the task says that columns tell texts apart, their names stand before the others."""
+    """The input of an encoder: the first text, and the others, if any, as one second text. If the
+    task says that columns distinguish texts, their names are put before the others."""
     first, *others = text
     if task.marks:
         others = [f"{c}: {part}" for c, part in zip(task.columns[1:], others, strict=True)]

@@ -1,4 +1,4 @@
-"""What the data of tasks are like: sizes, labels, lengths, and the texts that a model reads."""
+"""Statistics of tasks: sizes, labels, lengths, and the texts that a model reads."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from fusinglib.training.settings import Data, TextFormat
 from fusinglib.training.tasks import Task
 
 SAMPLE = 1000
-"""How many training texts are looked at for their lengths."""
+"""How many training texts are measured for their lengths."""
 
 
 COUNTS = [*SPLITS, "groups", "length", "95 %"]
@@ -24,20 +24,18 @@ COLUMNS = [*SPLITS, *MEASURES, "notes"]
 
 
 def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> pd.DataFrame:
-    """A row per task, with the columns
+    """One row per task, with the columns
 
-    - train, dev, test: examples of each split;
-    - groups: how many groups of examples that share texts the test split has (see `groups`);
-    - error: the binomial standard error of an accuracy of 50 % on the test split, the greatest that
-      there is, in points; examples of one group make it greater;
-    - labels: the share of each label in train, in percent;
-    - majority: the accuracy of always saying the most frequent label of test, in percent;
-    - overlap: the test examples that share a text with the training split, in percent;
-    - length, 95 %: of its inputs, median and 95 % quantile, as `length` counts them;
-    - overlaps: the other tasks with whose training split test examples share a passage, and how
-      many, in percent, from 1 % on;
-    - notes: what is noted about the data (other row counts than published...). Of a task whose data
-      are not at hand there is nothing but why.
+    - train, dev, test: examples of each split; - groups: how many groups of examples that share
+      texts the test split has (see `groups`); - error: the binomial standard error of an accuracy
+      of 50 % on the test split (its maximum), in points; groups of examples make it larger; -
+      labels: the share of each label in train, in percent; - majority: the accuracy of always
+      choosing the most frequent label of test, in percent; - overlap: the test examples that share
+      a text with the training split, in percent; - length, 95 %: of its inputs, median and 95 %
+      quantile, as `length` counts them; - overlaps: other tasks whose training split shares a
+      passage with test examples, with the percentage of these, from 1 % on; - notes: notes about
+      the data (such as row counts that differ from the published ones). A task whose data are not
+      available has only a note that says why.
     """
     rows, loaded, tasks = {}, {}, list(tasks)
     progress = Progress(len(tasks), "{} of {} tasks read".format)

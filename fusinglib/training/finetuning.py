@@ -1,4 +1,4 @@
-"""Finetuning: one loop, early stopping as the study defines it, best weights kept."""
+"""Finetuning: one loop, with early stopping as the study defines it; the best weights are kept."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from fusinglib.training.settings import Training
 from fusinglib.training.tokens import Tokens
 
 SLACK = 1e-9
-"""Float rounding allowed when two accuracies are compared with the least gain."""
+"""Tolerance for rounding when two accuracies are compared with the smallest gain."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class EarlyStopping:
     gain_step: int = field(default=0, init=False)
 
     def update(self, step: int, metric: float) -> bool:
-        """Take the metric of `step`; whether it is the highest so far."""
+        """Record the metric at `step`; returns whether it is the highest so far."""
         improved = metric > self.best
         if improved and metric - self.best >= self.min_gain - SLACK:
             self.gain_step = step
@@ -52,12 +52,12 @@ def finetune(
     seed: int,
     report: Callable[[list[dict]], None] | None = None,
 ) -> tuple[dict, list[dict]]:
-    """Finetune `model` in place on `train`; the weights that do best on `dev` are left in it.
+    """Finetune `model` in place on `train`; it ends with the weights that did best on `dev`.
 
-    The seed sets the order of the data and the dropout; with the same arguments the CPU gives
-    the same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history,
-    a row per evaluation: step, mean training loss since the last one, dev `metrics`. `report` is
-    given the history after every evaluation.
+    The seed sets the order of the data and the dropout; with the same arguments the CPU gives the
+    same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history, a row
+    per evaluation: step, mean training loss since the last one, dev `metrics`. `report` is called
+    with the history after every evaluation.
     """
     torch.manual_seed(seed)
     labels = torch.tensor(train.labels, device=model.device)
@@ -102,7 +102,7 @@ def finetune(
 def _backward(
     model: BaseModel, tokens: Tokens, rows: np.ndarray, labels: torch.Tensor, micro_batch: int
 ) -> torch.Tensor:
-    """The mean loss of a batch, detached, its gradients added up part by part."""
+    """The mean loss of a batch, detached; its gradients are accumulated part by part."""
     part, total = micro_batch or len(rows), torch.zeros((), device=model.device)
     for first in range(0, len(rows), part):
         some, theirs = rows[first : first + part], labels[first : first + part]
@@ -116,11 +116,11 @@ def _backward(
 
 
 POOL = 50
-"""How many batches' texts are sorted by length at a time, as the Transformers Trainer does."""
+"""How many batches of texts are sorted by length together, as in the Transformers Trainer."""
 
 
 def _batches(lengths: np.ndarray, settings: Training, seed: int) -> Iterator[np.ndarray]:
-    """Endless batches of row numbers: every epoch a new shuffle, its last batch may be short."""
+    """Endless batches of row numbers: a new shuffle every epoch, whose last batch may be short."""
     order, size = np.random.default_rng(seed), settings.batch_size
     while True:
         shuffled = order.permutation(len(lengths))
@@ -135,7 +135,7 @@ def _batches(lengths: np.ndarray, settings: Training, seed: int) -> Iterator[np.
 
 
 def _adamw(network: torch.nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW whose decay spares biases and norms, as the Transformers Trainer does."""
+    """AdamW without decay on biases and norms, as in the Transformers Trainer."""
     named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
     decayed = [p for n, p in named if p.ndim >= 2 and "bias" not in n]
     spared = [p for n, p in named if not (p.ndim >= 2 and "bias" not in n)]
@@ -158,9 +158,9 @@ def linear_probe(
 ) -> None:
     """Fit the fresh head of a classifier on its frozen body, for all of `max_steps` batches.
 
-    Nothing is stopped early, so that every body gets the same steps. The model should have been
-    opened without dropout, which would make the body's features noisy here and not where the head
-    is scored.
+    There is no early stopping, so that every body gets the same steps. The model should be loaded
+    without dropout, which would make the body's features noisy here but not when the head is
+    scored.
     """
     steps = training.max_steps
     model.body.requires_grad_(False)

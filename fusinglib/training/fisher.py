@@ -1,4 +1,4 @@
-"""How much each number of a finetuned model matters to what it says: the diagonal of its Fisher
+"""How much each weight of a finetuned model matters to its output: the diagonal of its Fisher
 information (Matena and Raffel 2021, "Merging models with Fisher-weighted averaging", section 3),
 
     F = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d theta)^2],
@@ -32,14 +32,14 @@ AS_IT_IS = Training(
     max_steps=0, eval_every=1, patience=0, min_gain=0.0, metric="ranked", precision="fp32",
     threads=1,
 )  # fmt: skip
-"""How models are opened here: without dropout, in fp32, and nothing is trained."""
+"""How models are loaded here: without dropout, in fp32, and without training."""
 
 QUIET = 3
-"""Seconds that pass before progress is shown."""
+"""Seconds before progress is shown."""
 
 
 class Trained(Classifier):
-    """An encoder with the classification head that its folder holds; its body is in `body`."""
+    """An encoder with the classification head from its folder; its body is in `body`."""
 
     def __init__(self, folder: Path, task: Task, how: Data, device: str):
         BaseModel.__init__(self, folder, task, AS_IT_IS, how, device)
@@ -74,19 +74,19 @@ def estimate(
 ) -> Path:
     """Write the diagonal Fisher information of a finetuned model on its own task.
 
-    The new file `output` (safetensors) holds a float32 tensor for every floating tensor of the
-    model's body, of its name and shape: what `fuse` wants for it in `fisher`. The expectation
-    over labels is exact; labels of the data are not used. Returns the path of the file, which
-    appears whole or not at all.
+    The new file `output` (safetensors) holds a float32 tensor for every floating-point tensor of
+    the model's body, with its name and shape: what `fuse` takes as `fisher`. The expectation over
+    labels is exact; the labels of the data are not used. Returns the path of the file, which
+    appears complete or not at all.
 
     Arguments:
         model: the folder of the finetuned model, or its Hub id.
-        task: what it was finetuned on; the texts are the first `examples` of a shuffle of its
-            training split by `seed`, all of them where there are fewer.
+        task: what it was finetuned on. The texts are the first `examples` of its training split,
+            shuffled with `seed`, or all if there are fewer.
         how: how the task's rows become splits and texts.
 
-    Raises `InputError` for an output that exists, a classifier without a head or with one of
-    another number of labels, an adapter, data or labels that do not fit.
+    Raises `InputError` for an output that exists, a classifier without a head or with another
+    number of labels, an adapter, and data or labels that do not match.
     """
     output = Path(output)
     check_free(output)
@@ -134,8 +134,7 @@ def diagonal(
 
 
 def _whole(model: str | Path) -> Checkpoint:
-    """The model's headers; adapters and single files, which transformers opens otherwise, are
-    refused."""
+    """The model's headers; adapters and single files are refused."""
     stored = open_checkpoint(model)
     if stored.source != stored.folder.resolve():
         raise InputError(
@@ -152,9 +151,10 @@ def _opened(folder: Path, task: Task, how: Data, device: str) -> BaseModel:
 
 
 def _tensors(stored: Checkpoint, model: BaseModel) -> dict[str, torch.Tensor]:
-    """The network's own tensors behind the floating ones of the stored body, by the body's names.
+    """The network's tensors that correspond to the floating-point ones of the stored body, by the
+    body's names.
 
-    Tied ones come as often as they are stored.
+    Tied ones appear as often as they are stored.
     """
     inside = model.network.state_dict(keep_vars=True)
     found = {}
@@ -170,7 +170,7 @@ def _tensors(stored: Checkpoint, model: BaseModel) -> dict[str, torch.Tensor]:
 
 
 def _shown(count: int, progress: bool) -> Iterator[int]:
-    """The numbers below `count`; after a few seconds it is shown how many are done."""
+    """The numbers below `count`; progress is shown after a few seconds."""
     bar, started = Progress(count, "{} of {} examples".format), time.monotonic()
     try:
         for done in range(count):

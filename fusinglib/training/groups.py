@@ -1,15 +1,15 @@
-"""Which examples share a text: a paragraph, a sentence, a phrase of one sentence, or nearly so.
+"""Find examples that share a text: a paragraph, a sentence, or a phrase of one sentence, exactly or
+nearly.
 
-Two examples share a text where
+Two examples share a text if
 
-- a text of one and a text of the other have `PASSAGE` words in a row in common (a paragraph, a
-  sentence, a near-duplicate), or
-- a text of `PHRASE` words or more of one is a text of the other as well, or, where each has a
-  single text, is part of it (the phrases of one parse tree), or
-- all their texts are equal.
+- a text of one and a text of the other have `PASSAGE` consecutive words in common (a paragraph, a
+  sentence, a near-duplicate), or - a text of one with at least `PHRASE` words is also a text of the
+  other or, if each has a single text, part of it (the phrases of one parse tree), or - all their
+  texts are equal.
 
 Case, punctuation and repeated words ("@user @user") do not count. Passages are compared by 64-bit
-hashes of their words (n-gram hashing), in time that is linear in the length of the texts.
+hashes of their words (n-gram hashing), in time linear in the length of the texts.
 """
 
 import functools
@@ -23,18 +23,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 PASSAGE, PHRASE = 8, 4
-"""The least words in a row that two examples share as a passage, and as a whole phrase."""
+"""The least number of consecutive words that two examples share as a passage, and as a whole
+phrase."""
 
 Texts = Sequence[tuple[str, ...]]
 """Examples, each a tuple of texts."""
 
 UNPLACED = -1
-"""The group of an example whose text is too short to tell where it comes from."""
+"""The group of an example whose text is too short to show where it comes from."""
 
 
 def groups(texts: Texts) -> np.ndarray:
-    """The group of every example, int (examples,): those that share a text, directly or by way of
-    others, have one number.
+    """The group of every example, int (examples,): those that share a text, directly or through
+    others, have the same number.
 
     `UNPLACED` is a single text of fewer than `PHRASE` words that is part of longer ones.
     """
@@ -92,7 +93,7 @@ def _index(texts: Texts) -> _Index:
     owners, keys = _keys(_Words(words), single=all(len(columns) == 1 for columns in texts))
     pairs = [(row, number[text]) for row, columns in enumerate(texts) for text in columns]
     rows, of_rows = np.array(pairs, dtype=int).reshape(-1, 2).T
-    telling = np.isin(of_rows, owners)  # short texts ("yes") tell nothing
+    telling = np.isin(of_rows, owners)  # short texts ("yes") say nothing
     plain = [" ".join(text) for text in words]
     whole = [_hash("\n".join(plain[number[text]] for text in columns)) for columns in texts]
     whole = np.array(whole, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""Base models behind one small interface: text-to-text (T5) and encoder classifiers."""
+"""Base models with one small interface: text-to-text (T5) and encoder classifiers."""
 
 import hashlib
 import itertools
@@ -23,17 +23,17 @@ transformers.utils.logging.disable_progress_bar()
 
 
 class BaseModel:
-    """A base model made ready for one task: what training and evaluation need to know of it.
+    """A base model ready for one task, with what training and evaluation need.
 
-    Subclasses say which texts the tokenizer reads (`_texts`), and give `loss`, `predict` and
-    `body`, the part of the network that fusing averages. `folder` holds a config, a tokenizer and
-    safetensors weights. A model is on `device`, in fp32; precision "bf16" computes under autocast.
-    `segments`: whether it is told which of two texts a token belongs to, as BERT is.
-    `eval_batch_size`: how many texts are scored at a time.
+    Subclasses define which texts the tokenizer reads (`_texts`), `loss`, `predict` and `body`, the
+    part of the network that fusing averages. `folder` holds a config, a tokenizer and safetensors
+    weights. A model is on `device`, in fp32; precision "bf16" computes under autocast. `segments`:
+    whether the model gets segment ids, as BERT does. `eval_batch_size`: how many texts are scored
+    together.
     """
 
     network: Any
-    """The whole model of transformers."""
+    """The complete Transformers model."""
     body: torch.nn.Module
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
@@ -46,15 +46,17 @@ class BaseModel:
 
     @property
     def max_length(self) -> int:
-        """How many tokens an input may have: the setting, or what the model has positions for."""
+        """The longest input in tokens: the setting, or what the model has positions for."""
         table = getattr(getattr(self.body, "embeddings", None), "position_embeddings", None)
         if table is None:
             return self.data.max_length
-        before = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa counts on
+        before = (
+            0 if table.padding_idx is None else table.padding_idx + 1
+        )  # RoBERTa counts from there
         return min(self.data.max_length, table.num_embeddings - before)
 
     def encoding(self, fingerprint: str) -> dict:
-        """What decides the token ids of data with this fingerprint."""
+        """What determines the token ids of data with this fingerprint."""
         return {
             "task": self.task.as_json(),
             "fingerprint": fingerprint,
@@ -96,12 +98,12 @@ class BaseModel:
     def inputs(self, tokens: Tokens, rows: Numbers) -> dict[str, torch.Tensor]:
         """A padded batch on the model's device."""
         batch = tokens.pad(rows)
-        if self.device.type == "cuda":  # the copy goes on beside the network
+        if self.device.type == "cuda":  # the copy overlaps with the network
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def autocast(self):
-        """The context in which the network runs: autocast to bf16 where the precision asks."""
+        """The context in which the network runs: autocast to bf16 if the precision says so."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def save(self, folder: Path) -> None:
@@ -111,7 +113,8 @@ class BaseModel:
 
 
 class TextToText(BaseModel):
-    """A T5-style model: a label is a text, read off by its score (study: Finetuning)."""
+    """A T5-style model: a label is a text, and the best-scored one is the prediction (study:
+    Finetuning)."""
 
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
@@ -185,8 +188,8 @@ class Classifier(BaseModel):
 
 
 def eval_batch_size(width: int, device: torch.device) -> int:
-    """How many texts are scored in a batch. On a processor a wide model is no slower with few of
-    them, which are padded less; a narrow one is, and so is a GPU."""
+    """How many texts are scored in a batch. On a CPU, wide models are as fast with small batches,
+    which need less padding; narrow models and GPUs need large ones."""
     return 128 if device.type != "cpu" else min(128, max(16, 2**13 // width))
 
 
@@ -201,8 +204,8 @@ def load(
 def is_text_to_text(folder: Path) -> bool:
     """Whether the model in `folder` reads text and writes text (an encoder-decoder).
 
-    Raises `InputError` for one that is not of T5's kind: labels are scored side by side, which
-    needs relative positions (see `fusinglib.training.scoring.label_scores`).
+    Raises `InputError` for one that is not T5-like: labels are scored in parallel, which needs
+    relative positions (see `fusinglib.training.scoring.label_scores`).
     """
     config = config_of(folder)
     if config.is_encoder_decoder and not hasattr(config, "relative_attention_num_buckets"):
@@ -217,7 +220,7 @@ def config_of(folder: Path) -> transformers.PreTrainedConfig:
     """The configuration in `folder`; raises `InputError` for one that transformers cannot read."""
     try:
         return transformers.AutoConfig.from_pretrained(folder)
-    except Exception as error:  # its classes raise errors of many kinds
+    except Exception as error:  # its classes raise many kinds of errors
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{Path(folder) / 'config.json'} describes no model that transformers "
@@ -226,7 +229,7 @@ def config_of(folder: Path) -> transformers.PreTrainedConfig:
 
 
 def _open(auto, folder: Path, **kwargs):
-    """The model in `folder`, in fp32; a file that lacks weights (poolers aside) is refused."""
+    """The model in `folder`, in fp32; missing weights (except poolers) are refused."""
     model, report = auto.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, **kwargs
     )
@@ -239,7 +242,7 @@ def _open(auto, folder: Path, **kwargs):
 def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:
     """The token ids of each label's text, end token included.
 
-    Raises `InputError` where a label holds an unknown token or two labels read the same.
+    Raises `InputError` if a label contains an unknown token, or two labels have the same tokens.
     """
     texts = label_texts(task, text_format)
     tokens = tokenizer(texts)["input_ids"]
@@ -267,8 +270,8 @@ def check_labels(folder: Path, tasks: Sequence[Task], text_format: str) -> None:
 def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
     """The folder of a local model or of a Hub id's snapshot (downloaded if need be).
 
-    Raises `InputError` where there is none, or where it has no safetensors weights, unless pickled
-    ones are allowed, which transformers opens with weights only.
+    Raises `InputError` if there is none, or if it has no safetensors weights, unless pickled ones
+    are allowed (loaded with weights_only).
     """
     folder = Path(model)
     if not model or not folder.is_dir():
@@ -286,7 +289,7 @@ def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
 
 
 def weights(folder: Path) -> list[Path]:
-    """The files of weights in `folder`: safetensors, or pickled ones where there are none."""
+    """The weight files in `folder`: safetensors, or pickles if there are none."""
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
@@ -306,7 +309,7 @@ def fingerprint(folder: Path) -> str:
 def import_model(folder: Path, output: Path) -> None:
     """Copy the base model in `folder` (an encoder without its head) to `output`, in fp32.
 
-    A pooler that `folder` lacks, as masked language models do, is always the same random one.
+    A pooler that `folder` lacks (as masked language models do) is always initialised the same way.
     """
     auto = transformers.AutoModel
     if is_text_to_text(folder):
@@ -338,11 +341,11 @@ def randomise(folder: Path, output: Path, seed: int) -> None:
 def interpolate(model: BaseModel, end: BaseModel, position: float) -> None:
     """Move the body of `model` in place along the straight line to that of `end`.
 
-    Each tensor becomes `(1 - position) * model + position * end`, in fp32; position 0 leaves it
-    as it is and 1 makes it equal to `end`, bit for bit. Integer tensors stay.
+    Each tensor becomes `(1 - position) * model + position * end`, in fp32; position 0 leaves it as
+    it is and 1 makes it equal to `end`, bit for bit. Integer tensors are unchanged.
     """
     there = end.body.state_dict()
-    between = {  # made before any is put in place: tied weights have several names
+    between = {  # computed before any is loaded: tied weights have several names
         name: torch.lerp(tensor, there[name], position) if tensor.is_floating_point() else tensor
         for name, tensor in model.body.state_dict().items()
     }
@@ -350,7 +353,7 @@ def interpolate(model: BaseModel, end: BaseModel, position: float) -> None:
 
 
 def untie(model) -> None:
-    """Give a T5 model a head of its own (v1.1), at the scale d_model ** -0.5.
+    """Give a T5 model a separate head (v1.1), at the scale d_model ** -0.5.
 
     Transformers 5 ties every T5 made from a config, and unties only on loading.
     """
@@ -374,8 +377,8 @@ def _config(folder: Path, dropout: float):
 
 
 def tokenizer(folder: Path):
-    """The tokenizer of the model in `folder`; raises `InputError` where there is none, or one
-    without a padding token."""
+    """The tokenizer of the model in `folder`; raises `InputError` if there is none, or if it has no
+    padding token."""
     content = tokenizer_hash(folder)
     if content not in _TOKENIZERS:
         if not any((folder / name).is_file() for name in (*VOCABULARIES, *SETTINGS_FILES)):
@@ -394,8 +397,8 @@ _TOKENIZERS: dict[str, transformers.PreTrainedTokenizerBase] = {}
 
 
 def tokenizer_hash(folder: Path) -> str:
-    """A hash of all that decides the token ids of a text: the tokenizer's files, and what of the
-    config names its class where they do not."""
+    """A hash of everything that determines the token ids of a text: the tokenizer's files, and the
+    config's tokenizer class if they do not name it."""
     digest = hashlib.sha256()
     for path in (folder / name for name in (*VOCABULARIES, *SETTINGS_FILES)):
         if path.is_file():

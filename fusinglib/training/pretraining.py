@@ -1,11 +1,11 @@
 """Pretraining of a tiny T5 v1.1 on the corpus of a miniature world: corruption and continuation.
 
 Most documents lose spans, which are the target (T5's "drop corrupted tokens": Raffel et al. 2020,
-section 3.3.2); the others are cut in two, and the target is the rest ("prefix language modelling",
-section 3.2.3; both together as in UL2, Tay et al. 2023). T5's own objective marks spans with
-sentinel words, and every target begins with the same one: within two minutes of pretraining the
-decoder's first position, where finetuning puts the label, then never learns to read the input. A
-continuation teaches just that.
+section 3.3.2); the others are split in two, and the target is the second part ("prefix language
+modelling", section 3.2.3; both together as in UL2, Tay et al. 2023). T5's own objective marks spans
+with sentinel words, and every target begins with the same one: within two minutes of pretraining
+the decoder's first position, where finetuning puts the label, then never learns to read the input.
+A continuation teaches just that.
 """
 
 import random
@@ -23,20 +23,20 @@ from fusinglib.training import miniworld
 from fusinglib.training.models import untie
 
 BATCH_SIZE = 32
-POOL = 16  # batches that are drawn together and sorted by length, to save padding
+POOL = 16  # batches drawn together and sorted by length, to save padding
 LEARNING_RATE = 2.5e-3
 WARM_UP = 200
 EMBEDDING_SCALE = 0.02
-CONTINUED = 0.3  # share of the documents that are cut in two
+CONTINUED = 0.3  # fraction of the documents that are split in two
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> T5ForConditionalGeneration:
-    """An untrained T5 v1.1 of some 300 thousand parameters, with a head of its own.
+    """An untrained T5 v1.1 with about 300 thousand parameters and a separate head.
 
     The head starts at the scale d_model ** -0.5, the input embeddings at EMBEDDING_SCALE. (T5's own
-    scale of 1 is made for Adafactor, whose steps grow with the parameter; what AdamW learns in a
-    few thousand steps is small beside such a start, and words of like use stay far apart.)
-    The global random state is left as it was.
+    scale of 1 suits Adafactor, whose steps grow with the parameter; what AdamW learns in a few
+    thousand steps is small compared with such a start, and words with similar uses stay far apart.)
+    The global random state is not changed.
     """
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -67,7 +67,7 @@ def corrupt(
 ) -> tuple[list[int], list[int]]:
     """Span corruption of a document of two or more tokens, without its end token.
 
-    Some spans, apart from each other and `density` of the tokens in all, are left out of the
+    Some spans, not adjacent and in all a fraction `density` of the tokens, are left out of the
     input; the target is these tokens in their order. Both end with `eos`.
     """
     noise = max(1, round(len(ids) * density))
@@ -84,7 +84,7 @@ def corrupt(
 
 
 def cut(ids: list[int], rng: random.Random, eos: int) -> tuple[list[int], list[int]]:
-    """A document of two or more tokens cut somewhere in its second half; both ends get `eos`."""
+    """A document of two or more tokens split somewhere in its second half; both parts get `eos`."""
     at = rng.randrange(len(ids) // 2, len(ids))
     return [*ids[:at], eos], [*ids[at:], eos]
 
@@ -131,8 +131,8 @@ def pretrain(
 ) -> dict:
     """Train a new model on the world's corpus; save it and its tokenizer into `folder`.
 
-    Runs on one thread, without dropout (as T5 v1.1 was pretrained), and gives the same weights for
-    the same arguments bit for bit. `report(step, steps, loss)` is called every 50 steps with the
+    Runs on one thread, without dropout (as T5 v1.1 was pretrained), and gives the same weights, bit
+    for bit, for the same arguments. `report(step, steps, loss)` is called every 50 steps with the
     mean loss since the last call. Returns loss as [[step, loss], ...], steps, seconds, parameters.
     Zero steps save the untrained model. Raises InputError for negative steps or seeds.
     """

@@ -1,4 +1,4 @@
-"""Scoring: every label from one encoder pass, and what accuracy comes of it."""
+"""Scoring: all labels from one encoder pass, and the resulting metrics."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ def label_scores(
     bool (batch, K): whether every token is the argmax over the vocabulary, that is, whether
     greedy decoding would write exactly this label (study: Finetuning).
 
-    The labels stand one after the other in one decoder sequence, and a block-diagonal causal
-    mask keeps each to itself; relative positions within a block are those of the label alone.
+    The labels are concatenated in one decoder sequence, and a block-diagonal causal mask keeps each
+    to itself; relative positions within a block are those of the label alone.
     """
     device = input_ids.device
     owner = torch.tensor([k for k, ids in enumerate(labels) for _ in ids], device=device)
@@ -52,7 +52,7 @@ def label_scores(
 
 @contextlib.contextmanager
 def enough_memory(tokens, rows: Numbers):
-    """Say what to do where the memory does not hold a batch of these texts."""
+    """Say what to do if memory does not hold a batch of these texts."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -67,8 +67,8 @@ def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
     """The model's `ranked` and `exact` label ids for every example, int16 (examples,), -1: none,
     and the `scores` of all K labels, float32 (examples, K).
 
-    Batches are of texts of similar length, of `micro_batch` texts at most (0: of as many as are
-    fast); their order is fixed by the lengths alone.
+    Batches hold texts of similar length, at most `micro_batch` of them (0: as many as are fast);
+    their order depends on the lengths alone.
     """
     order = np.argsort(tokens.lengths, kind="stable")
     scores = np.empty((len(tokens), len(model.task.labels)), dtype=np.float32)
@@ -85,8 +85,8 @@ def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
 
 
 def cross_entropy(predicted: dict[str, np.ndarray], labels: Numbers) -> float:
-    """Mean negative log-probability of the right label, in nats: of a text-to-text model that of
-    the whole label text, end token included; of a classifier that of the class."""
+    """Mean negative log-probability of the correct label, in nats: for a text-to-text model, of the
+    whole label text, end token included; for a classifier, of the class."""
     scores = predicted["scores"].astype(np.float64)
     return float(-scores[np.arange(len(labels)), labels].mean())
 
@@ -94,7 +94,7 @@ def cross_entropy(predicted: dict[str, np.ndarray], labels: Numbers) -> float:
 def metrics(predicted: dict[str, np.ndarray], labels: Numbers) -> dict[str, float]:
     """`ranked` and `exact` accuracy, the share of `invalid` outputs and `macro_f1`, fractions.
 
-    `exact` counts a text that is no label as wrong (the paper's protocol); `ranked` takes the
+    `exact` counts a text that is not a label as wrong (the paper's protocol); `ranked` takes the
     best-scored label, and so does `macro_f1`.
     """
     right = np.asarray(labels)
@@ -107,9 +107,9 @@ def metrics(predicted: dict[str, np.ndarray], labels: Numbers) -> dict[str, floa
 
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of the F1 of every label that is predicted or right at least once, 0 to 1.
+    """The mean F1 over all labels that are predicted or correct at least once, 0 to 1.
 
-    F1 is 2 TP / (2 TP + FP + FN); a label that is never right, or never predicted, has 0.
+    F1 is 2 TP / (2 TP + FP + FN); a label that is never correct or never predicted has 0.
     """
     count = 1 + max(predicted.max(), labels.max())
     right = np.bincount(labels[predicted == labels], minlength=count)

@@ -1,7 +1,7 @@
 """How a task is read, and how a model is finetuned.
 
-The annotations say what a value may be; `fusinglib.study.settings` checks them (with pydantic)
-where parameters come from people.
+The annotations say which values are allowed; `fusinglib.study.settings` checks them (with pydantic)
+when parameters come from users.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ Numbers = Sequence[int] | np.ndarray
 class Finetuning:
     """What source and target finetuning share (study: Finetuning).
 
-    `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero
-    at the last batch); the dev `metric` is taken every `eval_every` batches, and a gain counts from
-    `min_gain` (a fraction, 0 to 1): the accuracy of the "ranked" or the "exact" label, or the
-    "macro_f1" of the ranked one (see `scoring.metrics`). Where memory is short, a batch goes
-    through the model in parts of `micro_batch` texts (0: whole). With `group_by_length`, texts of
-    like length share a batch.
+    `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero at
+    the last batch); the dev `metric` is computed every `eval_every` batches, and gains of at least
+    `min_gain` (a fraction, 0 to 1) count: the accuracy of the "ranked" or the "exact" label, or the
+    "macro_f1" of the ranked one (see `scoring.metrics`). If memory is tight, a batch passes through
+    the model in parts of `micro_batch` texts (0: whole). With `group_by_length`, texts of similar
+    length share a batch.
     """
 
     learning_rate: Annotated[float, Field(gt=0)]
@@ -54,8 +54,8 @@ class Training(Finetuning):
     patience: Positive
 
     def as_json(self) -> dict:
-        """What decides a run, as JSON data; what is younger than the store's first runs is left out
-        where it changes nothing."""
+        """What determines a run, as JSON data; newer settings are left out where they change
+        nothing, so that old keys stay valid."""
         values = dataclasses.asdict(self)
         return {k: v for k, v in values.items() if v or k not in ("micro_batch", "group_by_length")}
 

@@ -14,23 +14,23 @@ from fusinglib.places import anchored
 from fusinglib.training import miniworld
 
 MINIWORLD = "miniworld"
-"""What stands in the place of a Hub id for the tasks of the embedded miniature world."""
+"""Stands in for the Hub id of the tasks of the embedded miniature world."""
 
 
 @dataclass(frozen=True)
 class Task:
     """A classification task: where its rows are and how they are read.
 
-    `labels` are the words for the label ids 0, 1, ... in this order; `splits` names the rule by
-    which the copy's own splits become train, dev and test (see `fusinglib.training.data`): "carve"
-    where the test labels are not public, "own", "mnli", "rounds" (ANLI), or "cut" where there are
-    training rows alone. `revision` pins a commit, or `refs/convert/parquet` for a repository that
-    still is a script; for a task of the miniature world it is the world's seed.
+    `labels` are the words for the label ids 0, 1, ... in this order; `splits` names the rule that
+    turns the copy's splits into train, dev and test (see `fusinglib.training.data`): "carve" if the
+    test labels are not public, "own", "mnli", "rounds" (ANLI), or "cut" if there are only training
+    rows. `revision` pins a commit, or `refs/convert/parquet` for a repository that is still a
+    script; for a task of the miniature world it is the world's seed.
 
-    `names` are the copy's own names of the labels, where these are others; `marks` how the texts
-    say what a row speaks of (see `fusinglib.training.data`); `rows` how many rows the published
-    data have, split by split; `files` the CSV, TSV, JSON or Parquet files of a task that is not on
-    the Hub: pairs of a split and a file.
+    `names` are the copy's own label names, if they differ; `marks` how the texts mark what a row is
+    about (see `fusinglib.training.data`); `rows` the number of rows in the published data, by
+    split; `files` the CSV, TSV, JSON or Parquet files of a task that is not on the Hub: pairs of a
+    split and a file.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Task:
         return (self.hub_id, self.config)
 
     def as_json(self) -> dict:
-        """What decides a run on this task beside the fingerprint of its data, as JSON data."""
+        """What determines a run on this task besides the fingerprint of its data, as JSON data."""
         values = dataclasses.asdict(self)
         for name in ("names", "rows", "files"):
             del values[name]
@@ -60,7 +60,7 @@ class Task:
 
 
 def _read(name: str, fields: Mapping) -> Task:
-    """A task of the table in `tasks.yaml`."""
+    """A task from the table in `tasks.yaml`."""
     rows = tuple(fields["rows"].items())
     lists = {key: tuple(fields.get(key, ())) for key in ("columns", "labels", "names")}
     splits, marks = fields.get("splits", "carve"), fields.get("marks", "")
@@ -118,9 +118,9 @@ ADDED: dict[str, Task] = {}
 
 
 def add_task(name: str, **fields) -> Task:
-    """Make a task of your own known in this process, as source, target and in the playground.
+    """Register your own task in this process, as a source, a target and in the playground.
 
-    `fields` are those of `own_task`; a name that is taken is taken over.
+    `fields` are those of `own_task`; an existing name is replaced.
     """
     ADDED[name] = own_task(name, **fields)
     return ADDED[name]
@@ -142,15 +142,16 @@ def own_task(
     """A task of the user's, from files or from the Hub.
 
     Arguments:
-        columns: of the texts; labels: a word for each label, in the order of their ids.
+        columns: the columns with the texts; labels: a word for each label, in the order of their
+            ids.
         files: a CSV, TSV, JSON or Parquet file of training rows, or a list of them, or the same for
             each split (train, validation, test); or hub_id, config and revision.
         label_column: its values are ids (0, 1, ...), the `labels`, or the `names` that stand for
             them in the data, in the order of the labels.
-        splits: the split rule, by default "cut" for training rows alone (dev and test are cut off),
-            "carve" for a train and a validation file, else "own".
+        splits: the split rule, by default "cut" for training rows only (dev and test are carved
+            out), "carve" for a train and a validation file, else "own".
 
-    Raises `InputError` where these do not make a task.
+    Raises `InputError` if these do not define a task.
     """
     made = {}
     for field, values in {"columns": columns, "labels": labels, "names": names}.items():
@@ -206,15 +207,15 @@ def mini_tasks(world_seed: int) -> dict[str, Task]:
 
 
 def find(name: str, tasks: Mapping[str, Task]) -> Task:
-    """The task called `name`; an unknown one raises `InputError` with the nearest name."""
+    """The task called `name`; an unknown name raises `InputError` with the nearest one."""
     if name not in tasks:
         raise InputError(f"unknown task {name!r}: {nearest(name, tasks)}")
     return tasks[name]
 
 
 def among(target: Task, identities: Iterable[tuple[str, str]]) -> bool:
-    """Whether `target` may be one of these (Hub id, config), the config "" where that is unknown;
-    short names of data sets (glue) are those of any owner (nyu-mll/glue)."""
+    """Whether `target` may be one of these (Hub id, config), with config "" if unknown; short data
+    set names (glue) match any owner (nyu-mll/glue)."""
     hub_id, config = target.identity
     return any(
         name.split("/")[-1] == hub_id.split("/")[-1] and of in ("", config)

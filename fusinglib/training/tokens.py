@@ -1,4 +1,4 @@
-"""Token ids of texts: flat arrays, made once and mapped into the memory of all who need them."""
+"""Token ids of texts: flat arrays, computed once and memory-mapped by all processes."""
 
 import contextlib
 import hashlib
@@ -17,15 +17,15 @@ from fusinglib.integrity import problems, seal, staged, write_json
 from fusinglib.training.settings import Numbers
 
 PARTS = ("input_ids", "token_type_ids")
-"""What a model may be given of each text."""
+"""What a model may get for each text."""
 
 
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of labelled texts, in flat arrays.
 
-    `flat` has the `PARTS`, int32, text after text. Of each text there is where it starts in them
-    and its length, int64, its label id, int64, and whether it was cut to the greatest length, bool.
+    `flat` has the `PARTS`, int32, text after text. For each text there are its start and its
+    length, int64, its label id, int64, and whether it was truncated, bool.
     """
 
     flat: Mapping[str, np.ndarray]
@@ -39,7 +39,7 @@ class Tokens:
     def of(
         cls, encoded: Mapping[str, Sequence[Sequence[int]]], labels: Numbers, pad_id: int
     ) -> "Tokens":
-        """Those that a tokenizer returns, with the texts' labels."""
+        """From what a tokenizer returns, and the texts' labels."""
         ids = encoded["input_ids"]
         flat = {
             name: np.fromiter(itertools.chain.from_iterable(encoded[name]), dtype=np.int32)
@@ -61,8 +61,8 @@ class Tokens:
         return Tokens(self.flat, starts, lengths, labels, self.cut[rows], self.pad_id)
 
     def pad(self, rows: Numbers) -> dict[str, torch.Tensor]:
-        """A batch of some of the texts: `input_ids`, `attention_mask` and what else there is, int64
-        (rows, longest of them)."""
+        """A batch of some of the texts: `input_ids`, `attention_mask` and other inputs, int64
+        (rows, longest text)."""
         shape = (len(rows), self.lengths[rows].max())
         batch = {name: np.zeros(shape, dtype=np.int64) for name in (*self.flat, "attention_mask")}
         batch["input_ids"] += self.pad_id
@@ -76,7 +76,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A task's splits as one model reads them, and what is told of the data (see `TaskData`)."""
+    """A task's splits as one model reads them, with the notes about the data (see `TaskData`)."""
 
     splits: dict[str, Tokens]
     revision: str | None
@@ -84,7 +84,7 @@ class Encoded:
 
     @property
     def truncated(self) -> float:
-        """The share of all texts that were cut to the greatest length, 0 to 1."""
+        """The fraction of all texts that were truncated, 0 to 1."""
         return float(np.concatenate([one.cut for one in self.splits.values()]).mean())
 
 
@@ -95,12 +95,12 @@ ARRAYS = ("starts", "lengths", "labels", "cut")
 
 
 def cached(what: dict, encode: Callable[[], Encoded], cache: Path) -> Encoded:
-    """The tokens that `what` names, from the cache, or made now by `encode` for all who come later.
+    """The tokens that `what` identifies, from the cache or computed by `encode` and cached.
 
-    A folder of the cache is named by the hash of `what` and appears whole; processes wait for one
-    that is making it (where they do not see its lock, as on some network file systems, the first
-    one's stays), and a damaged one is made again. Its arrays are mapped, not read: all processes
-    share one copy in memory.
+    A cache folder is named by the hash of `what` and appears complete; processes wait for the one
+    that computes it (if they cannot see its lock, as on some network file systems, the first result
+    is kept), and a corrupt one is recomputed. The arrays are memory-mapped: all processes share one
+    copy.
     """
     what = {**what, "format": FORMAT}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
