@@ -194,10 +194,10 @@ def tasks(options: argparse.Namespace) -> int:
     table = description.describe(named, how, length)
     print(show(table.drop(columns="notes")))
     print(
-        f"splits: rule {how.split_rule!r}; groups: of test examples that share texts; error: the "
-        f"binomial standard error of 50 %, in points; overlap: test examples that share a text "
-        f"with train, in %; overlaps: a passage with the training split of other tasks, in %, from "
-        f"1 on; length: of an input, in {unit}"
+        f"split rule {how.split_rule!r}. groups: groups of test examples that share texts; error: "
+        f"binomial standard error at 50 %, in points; overlap: % of test examples that share a "
+        f"text with train; overlaps: % that share a passage with the training split of other "
+        f"tasks, from 1 % on; length: of an input, in {unit}"
     )
     for name, notes in table["notes"].to_dict().items():
         if notes:
@@ -333,67 +333,113 @@ def command_line() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True)
 
-    command = commands.add_parser("new", help="start a project: notebooks and parameter files")
+    command = commands.add_parser(
+        "new", help="start a project: notebooks and parameter files", description=new.__doc__
+    )
     command.set_defaults(command=new)
     command.add_argument("folder", help="a folder that does not exist yet")
 
-    command = commands.add_parser("lab", help="open the project's notebooks in JupyterLab")
+    command = commands.add_parser(
+        "lab", help="open the project's notebooks in JupyterLab", description=lab.__doc__
+    )
     command.set_defaults(command=lab)
     command.add_argument(
         "arguments", nargs="*", metavar="ARGUMENT", help="passed on to JupyterLab (after --)"
     )
 
-    command = commands.add_parser("run", help="execute a notebook in batch")
-    command.set_defaults(command=run)
-    command.add_argument("notebook", nargs="?", help="its name, e.g. family_table")
-    command.add_argument(
-        "--all", action="store_true", help="every notebook that the folder --params has a file for"
+    command = commands.add_parser(
+        "run", help="execute a notebook in batch", description=run.__doc__
     )
-    command.add_argument("--params", metavar="FILE", help="a parameter file (YAML)")
-    command.add_argument("--output", metavar="DIR", default="executed", help="default: executed")
+    command.set_defaults(command=run)
+    command.add_argument("notebook", nargs="?", help="its name, for example family_table")
     command.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="override a parameter"
+        "--all", action="store_true", help="every notebook with a file in --params"
+    )
+    command.add_argument(
+        "--params", metavar="FILE", help="parameter file (YAML); with --all, a folder of them"
+    )
+    command.add_argument(
+        "--output",
+        metavar="DIR",
+        default="executed",
+        help="folder for the results (default: executed)",
+    )
+    command.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="override a parameter (repeatable)",
     )
     command.add_argument("--plan", action="store_true", help="print the plan and stop")
 
     command = commands.add_parser(
-        "tasks", help="list tasks: sizes, labels, lengths, overlaps, texts"
+        "tasks",
+        help="list tasks: sizes, labels, lengths, overlaps, texts",
+        description=tasks.__doc__,
     )
     command.set_defaults(command=tasks)
-    command.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    command.add_argument("--params", metavar="FILE", default="params/paper/family_table.yaml")
-    command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
+    command.add_argument("names", nargs="*", metavar="NAME", help="tasks (default: all)")
+    command.add_argument(
+        "--params", metavar="FILE", default="params/paper/family_table.yaml",
+        help="parameter file (default: the 27 tasks of the paper)",
+    )  # fmt: skip
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="override a parameter"
+    )
     command.add_argument("--show", metavar="N", type=int, help="show N texts of each split instead")
 
-    command = commands.add_parser("fuse", help="fuse finetuned models into one")
+    command = commands.add_parser(
+        "fuse", help="fuse finetuned models into one", description=fuse.__doc__
+    )
     command.set_defaults(command=fuse)
     command.add_argument(
         "models", nargs="+", metavar="MODEL",
-        help="folder, safetensors file, LoRA adapter, key of the store, or Hub id[@revision]",
+        help="folder, safetensors file, LoRA adapter, run key, or Hub id[@revision]",
     )  # fmt: skip
     command.add_argument("--output", metavar="DIR", help="a folder that does not exist yet")
-    command.add_argument("--method", default="mean", help="default: mean")
-    command.add_argument("--weights", type=_weights, metavar="W,W,...", help="one per model")
-    command.add_argument("--pretrained", metavar="MODEL", help="the models' ancestor")
     command.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method"
+        "--method",
+        default="mean",
+        help="mean (default), weighted, fisher, task_arithmetic, ties, dare, slerp",
+    )
+    command.add_argument("--weights", type=_weights, metavar="W,W,...", help="one weight per model")
+    command.add_argument("--pretrained", metavar="MODEL", help="the models' common ancestor")
+    command.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="set an option of the method, for example density=0.2",
     )
     command.add_argument(
         "--heads", action="store_true", help="also average heads, if all labels agree"
     )
     command.add_argument("--dry-run", action="store_true", help="only report what would be done")
-    command.add_argument("--max-shard-size", default="50GB", metavar="SIZE", help="default: 50GB")
+    command.add_argument(
+        "--max-shard-size",
+        default="50GB",
+        metavar="SIZE",
+        help="largest weight file (default: 50GB)",
+    )
     command.add_argument(
         "--allow-pickle", action="store_true", help="load .bin weights (weights_only)"
     )
 
-    command = commands.add_parser("store", help="list, check, prune or export a store")
+    command = commands.add_parser(
+        "store", help="list, check, prune or export a store", description=store.__doc__
+    )
     command.set_defaults(command=store)
-    command.add_argument("action", nargs="?", choices=STORE, default="list", help="default: list")
-    command.add_argument("--output", metavar="FILE", help="the CSV file that export writes")
-    command.add_argument("--yes", action="store_true", help="prune removes what it lists")
     command.add_argument(
-        "--store", metavar="DIR", default="", help="default: FUSINGLIB_STORE, else runs/"
+        "action", nargs="?", choices=STORE, default="list", help="what to do (default: list)"
+    )
+    command.add_argument("--output", metavar="FILE", help="CSV file for export")
+    command.add_argument("--yes", action="store_true", help="let prune remove what it lists")
+    command.add_argument(
+        "--store",
+        metavar="DIR",
+        default="",
+        help="the store (default: FUSINGLIB_STORE, else runs/)",
     )
     return parser
 
