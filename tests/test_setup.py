@@ -231,3 +231,11 @@ def test_conda_environment():
     assert tool == "pip"
     assert python.split("=")[1] in ("3.11", "3.12", "3.13")
     assert pip["pip"] == ["-c constraints.txt", "-e .[dev]"]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    log = (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {PROJECT['version']}" in log and "## Unreleased" in log
