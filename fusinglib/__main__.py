@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def new(options: argparse.Namespace) -> int:
-    """Write the notebooks and parameter files into a new folder: a project of the user's own."""
+    """Create a project of your own: a new folder with the notebooks and parameter files."""
     from fusinglib.places import SHIPPED
 
     folder = Path(options.folder)
@@ -68,7 +68,7 @@ def lab(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Execute a notebook, or all those a folder has parameter files for; or print their plans."""
+    """Execute one notebook, or all that a folder has parameter files for, or print their plans."""
     from fusinglib.study import parameters
 
     studies = {}
@@ -353,7 +353,9 @@ def command_line() -> argparse.ArgumentParser:
     command.set_defaults(command=run)
     command.add_argument("notebook", nargs="?", help="its name, for example family_table")
     command.add_argument(
-        "--all", action="store_true", help="every notebook with a file in --params"
+        "--all",
+        action="store_true",
+        help="every notebook that the folder --params has a file for",
     )
     command.add_argument(
         "--params", metavar="FILE", help="parameter file (YAML); with --all, a folder of them"
@@ -375,7 +377,7 @@ def command_line() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "tasks",
-        help="list tasks: sizes, labels, lengths, overlaps, texts",
+        help="list tasks with sizes, labels, lengths and overlaps",
         description=tasks.__doc__,
     )
     command.set_defaults(command=tasks)
@@ -397,13 +399,18 @@ def command_line() -> argparse.ArgumentParser:
         "models", nargs="+", metavar="MODEL",
         help="folder, safetensors file, LoRA adapter, run key, or Hub id[@revision]",
     )  # fmt: skip
-    command.add_argument("--output", metavar="DIR", help="a folder that does not exist yet")
+    command.add_argument("--output", metavar="DIR", help="a new folder (not needed with --dry-run)")
     command.add_argument(
         "--method",
         default="mean",
         help="mean (default), weighted, fisher, task_arithmetic, ties, dare, slerp",
     )
-    command.add_argument("--weights", type=_weights, metavar="W,W,...", help="one weight per model")
+    command.add_argument(
+        "--weights",
+        type=_weights,
+        metavar="W,W,...",
+        help="one weight per model",
+    )
     command.add_argument("--pretrained", metavar="MODEL", help="the models' common ancestor")
     command.add_argument(
         "--set",
@@ -413,7 +420,9 @@ def command_line() -> argparse.ArgumentParser:
         help="set an option of the method, for example density=0.2",
     )
     command.add_argument(
-        "--heads", action="store_true", help="also average heads, if all labels agree"
+        "--heads",
+        action="store_true",
+        help="also average classification heads, if all labels agree",
     )
     command.add_argument("--dry-run", action="store_true", help="only report what would be done")
     command.add_argument(
@@ -423,7 +432,9 @@ def command_line() -> argparse.ArgumentParser:
         help="largest weight file (default: 50GB)",
     )
     command.add_argument(
-        "--allow-pickle", action="store_true", help="load .bin weights (weights_only)"
+        "--allow-pickle",
+        action="store_true",
+        help="load pickled .bin weights",
     )
 
     command = commands.add_parser(
@@ -434,7 +445,7 @@ def command_line() -> argparse.ArgumentParser:
         "action", nargs="?", choices=STORE, default="list", help="what to do (default: list)"
     )
     command.add_argument("--output", metavar="FILE", help="CSV file for export")
-    command.add_argument("--yes", action="store_true", help="let prune remove what it lists")
+    command.add_argument("--yes", action="store_true", help="with prune: remove what is listed")
     command.add_argument(
         "--store",
         metavar="DIR",

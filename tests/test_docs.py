@@ -172,6 +172,11 @@ def test_links_of_the_repository_lead_somewhere(name):
         assert target.startswith("https://") or (PROJECT / target).exists(), target
 
 
+@pytest.mark.parametrize("name", ["changelog", "contributing"])
+def test_pages_that_are_files_of_the_repository(name):
+    assert (PROJECT / f"docs/{name}.md").resolve() == PROJECT / f"{name.upper()}.md"
+
+
 def test_every_page_is_in_the_navigation():
     listed = re.findall(r"(\S+\.md)$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert {name_of(page) for page in PAGES[1:]} == {f"docs/{name}" for name in listed}

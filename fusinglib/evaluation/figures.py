@@ -105,8 +105,8 @@ def accuracy_by_base(results, targets, ax=None):
     pretrained, drawn from pretrained's mean, the dotted line: if it reaches that line, there may be
     no difference. A base model with missing runs shows how many, and has no mean.
 
-    Arguments: ``results`` as in `fusinglib.tables`; ``targets``, e.g. ``families["nli"]``; ``ax``,
-    by default the current one.
+    Arguments: ``results`` as in `fusinglib.evaluation.tables`; ``targets``, for example
+    ``families["nli"]``; ``ax``, by default the current one.
 
     Returns: the Axes.
     """
@@ -143,7 +143,8 @@ def accuracy_by_base(results, targets, ax=None):
 
 
 def difference_intervals(differences, ax=None):
-    """Forest plot of `fusinglib.tables.differences`, in points: a row each, grouped by comparison.
+    """Forest plot of `fusinglib.evaluation.tables.differences`, in points: one row each, grouped by
+    comparison.
 
     The marker is the estimate, filled if the 95 % interval excludes zero; the line is the interval;
     with many worlds, its thick part is the interval with these tasks. A row with missing runs shows
@@ -269,8 +270,8 @@ def note(ax, text, y):
 def family_figure(results, families):
     """A figure of `accuracy_by_base` for every target family, side by side.
 
-    Arguments: as in `fusinglib.tables`. Returns: a Figure that pyplot does not manage; a notebook
-    shows it as a cell's last line or with ``display``.
+    Arguments: as in `fusinglib.evaluation.tables`. Returns: a Figure that pyplot does not manage; a
+    notebook shows it as a cell's last line or with ``display``.
     """
     count = len(families)
     figure, (axes,) = facets(count, max(5.5, 1.5 + 2.9 * count), 4.8, sharey=True)
@@ -303,9 +304,9 @@ def pair_heatmap(cells, diagonal, ax=None):
     The sign beside the gain shows the class as well; a ``?`` means that it changes within one
     standard error. With many worlds, the percentage of worlds in which the pair is better than both
     follows. The diagonal has the gain of the single intertrained model, over other targets than the
-    pairs' (see `fusinglib.pairs.diagonal`).
+    pairs' (see `fusinglib.evaluation.pairs.diagonal`).
 
-    Arguments: ``cells`` and ``diagonal`` of `fusinglib.pairs`. Returns: the Axes.
+    Arguments: ``cells`` and ``diagonal`` of `fusinglib.evaluation.pairs`. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
     names = list(diagonal.index)
@@ -437,7 +438,7 @@ def learning_curves(histories, steps=None):
 def line_curves(curves, ax=None):
     """The curves of the lines of one kind: thin for single lines, thick for their mean.
 
-    Arguments: ``curves`` of `fusinglib.paths.curves`, of one kind. Returns: the Axes.
+    Arguments: ``curves`` of `fusinglib.evaluation.paths.curves`, of one kind. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
     for tasks, part in curves.groupby(level="tasks", sort=False):
@@ -453,7 +454,7 @@ def path_figure(table):
     """Loss and accuracy along the straight lines, one column per kind of line; says if heads were
     fitted.
 
-    Arguments: ``table`` of `fusinglib.paths.points`. Returns: a Figure.
+    Arguments: ``table`` of `fusinglib.evaluation.paths.points`. Returns: a Figure.
     """
     values = {"loss (nats)": paths.curves(table, "loss")}
     values["accuracy (%)"] = 100 * paths.curves(table, "accuracy")
@@ -543,7 +544,7 @@ def planner_figure(curves):
     Dotted lines: the paper's gains of fused over pretrained (Table 1). The last curve, of the
     chosen spread on other targets, is dashed and has the colour of the one before it.
 
-    Arguments: ``curves`` of `fusinglib.planner`. Returns: a Figure.
+    Arguments: ``curves`` of `fusinglib.evaluation.planner`. Returns: a Figure.
     """
     figure, ((ax,),) = facets(1, 8.5, 4.8)
     *names, others = curves

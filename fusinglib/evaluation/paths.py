@@ -73,7 +73,7 @@ def curves(table: pd.DataFrame, value: str) -> pd.DataFrame:
 def lines(table: pd.DataFrame) -> pd.DataFrame:
     """Every line as numbers: loss (nats) and accuracy (percent) at its ends and in its middle; how
     far the loss is above the straight line between its ends (``barrier``), how far the accuracy is
-    below it (``drop``), and the ``rise`` of the loss (see `fusinglib.statistics`)."""
+    below it (``drop``), and the ``rise`` of the loss (see `fusinglib.evaluation.statistics`)."""
     losses, accuracies = curves(table, "loss"), 100 * curves(table, "accuracy")
     middle = len(losses.columns) // 2
     numbers = {

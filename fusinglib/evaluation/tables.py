@@ -62,7 +62,7 @@ def expected_runs(results, targets):
     runs = results.assign(source_family=results["source_family"].fillna(""))
     twice = runs[runs.duplicated(RUN)]
     if len(twice):
-        raise InputError(f"results hold a run twice: {dict(twice.iloc[0][RUN])}")
+        raise InputError(f"the results contain a run twice: {dict(twice.iloc[0][RUN])}")
 
     trained = runs[runs["base"].isin(TRAINED)]
     sources = list(dict.fromkeys(trained["source_family"]))
@@ -150,7 +150,7 @@ def accuracy_table(results, families, statistic="mean"):
     """Tables 1 and 3 of the paper: a row per base model, a column per target family, and average.
 
     Arguments: ``statistic``: "mean", "std" (over seeds), "median" (over seeds) or "collapse"
-    (share of collapsed runs); see `fusinglib.statistics`.
+    (share of collapsed runs); see `fusinglib.evaluation.statistics`.
 
     Returns: a DataFrame in percent or points, indexed by base and source. ``average`` is the plain
     mean of the family columns. A cell with a missing run is NaN, and a column "missing runs" then

@@ -144,7 +144,7 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
             )
     if base and heads and not same:
         raise InputError(
-            f"heads are fused only if all models have one class, but {first.source} is a "
+            f"heads are fused only if all models have the same class, but {first.source} is a "
             f"{first.architecture} and {base.source} a {base.architecture}: leave heads out."
         )
     left_out = [

@@ -57,7 +57,8 @@ def fuse(
         output: a folder that does not exist yet (a dry run needs none). It appears complete or not
             at all.
         method: a name in `methods.METHODS`, or a function with the signature described there.
-        weights: one number per model (normalised by "weighted", "fisher" and "slerp").
+        weights: one number per model (normalised by "weighted", "fisher" and "slerp"); by default
+            equal, and 1 each for "task_arithmetic", "ties" and "dare".
         pretrained: the models' ancestor, which some methods need; if it is given, norms and cosines
             of the updates are reported, which reads everything once more.
         heads: also average heads, if all have the same labels.
@@ -133,7 +134,7 @@ def fuse_subsets(
     for folder, subset in zip(outputs, subsets, strict=True):
         part = _compare([opened[i] for i in subset], None, recipe.of(len(subset)), False).report
         if part.averaged != job.report.averaged:
-            raise InputError("The models are of several classes: fuse their subsets one by one.")
+            raise InputError("The models have different classes: fuse the subsets one at a time.")
         wanted.append((Path(folder), subset, part))
     _carry_out(job, wanted, recipe, _bytes("50GB"), progress)
     return [report for _, _, report in wanted]
@@ -199,7 +200,7 @@ def _recipe(method, weights, count: int, settings: dict) -> Recipe:
     possible |= settings
     lacking = [setting for setting in possible if possible[setting] is inspect.Parameter.empty]
     if lacking:
-        raise InputError(f"The method {name} needs the setting {lacking[0]}: give it.")
+        raise InputError(f"The method {name} needs the setting {lacking[0]}: pass it.")
     return Recipe(chosen, name, _weights("" if own else name, chosen, weights, count), possible)
 
 

@@ -83,7 +83,7 @@ def ties(
 
     `thresholds`, (models,), are the smallest magnitudes kept in each model's tensor; ties are all
     kept. The paper trims over the whole model; here every tensor is trimmed separately, as in
-    mergekit and peft. Weights must be positive.
+    mergekit and peft. Weights must not be negative.
     """
     updates = [tensor - base for tensor in tensors]
     for update, threshold in zip(updates, thresholds, strict=True):

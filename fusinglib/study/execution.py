@@ -61,7 +61,7 @@ def _cluster(cluster, store: Store, settings: Settings, progress: Progress):
         from fusinglib.study.cluster import Cluster
     except ModuleNotFoundError as error:
         raise InputError(
-            f"executor 'dask' needs the package {error.name}: pip install 'fusinglib[cluster]'"
+            f"executor 'dask' needs the package {error.name}: pip install fusinglib[cluster]"
         ) from error
     return Cluster(cluster, workers(settings), store, settings.device, progress.say)
 

@@ -118,8 +118,8 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
         of = models[name].trained_on if name in models else [known[name].identity]
         if tasks.among(target, of):
             raise InputError(
-                f"parameter 'models': {name} was trained on the target {target.name}, which is "
-                f"never its own source; leave it out or choose another target"
+                f"parameter 'models': {name} was trained on the target {target.name}, and a target "
+                "is never its own source; leave it out or choose another target"
             )
     names = plans.unique([[settings.target], [n for n in settings.models if n in known]])
     loaded = {name: data.load(known[name], settings.data()) for name in names}

@@ -253,8 +253,8 @@ class Builder:
         sources = self.sources(target, members)
         if not sources:
             raise InputError(
-                f"source family {family!r} has no task left for the target {target!r}, which is "
-                f"never its own source; add tasks to the family or leave the target out"
+                f"source family {family!r} has no task left for the target {target!r}, and a "
+                "target is never its own source; add tasks to the family or leave the target out"
             )
         models = {name: self.source(name, pretrained, source_seed) for name in sources}
         left_out = "" if len(sources) == len(members) else f" without {target}"
@@ -274,7 +274,7 @@ def family_table(
     models: Mapping[str, Model] = MappingProxyType({}),
     with_head: bool = False,
 ) -> Plan:
-    """The plan of Tables 1 and 3 (study: Experiments 1), or of the experiments that vary it.
+    """The plan of Tables 1 and 3, or of the experiments that vary it.
 
     For every source family S and target t: fuse(S minus t), the intertrained model of S for t,
     pretrained, and `random`, a model of the same architecture never pretrained; each finetuned on t
@@ -303,7 +303,7 @@ def pairwise_heatmap(
     models: Mapping[str, Model] = MappingProxyType({}),
     with_head: bool = False,
 ) -> Plan:
-    """The plan of Figure 2 (study: Experiments 2).
+    """The plan of Figure 2.
 
     Pretrained, every single source model and every mean of two of them are each finetuned, with
     every seed, on all targets that they were not trained on.
@@ -376,7 +376,7 @@ def loss_path(
     with_head: bool,
     models: Mapping[str, Model] = MappingProxyType({}),
 ) -> Plan:
-    """The plan of Appendix D (study: Experiments 5): straight lines between pretrained, every
+    """The plan of Appendix D: straight lines between pretrained, every
     source model and their mean.
 
     A line is scored on the dev sets of the tasks that its ends were trained on, and on the test

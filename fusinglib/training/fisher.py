@@ -91,7 +91,7 @@ def estimate(
     output = Path(output)
     check_free(output)
     if examples < 1:
-        raise InputError(f"examples is {examples}: expected a whole number from 1.")
+        raise InputError(f"examples is {examples}: expected a whole number of at least 1.")
     stored = _whole(model)
     train = data.load(task, how).train
     drawn = train.take(np.random.default_rng(seed).permutation(len(train))[:examples])

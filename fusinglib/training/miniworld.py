@@ -381,7 +381,7 @@ def corpus(world_seed: int, documents: int) -> list[str]:
     """Unlabelled documents of about 20 tokens; a longer corpus begins with the shorter one."""
     world = _world(world_seed)
     if not isinstance(documents, int) or documents < 0:
-        raise InputError(f"documents is {documents!r}: give a whole number from 0")
+        raise InputError(f"documents is {documents!r}: expected a whole number of at least 0")
     rng = random.Random(f"{VERSION}/{world_seed}/corpus")
     return [rng.choice(world.writers)(world, rng) for _ in range(documents)]
 
@@ -389,7 +389,7 @@ def corpus(world_seed: int, documents: int) -> list[str]:
 @functools.lru_cache(maxsize=4)
 def _world(seed: int) -> World:
     if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"world_seed is {seed!r}: give a whole number from 0")
+        raise InputError(f"world_seed is {seed!r}: expected a whole number of at least 0")
     return World(seed)
 
 

@@ -138,7 +138,7 @@ def pretrain(
     """
     for name, value in (("world_seed", world_seed), ("seed", seed), ("steps", steps)):
         if not isinstance(value, int) or value < 0:
-            raise InputError(f"{name} is {value!r}: give a whole number from 0")
+            raise InputError(f"{name} is {value!r}: expected a whole number of at least 0")
     started = time.perf_counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

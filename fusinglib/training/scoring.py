@@ -19,7 +19,7 @@ def label_scores(
     `labels` are K lists of token ids, end token included. Returns `scores`, float32 (batch, K):
     the sum of the log-probabilities of a label's tokens, not divided by length; and `greedy`,
     bool (batch, K): whether every token is the argmax over the vocabulary, that is, whether
-    greedy decoding would write exactly this label (study: Finetuning).
+    greedy decoding would write exactly this label.
 
     The labels are concatenated in one decoder sequence, and a block-diagonal causal mask keeps each
     to itself; relative positions within a block are those of the label alone.

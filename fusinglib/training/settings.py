@@ -21,7 +21,7 @@ Numbers = Sequence[int] | np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Finetuning:
-    """What source and target finetuning share (study: Finetuning).
+    """What source and target finetuning share.
 
     `learning_rate` and `weight_decay` are AdamW's; `schedule` is "constant" or "linear" (to zero at
     the last batch); the dev `metric` is computed every `eval_every` batches, and gains of at least
@@ -62,7 +62,7 @@ class Training(Finetuning):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """How a task's rows become splits and text (study: Splits, Finetuning).
+    """How a task's rows become splits and text.
 
     `split_rule`: "grouped" keeps examples that share a text on one side (see `groups`); "paper" is
     Appendix B, which does not; "later" the authors' later public rule.

@@ -109,7 +109,7 @@ def _fields(name: str, fields: Mapping) -> Mapping:
             raise InputError(f"task {name!r} has no field {field!r}: {nearest(field, known)}")
     for field in ("columns", "labels"):
         if field not in fields:
-            raise InputError(f"task {name!r} lacks the field {field!r}: give it a list of texts")
+            raise InputError(f"task {name!r} lacks the field {field!r}: give it a list of strings")
     return fields
 
 
@@ -157,7 +157,7 @@ def own_task(
     for field, values in {"columns": columns, "labels": labels, "names": names}.items():
         listed = isinstance(values, Sequence) and not isinstance(values, str)
         if not listed or not all(isinstance(value, str) for value in values):
-            raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of texts")
+            raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of strings")
         made[field] = tuple(values)
     if not columns or len(set(labels)) < max(2, len(labels)):
         raise InputError(
@@ -167,7 +167,7 @@ def own_task(
     if names and len(set(names)) != len(labels):
         raise InputError(f"task {name!r}: expected {len(labels)} names, one for each label")
     if bool(files) == bool(hub_id):
-        raise InputError(f"task {name!r}: say where its rows are: set files or hub_id")
+        raise InputError(f"task {name!r}: set exactly one of files and hub_id")
     files = _file_lists(name, files)
     if not splits:
         splits = {("train",): "cut", ("train", "validation"): "carve"}.get(tuple(files), "own")
@@ -224,5 +224,5 @@ def among(target: Task, identities: Iterable[tuple[str, str]]) -> bool:
 
 
 def leave_out(target: Task, sources: list[Task]) -> list[Task]:
-    """`sources` without the target, by identity and across families (study: Terms)."""
+    """`sources` without the target, by identity and across families."""
     return [source for source in sources if source.identity != target.identity]
