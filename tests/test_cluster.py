@@ -152,7 +152,7 @@ def test_the_scheduler_lost_at_random_moments(study, start, tmp_path):
         start(*worker(address))
         wanted = int(len(plan.runs) * (number + rng.random()) / kills)
         killer = when(lambda: len(store.folders()) >= wanted, lambda: kill(scheduler))  # noqa: B023
-        with pytest.raises(InputError, match="is lost: start it and its workers again"):
+        with pytest.raises(InputError, match="is lost: restart it and its workers"):
             execute(*study(scheduler=address, store=str(store.root)))
         killer.join()
     frame = execute(*study(executor="processes", store=str(store.root)))
