@@ -29,7 +29,6 @@ test-slow: venv
 	.venv/bin/python -m pytest $(parallel) -m slow $(ARGS)
 
 docs: venv executed/mini/summary.html
-	cp executed/mini/*.ipynb executed/mini/*.png docs/tutorials/
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build
 
 executed/mini/summary.html:
@@ -49,6 +48,6 @@ $(mergekit)/complete: benchmarks/fuse-requirements.txt
 	touch $@
 
 clean:
-	rm -rf .venv $(mergekit) build dist site *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv $(mergekit) build dist site .cache *.egg-info .pytest_cache .ruff_cache
 	find . -path ./runs -prune -o -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 	@echo "Kept: runs/ (finished runs) and executed/ (executed notebooks)."

@@ -1,10 +1,13 @@
-"""The parts of the documentation that are generated: the command line and the parameters."""
+"""The parts of the documentation that are generated: tutorials, command line and parameters."""
 
 import argparse
 import json
 import re
+import shutil
 import typing
+from pathlib import Path
 
+import nbformat
 import yaml
 
 from fusinglib.__main__ import command_line
@@ -13,6 +16,19 @@ from fusinglib.study import parameters, settings
 
 COMMENT = re.compile(r"^(\w+): .*?  # (.+)$", re.MULTILINE)
 """A parameter and its comment, in a YAML file or in a notebook's parameters cell."""
+
+
+def on_pre_build(config) -> None:
+    """Bring in the executed notebooks and their figures. Widget states are left out, since pages
+    would load scripts from elsewhere for them."""
+    executed = Path(config.config_file_path).parent / "executed/mini"
+    tutorials = Path(config.docs_dir) / "tutorials"
+    for file in executed.glob("*.ipynb"):
+        notebook = nbformat.read(file, as_version=4)
+        notebook.metadata.pop("widgets", None)
+        nbformat.write(notebook, tutorials / file.name)
+    for file in executed.glob("*.png"):
+        shutil.copy(file, tutorials)
 
 
 def on_page_markdown(markdown: str, **_) -> str:

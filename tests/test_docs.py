@@ -186,7 +186,7 @@ def test_every_page_is_in_the_navigation():
 def test_the_documentation_builds_without_a_warning(project, monkeypatch):
     """With notebooks that are executed small, by the configuration and the pages as they are."""
     monkeypatch.chdir(project)
-    assert main(["run", "--all", "--params", "params/mini", "--output", "executed"]) == 0
+    assert main(["run", "--all", "--params", "params/mini", "--output", "executed/mini"]) == 0
     for name in ("fusinglib", "results", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"):
         if (project / name).is_dir():
             shutil.rmtree(project / name)
@@ -194,13 +194,15 @@ def test_the_documentation_builds_without_a_warning(project, monkeypatch):
     (project / "mkdocs.yml").unlink()
     shutil.copy(PROJECT / "mkdocs.yml", project)
     shutil.copytree(PROJECT / "docs", project / "docs", symlinks=True)
-    for file in [*project.glob("executed/*.ipynb"), *project.glob("executed/*.png")]:
-        shutil.copy(file, project / "docs/tutorials")
     built = [sys.executable, "-m", "mkdocs", "build", "--quiet"]
     monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
     done = subprocess.run(built, cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (project / "site/tutorials/family_table/index.html").read_text()
+    assert (
+        "widgets.playground" in (project / "site/tutorials/fuse_playground/index.html").read_text()
+    )
+    assert not [p for p in project.glob("site/**/*.html") if "unpkg.com/@jupyter" in p.read_text()]
     assert "Table 1" in page and "data:image/png" in page
     parameters = (project / "site/reference/parameters/index.html").read_text()
     assert all(f"<code>{name}</code>" in parameters for name in Settings.__dataclass_fields__)
