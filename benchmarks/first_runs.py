@@ -64,6 +64,16 @@ def stand_in(folder: Path) -> None:
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=model, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
+    network = untrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(
+        f"stand-in: {network.num_parameters() / 1e6:.0f} million parameters, untrained; a unigram "
+        f"tokenizer of {len(tokenizer):,} entries of {len(texts):,} texts, not T5's own"
+    )
+
+
+def untrained(folder: Path) -> transformers.PreTrainedModel:
+    """Save a T5 v1.1 small with random weights, without a tokenizer."""
     config = transformers.T5Config(
         vocab_size=32_128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6,
         feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
@@ -72,11 +82,7 @@ def stand_in(folder: Path) -> None:
     network = transformers.T5ForConditionalGeneration(config)
     untie(network)
     network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    print(
-        f"stand-in: {network.num_parameters() / 1e6:.0f} million parameters, untrained; a unigram "
-        f"tokenizer of {len(tokenizer):,} entries of {len(texts):,} texts, not T5's own"
-    )
+    return network
 
 
 def main() -> int:

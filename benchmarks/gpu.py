@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import transformers
+from first_runs import untrained
 
 from fusinglib.places import PROJECT
 from fusinglib.training import miniworld, models, tasks
@@ -46,15 +46,8 @@ def main() -> None:
 
 
 def stand_in(folder: Path) -> Path:
-    """A T5 v1.1 small with random weights."""
-    config = transformers.T5Config(
-        vocab_size=32_128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6,
-        feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    network = transformers.T5ForConditionalGeneration(config)
-    models.untie(network)
-    network.save_pretrained(folder)
+    """A T5 v1.1 small with random weights, and the tokenizer of the miniature world."""
+    untrained(folder)
     miniworld.tokenizer().save_pretrained(folder)
     return folder
 
