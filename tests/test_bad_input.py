@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from fusinglib import places
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.fusion import engine
@@ -234,3 +235,11 @@ def test_a_disk_that_fails(mini, tmp_path, option):
             assert not list((folder / ".pending").iterdir())
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_project_needs_a_new_folder_and_a_lab_needs_notebooks(tmp_path, monkeypatch, capsys):
+    assert main(["new", str(tmp_path)]) == 2
+    assert f"{tmp_path} already exists: name a new folder" in capsys.readouterr().err
+    monkeypatch.setattr(places, "project", lambda: tmp_path)
+    assert main(["lab"]) == 2
+    assert "fusinglib new my-study" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 
+from fusinglib.__main__ import main
 from fusinglib.errors import InputError, nearest
 from fusinglib.places import PROJECT, store_folder
 from fusinglib.study import parameters
@@ -182,6 +183,26 @@ def test_a_relative_path_means_the_same_wherever_one_stands(monkeypatch, tmp_pat
     (tmp_path / "params").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     assert store_folder("kept/runs") == tmp_path / "kept/runs"
+
+
+def test_a_projects_own_notebooks_and_files_win(monkeypatch, tmp_path):
+    assert main(["new", str(tmp_path / "mine")]) == 0
+    monkeypatch.chdir(tmp_path / "mine")
+    notebook = tmp_path / "mine/notebooks/family_table.ipynb"
+    assert parameters.notebook("family_table") == notebook
+    notebook.write_text(
+        notebook.read_text().replace("seeds: list = [0, 1, 2]", "seeds: list = [7]")
+    )
+    assert parameters.defaults("family_table")["seeds"] == [7]
+    notebook.write_text(notebook.read_text().replace('"parameters"', '"others"'))
+    with pytest.raises(InputError, match="family_table.ipynb has no cell tagged `parameters`"):
+        parameters.defaults("family_table")
+    notebook.unlink()  # then the package's own
+    assert parameters.defaults("family_table")["seeds"] == [0, 1, 2]
+    common = tmp_path / "mine/params/mini/common.yaml"
+    common.write_text(common.read_text().replace("target_max_steps: 150", "target_max_steps: 3"))
+    chosen = parameters.choose("family_table", "params/mini/family_table.yaml", [])
+    assert parameters.settings("family_table", chosen).target_max_steps == 3
 
 
 def test_source_and_target_training_take_their_own(mini):
