@@ -159,5 +159,5 @@ def test_tokenizer(tmp_path):
     ],
 )
 def test_bad_input(call):
-    with pytest.raises(InputError, match="use one of|give a whole number"):
+    with pytest.raises(InputError, match="use one of|expected a whole number"):
         call()

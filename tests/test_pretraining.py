@@ -103,5 +103,5 @@ def test_zero_steps_give_the_untrained_model(tmp_path):
 
 @pytest.mark.parametrize("bad", [{"seed": -1}, {"steps": -1}, {"world_seed": -1}])
 def test_bad_input(bad, tmp_path):
-    with pytest.raises(InputError, match="give a whole number"):
+    with pytest.raises(InputError, match="expected a whole number"):
         pretraining.pretrain(tmp_path, **{"world_seed": 0, "seed": 0, "steps": 1, **bad})
