@@ -84,7 +84,11 @@ def _table(kind: type, names: list[str]) -> str:
     common = (SHIPPED / "params/mini/common.yaml").read_text()
     notebooks = _notebooks(kind)
     said = {}
-    for text in (*map(_cell, reversed(settings.EXPERIMENTS)), common, _cell(notebooks[0])):
+    for text in (
+        *map(parameters.cell, reversed(settings.EXPERIMENTS)),
+        common,
+        parameters.cell(notebooks[0]),
+    ):
         said |= dict(COMMENT.findall(text))
     defaults = {**yaml.safe_load(common), **parameters.defaults(notebooks[0])}
     hints = typing.get_type_hints(kind)
@@ -95,13 +99,6 @@ def _table(kind: type, names: list[str]) -> str:
     return "\n".join(
         ["| parameter | type | in the miniature world | meaning |", "|---|---|---|---|", *rows]
     )
-
-
-def _cell(notebook: str) -> str:
-    """The source of a notebook's parameters cell."""
-    cells = json.loads(parameters.notebook(notebook).read_text())["cells"]
-    tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    return "".join(tagged[0])
 
 
 def _type(hint) -> str:

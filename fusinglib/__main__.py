@@ -353,9 +353,7 @@ def command_line() -> argparse.ArgumentParser:
     command.set_defaults(command=run)
     command.add_argument("notebook", nargs="?", help="its name, for example family_table")
     command.add_argument(
-        "--all",
-        action="store_true",
-        help="every notebook that the folder --params has a file for",
+        "--all", action="store_true", help="every notebook that the folder --params has a file for"
     )
     command.add_argument(
         "--params", metavar="FILE", help="parameter file (YAML); with --all, a folder of them"
@@ -405,12 +403,7 @@ def command_line() -> argparse.ArgumentParser:
         default="mean",
         help="mean (default), weighted, fisher, task_arithmetic, ties, dare, slerp",
     )
-    command.add_argument(
-        "--weights",
-        type=_weights,
-        metavar="W,W,...",
-        help="one weight per model",
-    )
+    command.add_argument("--weights", type=_weights, metavar="W,W,...", help="one weight per model")
     command.add_argument("--pretrained", metavar="MODEL", help="the models' common ancestor")
     command.add_argument(
         "--set",
@@ -431,11 +424,7 @@ def command_line() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="largest weight file (default: 50GB)",
     )
-    command.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="load pickled .bin weights",
-    )
+    command.add_argument("--allow-pickle", action="store_true", help="load pickled .bin weights")
 
     command = commands.add_parser(
         "store", help="list, check, prune or export a store", description=store.__doc__

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pandas as pd
 
-from fusinglib.errors import Damaged, InputError, StoreError
+from fusinglib.errors import Damaged, StoreError, missing
 from fusinglib.progress import Progress, duration
 from fusinglib.study.costs import Pace
 from fusinglib.study.plans import Plan, Run
@@ -60,9 +60,7 @@ def _cluster(cluster, store: Store, settings: Settings, progress: Progress):
     try:
         from fusinglib.study.cluster import Cluster
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"executor 'dask' needs the package {error.name}: pip install fusinglib[cluster]"
-        ) from error
+        raise missing(error) from error
     return Cluster(cluster, workers(settings), store, settings.device, progress.say)
 
 

@@ -21,16 +21,21 @@ def notebook(name: str) -> Path:
     return shipped(f"notebooks/{name}.ipynb")
 
 
-def defaults(name: str) -> dict:
-    """The values in the parameters cell of the notebook `name`."""
+def cell(name: str) -> str:
+    """The source of the parameters cell of the notebook `name`."""
     file = notebook(name)
     cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
     tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if not tagged:
         raise InputError(f"{file} has no cell tagged `parameters`: tag the one that sets them")
+    return "".join(tagged[0])
+
+
+def defaults(name: str) -> dict:
+    """The values in the parameters cell of the notebook `name`."""
     return {
         ast.unparse(line.target): ast.literal_eval(line.value)
-        for line in ast.parse("".join(tagged[0])).body
+        for line in ast.parse(cell(name)).body
         if isinstance(line, ast.AnnAssign) and line.value
     }
 

@@ -1,5 +1,6 @@
 """Base models with one small interface: text-to-text (T5) and encoder classifiers."""
 
+import abc
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
-class BaseModel:
+class BaseModel(abc.ABC):
     """A base model ready for one task, with what training and evaluation need.
 
     Subclasses define which texts the tokenizer reads (`_texts`), `loss`, `predict` and `body`, the
@@ -50,9 +51,8 @@ class BaseModel:
         table = getattr(getattr(self.body, "embeddings", None), "position_embeddings", None)
         if table is None:
             return self.data.max_length
-        before = (
-            0 if table.padding_idx is None else table.padding_idx + 1
-        )  # RoBERTa counts from there
+        # RoBERTa numbers positions from its padding index on.
+        before = 0 if table.padding_idx is None else table.padding_idx + 1
         return min(self.data.max_length, table.num_embeddings - before)
 
     def encoding(self, fingerprint: str) -> dict:
@@ -72,21 +72,22 @@ class BaseModel:
         pad: Any = self.tokenizer.pad_token_id
         return Tokens.of(self._tokenized(*self._texts(split)), split.labels, pad)
 
+    @abc.abstractmethod
     def _texts(self, split: Split) -> list[list[str]]:
-        raise NotImplementedError
+        """The texts that the tokenizer reads, as one list per argument."""
 
+    @abc.abstractmethod
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def terms(self, labels: torch.Tensor) -> int:
         """How many terms the loss of these labels is the mean over."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label, float32 (batch, K), and the id of the label that
         the model writes, int64 (batch,), -1: none."""
-        raise NotImplementedError
 
     def _tokenized(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
         read: Any = self.tokenizer
@@ -113,8 +114,8 @@ class BaseModel:
 
 
 class TextToText(BaseModel):
-    """A T5-style model: a label is a text, and the best-scored one is the prediction (study:
-    Finetuning)."""
+    """A T5-style model: a label is a text, and the best-scored one is the
+    prediction."""
 
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
