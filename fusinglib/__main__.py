@@ -172,6 +172,8 @@ def _command(name: str, options: argparse.Namespace) -> str:
 
 def tasks(options: argparse.Namespace) -> int:
     """List tasks with statistics of their data, or show some of their texts."""
+    import pandas as pd
+
     from fusinglib.evaluation.tables import show
     from fusinglib.study import parameters, resolver
     from fusinglib.training import description
@@ -187,10 +189,9 @@ def tasks(options: argparse.Namespace) -> int:
             print(description.show(task, how, options.show))
         return 0
     try:
-        tokenizer = resolver.tokenizer_of(settings)
-        length, unit = lambda text: len(tokenizer(text)["input_ids"]), "tokens"
+        length, unit = resolver.length_of(settings), "tokens"
     except InputError:  # the model is not available
-        length, unit = lambda text: len(text.split()), "words"
+        length, unit = lambda task, text: sum(len(part.split()) for part in text), "words"
     table = description.describe(named, how, length)
     print(show(table.drop(columns="notes")))
     print(
@@ -202,7 +203,10 @@ def tasks(options: argparse.Namespace) -> int:
     for name, notes in table["notes"].to_dict().items():
         if notes:
             print(f"{name}: {notes}")
-    return 0
+    unread = [name for name, rows in table["train"].to_dict().items() if pd.isna(rows)]
+    if unread:
+        print(f"error: cannot read {', '.join(unread)} (see above)", file=sys.stderr)
+    return 2 if unread else 0
 
 
 def fuse(options: argparse.Namespace) -> int:

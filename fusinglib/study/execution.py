@@ -90,6 +90,7 @@ def _outcome(run: Run, store: Store) -> dict:
     if run.kind == "target" and "macro_f1" not in outcome and predictions.is_file():
         from fusinglib.training.scoring import macro_f1  # torch: needed only here
 
+        assert run.task
         loaded = data.load(run.task, Data(**run.settings["data"]))
         predicted, labels = store.predictions(run)["ranked"], np.array(loaded.test.labels)
         outcome["macro_f1"] = macro_f1(predicted, labels)

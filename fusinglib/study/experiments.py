@@ -60,8 +60,14 @@ def _plan(settings: Any, world: int) -> Plan:
 
 
 def _of_data(loaded: dict[str, data.TaskData]) -> list[str]:
-    """The notes from loading the tasks, task by task."""
-    return [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
+    """Where the splits come from and their sizes, and the notes from loading the tasks."""
+    alike: dict[str, list[str]] = {}
+    for name, one in loaded.items():
+        sources = ", ".join(f"{split} = {one.sources[split]}" for split in data.SPLITS)
+        sizes = " + ".join(f"{size:,}" for size in one.sizes.values())
+        alike.setdefault(sources, []).append(f"{name} {sizes}")
+    splits = [f"splits ({sources}): {', '.join(tasks)}" for sources, tasks in alike.items()]
+    return splits + [f"{name}: {note}" for name, one in loaded.items() for note in one.notes]
 
 
 def _kin(

@@ -1,8 +1,9 @@
 """Find a model by name, and what it was trained on: the only place that does."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from fusinglib.errors import InputError
 from fusinglib.places import anchored, is_key
@@ -135,19 +136,30 @@ def examples_of(
     return examples
 
 
-def tokenizer_of(settings: Settings):
-    """The tokenizer of the pretrained model, without downloading weights.
+def length_of(settings: Settings) -> Callable[[Task, tuple[str, ...]], int]:
+    """Counts the tokens of a task's text as the pretrained model reads it; downloads no weights.
 
-    Raises `InputError` if it is not available.
+    Raises `InputError` if the model is not available.
     """
     if settings.model == MINIWORLD:
-        return miniworld.tokenizer()
-    from fusinglib.fusion import checkpoints
-    from fusinglib.training import models
+        tokenizer, writes = miniworld.tokenizer(), True
+    else:
+        from fusinglib.fusion import checkpoints
+        from fusinglib.training import models
 
-    if is_key(settings.model) or anchored(settings.model).is_dir():
-        _, here = base_model(settings)
-        assert here
-        return models.tokenizer(here)
-    folder = checkpoints.snapshot(settings.model, settings.model_revision, checkpoints.TEXT_FILES)
-    return models.tokenizer(folder)
+        folder = anchored(settings.model)
+        if is_key(settings.model) or folder.is_dir():
+            folder = base_model(settings)[1]
+        else:
+            wanted = settings.model, settings.model_revision, checkpoints.TEXT_FILES
+            folder = checkpoints.snapshot(*wanted)
+        assert folder
+        tokenizer, writes = models.tokenizer(folder), models.is_text_to_text(folder)
+
+    def length(task: Task, text: tuple[str, ...]) -> int:
+        read: Any = tokenizer
+        if writes:
+            return len(read(data.text_input(task, text, settings.text_format))["input_ids"])
+        return len(read(*data.pair_input(task, text))["input_ids"])
+
+    return length

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, dataclass_transform
@@ -335,7 +336,8 @@ def beside(folder: Path, values: dict) -> dict:
         if isinstance(value, list):
             return [located(one, bare) for one in value]
         is_path = isinstance(value, str) and value and (bare or "/" in value)
-        return str((folder / value).resolve()) if is_path and (folder / value).exists() else value
+        found = is_path and ((folder / value).exists() or glob.glob(str(folder / value)))
+        return str((folder / value).resolve()) if found else value
 
     found = {name: located(values[name], True) for name in ("common", "model") if name in values}
     for name in ("families", "models", "trained_on"):

@@ -1,9 +1,9 @@
 """Training: a task and a base model in, a finetuned model and its scores out.
 
-Start with `finetuning`, the training loop. `tasks` is the table of tasks, `data` turns their rows
-into splits and texts (`groups` finds those that share texts, `description` summarizes them),
-`tokens` caches their token ids, `models` are T5 and encoders, `scoring` scores labels, `cards`
-record what a model was trained on; `settings` holds the settings. `miniworld` generates the
-miniature world, `pretraining` trains its model, and `fisher` estimates how much each weight of a
-finetuned model matters.
+Start with `finetuning`, the training loop. `tasks` is the table of tasks, `rows` reads theirs (own
+`files` among them), `data` makes splits of these (`groups` finds texts in common, `description`
+summarizes), `tokens` caches token ids, `models` are T5 and encoders, `scoring` scores labels,
+`cards` record what a model was trained on; `settings` holds the settings. `miniworld` generates
+the miniature world, `pretraining` trains its model, and `fisher` estimates how much each weight
+matters.
 """

@@ -1,46 +1,31 @@
-"""From a task's row to labelled texts: loading, splits (paper Appendix B) and text formats."""
+"""A task's splits (paper Appendix B), and its texts as models read them."""
 
 import functools
 import hashlib
 import json
 import random
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fusinglib.errors import InputError, nearest
-from fusinglib.training import groups, miniworld
+from fusinglib.training import files, groups
+from fusinglib.training.rows import Rows, Split, find
 from fusinglib.training.settings import Data, Numbers
-from fusinglib.training.tasks import MINIWORLD, Task
+from fusinglib.training.tasks import Task
 
 SPLITS = ("train", "dev", "test")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Texts (a tuple of columns per example) and their label ids, in a fixed order."""
-
-    texts: list[tuple[str, ...]]
-    labels: list[int]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: Numbers) -> "Split":
-        """The examples at `rows`, in that order."""
-        return Split([self.texts[i] for i in rows], [self.labels[i] for i in rows])
 
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
     """A task's three splits, the fingerprint of their content, and the Hub revision, if known.
 
-    `notes` say where these data differ from the published ones: row counts, missing splits, test
-    texts that also occur in the training split.
+    `notes` say what was dropped, what is missing, and where these data differ from the published
+    ones: bad rows, labels without an example, row counts, test texts that also occur in the
+    training split.
     """
 
     task: Task
@@ -55,6 +40,11 @@ class TaskData:
     def sizes(self) -> dict[str, int]:
         """Examples per split."""
         return {name: len(getattr(self, name)) for name in SPLITS}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where the examples of each split come from, in words."""
+        return {name: getattr(self, name).source for name in SPLITS}
 
     @functools.cached_property
     def tested_passages(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,17 +79,24 @@ def overlap(target: TaskData, source: TaskData) -> float:
     return len(np.unique(rows[shared])) / len(target.test)
 
 
-@functools.lru_cache(maxsize=64)
 def load(task: Task, settings: Data) -> TaskData:
     """The splits of `task`, determined by its rows and `settings` alone.
 
     Raises `InputError` if the task cannot be loaded, if a column, a label or the order of labels
     does not match, or if a split is empty.
     """
+    return _loaded(task, settings, files.contents(file for _, file in task.files))
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(task: Task, settings: Data, contents: tuple[str, ...]) -> TaskData:
+    """The splits of a task whose files have these contents."""
+    raw, revision = find(task)
+    notes = _unlabelled(task, raw)
+    task = replace(task, splits=task.splits or _missing_splits(raw))
     if task.splits not in SPLIT_RULES:
         known = nearest(task.splits, SPLIT_RULES)
         raise InputError(f"task {task.name!r}: unknown split rule {task.splits!r}: {known}")
-    raw, revision = _raw(task)
     try:
         splits = SPLIT_RULES[task.splits](raw, settings)
     except KeyError as error:
@@ -107,10 +104,11 @@ def load(task: Task, settings: Data) -> TaskData:
             f"task {task.name!r}: it has no split {error}; it has {', '.join(sorted(raw))}: "
             f"choose another split rule ({', '.join(SPLIT_RULES)})"
         ) from None
-    notes = _unlabelled(raw)
+    notes += _skipped(raw)
     if settings.split_rule == "grouped":
         splits, left = _apart(splits)
         notes += left
+    notes += _absent(task, splits)
     splits["dev"] = sample(splits["dev"], settings.max_dev, settings.split_seed, "dev")
     splits["test"] = sample(splits["test"], settings.max_test, settings.split_seed, "test")
     for name, split in splits.items():
@@ -120,46 +118,59 @@ def load(task: Task, settings: Data) -> TaskData:
             raise InputError(
                 f"task {task.name!r}: its {name} split is empty{why}; choose other data{grouped}"
             )
-    notes = (*notes, *_other_counts(task, raw), *_twice(splits))
+    notes += [*_other_counts(task, raw), *_twice(splits)]
     return TaskData(
-        task, **splits, fingerprint=_fingerprint(splits), revision=revision, notes=notes
+        task, **splits, fingerprint=_fingerprint(splits), revision=revision, notes=tuple(notes)
     )
 
 
-class Rows(Mapping):
-    """All splits of a copy of the data, under the copy's own names; read on demand.
-
-    `counts` has the number of rows of each, labelled or not; `read` returns one as lists by column;
-    `unlabelled` counts the rows dropped from the splits read so far.
-    """
-
-    def __init__(self, task: Task, counts: dict[str, int], read: Callable[[str], dict]):
-        self.task, self.counts, self.read = task, counts, read
-        self.unlabelled: dict[str, int] = {}
-
-    def __getitem__(self, name: str) -> Split:
-        if name not in self.counts:
-            raise KeyError(name)
-        split = _split(self.task, name, self.read(name))
-        self.unlabelled[name] = self.counts[name] - len(split)
-        return split
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.counts
-
-    def __iter__(self):
-        return iter(self.counts)
-
-    def __len__(self) -> int:
-        return len(self.counts)
-
-
-def _unlabelled(raw: Rows) -> list[str]:
-    """Notes on how many rows of each split have no label, which is -1 on the Hub."""
+def _unlabelled(task: Task, raw: Rows) -> list[str]:
+    """Notes on splits of an own task that have no label at all, as on the Hub if labels are not
+    public; they are not used."""
     return [
-        f"{count:,} of {raw.counts[name]:,} rows of {name} have no label (-1) and were dropped"
-        for name, count in raw.unlabelled.items()
-        if count
+        f"none of the {raw.counts[name]:,} rows of {name} has a label: it is not used"
+        for name in raw
+        if task.is_own and not task.splits and not raw.has_labels(name)
+    ]
+
+
+def _missing_splits(raw: Rows) -> str:
+    """The split rule that keeps every split there is and draws only what is missing."""
+    known = tuple(name for name in ("validation", "test") if raw.has_labels(name))
+    return {
+        ("validation", "test"): "own",
+        ("validation",): "carve",
+        ("test",): "carve_dev",
+        (): "cut",
+    }[known]
+
+
+LISTED = 5
+"""How many of the skipped rows a note lists."""
+
+
+def _skipped(raw: Rows) -> list[str]:
+    """Notes on the rows that were dropped, with the first of them."""
+    notes = []
+    for name, bad in raw.skipped.items():
+        if bad:
+            more = f" and {len(bad) - LISTED:,} more" if len(bad) > LISTED else ""
+            listed = ", ".join(bad[:LISTED])
+            notes.append(
+                f"{len(bad):,} of {raw.counts[name]:,} rows of {name} were dropped: {listed}{more}"
+            )
+    return notes
+
+
+def _absent(task: Task, splits: dict[str, Split]) -> list[str]:
+    """Notes on labels without an example."""
+    absent = {
+        name: [label for number, label in enumerate(task.labels) if number not in known]
+        for name, split in splits.items()
+        if (known := set(split.labels))
+    }
+    return [
+        f"{name} has no example of {', '.join(absent[name])}" for name in SPLITS if absent.get(name)
     ]
 
 
@@ -194,205 +205,6 @@ def _twice(splits: dict[str, Split]) -> list[str]:
     return [f"{twice:,} of {len(splits['test']):,} test texts also occur in train"] if twice else []
 
 
-def _raw(task: Task) -> tuple[Rows, str | None]:
-    """The rows of a task as found, and the revision of the copy."""
-    if task.hub_id == MINIWORLD:
-        made = miniworld.examples(task.config, int(task.revision or 0))
-        counts = {name: len(rows) for name, rows in made.items()}
-        wanted = [*task.columns, task.label_column]
-
-        def read(name: str) -> dict[str, list]:
-            return {column: [row[column] for row in made[name]] for column in wanted}
-
-        return Rows(task, counts, read), task.revision
-    copies = _hub(task)
-    wanted = [*task.columns, *MARKS[task.marks].columns, task.label_column]
-    for rows in copies.values():
-        _check_columns(task, wanted, rows)
-    files = next(iter(copies.values())).cache_files
-    folder = Path(files[0]["filename"]).parent.name if files else ""
-    revision = folder if re.fullmatch("[0-9a-f]{40}", folder) else None
-    counts = {name: rows.num_rows for name, rows in copies.items()}
-    return Rows(task, counts, lambda name: copies[name].select_columns(wanted).to_dict()), revision
-
-
-def _check_columns(task: Task, wanted: list[str], rows) -> None:
-    """Refuse a copy that lacks a column, or has other label names or another order."""
-    where = _where(task)
-    for column in wanted:
-        if column not in rows.column_names:
-            raise InputError(
-                f"task {task.name!r}: {where} has no column {column!r}; it has "
-                f"{', '.join(rows.column_names)}"
-            )
-    expected = task.names or task.labels
-    names = getattr(rows.features[task.label_column], "names", expected)
-    if tuple(names) != expected:
-        raise InputError(
-            f"task {task.name!r}: the labels of {where} are {', '.join(names)}, in this order; "
-            f"expected {', '.join(expected)}: name another revision, or correct the task's labels"
-        )
-
-
-def _where(task: Task) -> str:
-    """Where the rows of a task are, for messages."""
-    return " ".join(file for _, file in task.files) or f"{task.hub_id} ({task.config})"
-
-
-def _hub(task: Task):
-    import datasets
-    from datasets.exceptions import DatasetGenerationError
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are reported once, below
-    source: dict[str, Any] = (
-        _files(task) if task.files else {"path": task.hub_id, "name": task.config}
-    )
-    try:
-        return datasets.load_dataset(**source, revision=task.revision)
-    except DatasetGenerationError as error:
-        raise InputError(
-            f"task {task.name!r}: the files of {_where(task)} cannot be read, or do not match: "
-            "save them again as UTF-8 with the same columns "
-            f"({_first_line(error.__cause__ or error)})"
-        ) from error
-    except (OSError, ValueError, RuntimeError, StopIteration) as error:
-        if task.files:
-            raise InputError(
-                f"task {task.name!r}: cannot read {_where(task)}, or it has no rows "
-                f"({_first_line(error)})"
-            ) from error
-        raise InputError(
-            f"task {task.name!r}: cannot load {_where(task)}: the Hub could not be reached or has "
-            "no such data, and the cache that HF_HOME names has no copy. Go online once, or set "
-            f"HF_HOME to a folder that has it. ({_first_line(error)})"
-        ) from error
-
-
-FORMATS = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
-"""The formats that a task's files may have, by their suffix: a builder of `datasets` and its
-settings. All but Parquet may be compressed (.csv.gz)."""
-
-
-def _files(task: Task) -> dict:
-    """How `datasets.load_dataset` reads a task's files, all of one format."""
-    splits: dict[str, list[str]] = {}
-    for split, file in task.files:
-        if not Path(file).is_file():
-            raise InputError(f"task {task.name!r}: there is no file {file}")
-        splits.setdefault(split, []).append(file)
-    suffixes = {Path(file.lower().removesuffix(".gz")).suffix for _, file in task.files}
-    if len(suffixes) > 1 or not suffixes <= FORMATS.keys():
-        known = " or ".join(FORMATS)
-        raise InputError(f"task {task.name!r}: {_where(task)}: expected only {known}")
-    builder, settings = FORMATS[suffixes.pop()]
-    return {"path": builder, "data_files": splits, **settings}
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def _split(task: Task, name: str, rows: Mapping[str, list]) -> Split:
-    """Turn rows (lists by column) into texts and label ids, without those that have no label."""
-    mark, columns = MARKS[task.marks]
-    read = [rows[column] for column in (*task.columns, *columns)]
-    ids = {word: number for number, word in enumerate(task.names or task.labels)}
-    texts, labels = [], []
-    for number, (label, *values) in enumerate(zip(rows[task.label_column], *read, strict=True)):
-        label_id = _label_id(label, ids)
-        if label_id == UNLABELLED:
-            continue
-        if label_id is None:
-            raise InputError(
-                f"task {task.name!r}: row {number} of {name} has the label {label!r}; expected "
-                f"0 to {len(task.labels) - 1} ({', '.join(task.names or task.labels)})"
-            )
-        text = tuple(values[: len(task.columns)])
-        for column, part in zip(task.columns, text, strict=True):
-            if not isinstance(part, str):
-                raise InputError(
-                    f"task {task.name!r}: row {number} of {name} has no text in its column "
-                    f"{column!r}, but {part!r}: {_remedy(part)}, or name another column"
-                )
-        texts.append(mark(text, *values[len(task.columns) :]) if columns else text)
-        labels.append(label_id)
-    return Split(texts, labels)
-
-
-UNLABELLED = -1
-"""What data sets on the Hub use for a label that is not public."""
-
-
-def _label_id(label, ids: Mapping[str, int]) -> int | None:
-    """The id of a label: by its name, or the number itself, including `UNLABELLED`; None if it is
-    not a label."""
-    if isinstance(label, float) and label.is_integer() and str(label) not in ids:
-        label = int(label)
-    if str(label) in ids:
-        return ids[str(label)]
-    known = isinstance(label, int) and (label == UNLABELLED or 0 <= label < len(ids))
-    return int(label) if known else None
-
-
-def _remedy(part) -> str:
-    """What to do about a value that is not text."""
-    if part is None:
-        return "fill it in or remove the row"
-    return "join its items into one text" if isinstance(part, list) else "convert it to text"
-
-
-class Mark(NamedTuple):
-    """How a task's texts mark what a row is about: a function of the texts and of `columns`."""
-
-    mark: Callable[..., tuple[str, ...]]
-    columns: tuple[str, ...] = ()
-
-
-def _characters(texts, start1: int, end1: int, start2: int, end2: int) -> tuple[str, ...]:
-    """WiC: the word is put between stars in both sentences, from `start` to `end`."""
-    word, one, two = texts
-    return word, _between(one, start1, end1, "*"), _between(two, start2, end2, "*")
-
-
-def _words(texts, index1: int, words1: str, index2: int, words2: str) -> tuple[str, ...]:
-    """WSC: the noun is put between stars, the pronoun between hashes, as T5 marks them (Raffel et
-    al. 2020, appendix D); `index` counts the words of the text before it."""
-    (text,) = texts
-    spans = [(_place(text, index1, words1), "*"), (_place(text, index2, words2), "#")]
-    for (start, end), sign in sorted(spans, reverse=True):
-        text = _between(text, start, end, sign)
-    return (text,)
-
-
-def _place(text: str, index: int, words: str) -> tuple[int, int]:
-    """The span of `words` from the word with that index on; some copies spell them differently,
-    then the same number of words is taken."""
-    found = list(re.finditer(r"\S+", text))[index : index + len(words.split())]
-    start = found[0].start()
-    at = text.casefold().find(words.casefold(), start)
-    inside = at - start <= 1 and len(text.casefold()) == len(text)  # an opening quote before it
-    return (at, at + len(words)) if at >= 0 and inside else (start, found[-1].end())
-
-
-def _between(text: str, start: int, end: int, sign: str) -> str:
-    return f"{text[:start]}{sign} {text[start:end]} {sign}{text[end:]}"
-
-
-MARKS = {
-    "": Mark(lambda texts: texts),
-    "columns": Mark(lambda texts: texts),  # an encoder reads the names of columns, see pair_input
-    "characters": Mark(_characters, ("start1", "end1", "start2", "end2")),
-    "words": Mark(_words, ("span1_index", "span1_text", "span2_index", "span2_text")),
-}
-
-
 def _own(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
     return {"train": raw["train"], "dev": raw["validation"], "test": raw["test"]}
 
@@ -412,6 +224,7 @@ def _rounds(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
         return Split(
             [text for part in parts for text in part.texts],
             [label for part in parts for label in part.labels],
+            f"{prefix}_r1 to {prefix}_r3",
         )
 
     return {"train": together("train"), "dev": together("dev"), "test": together("test")}
@@ -428,7 +241,16 @@ def _carve(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
 def _later(train: Split) -> dict[str, Split]:
     """The authors' later public rule: train[5%:95%]; dev is the first 5 %, the last is unused."""
     low, high = len(train) * 5 // 100, len(train) * 95 // 100
-    return {"train": train.take(range(low, high)), "dev": train.take(range(low))}
+    middle, first = f"5 to 95 % of {train.source}", f"first 5 % of {train.source}"
+    return {"train": train.take(range(low, high), middle), "dev": train.take(range(low), first)}
+
+
+def _carve_dev(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
+    """Dev = min(1,000, 10 %) of the training examples, drawn with the split seed."""
+    train, test = raw["train"], raw["test"]
+    if settings.split_rule == "later":
+        return {**_later(train), "test": test}
+    return {**_drawn(train, ["dev"], settings, beside=test), "test": test}
 
 
 def _cut(raw: Mapping[str, Split], settings: Data) -> dict[str, Split]:
@@ -443,7 +265,8 @@ def _drawn(
     train.
 
     Under the rule "grouped" they consist of whole groups of examples that share texts, and no
-    example of `beside` belongs to one of those (see `groups`).
+    example of `beside` belongs to one of those (see `groups`). The last example of a label stays in
+    train.
     """
     whole = [[row] for row in range(len(train))]
     if settings.split_rule == "grouped":
@@ -451,14 +274,18 @@ def _drawn(
     order = _order(len(whole), settings.split_seed, "carve")
     most = min(1000, len(train) // 10)
     drawn: dict[str, list[int]] = {name: [] for name in names}
+    left = Counter(train.labels)
     for rows in (whole[number] for number in order):
-        for part in drawn.values():
-            if len(part) + len(rows) <= most:
-                part.extend(rows)
-                break
+        open_to = [part for part in drawn.values() if len(part) + len(rows) <= most]
+        taken = Counter(train.labels[row] for row in rows) if open_to else Counter()
+        if open_to and all(left[label] > count for label, count in taken.items()):
+            open_to[0].extend(rows)
+            left -= taken
     taken = {row for part in drawn.values() for row in part}
-    drawn["train"] = [row for row in range(len(train)) if row not in taken]
-    return {name: train.take(sorted(rows)) for name, rows in drawn.items()}
+    kept = [row for row in range(len(train)) if row not in taken]
+    source = f"drawn from {train.source}"
+    splits = {name: train.take(sorted(rows), source) for name, rows in drawn.items()}
+    return {**splits, "train": train.take(kept, f"rest of {train.source}")}
 
 
 def _groups(train: Split, beside: Split) -> list[list[int]]:
@@ -472,7 +299,15 @@ def _groups(train: Split, beside: Split) -> list[list[int]]:
     return list(rows.values())
 
 
-SPLIT_RULES = {"carve": _carve, "own": _own, "mnli": _mnli, "rounds": _rounds, "cut": _cut}
+SPLIT_RULES = {
+    "own": _own,
+    "carve": _carve,
+    "carve_dev": _carve_dev,
+    "cut": _cut,
+    "mnli": _mnli,
+    "rounds": _rounds,
+}
+"""How the splits of the data become train, dev and test, by the name of the rule."""
 
 
 def _order(size: int, seed: int, purpose: str) -> list[int]:

@@ -23,7 +23,11 @@ MEASURES = ["groups", "error", "labels", "majority", "overlap", "length", "95 %"
 COLUMNS = [*SPLITS, *MEASURES, "notes"]
 
 
-def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> pd.DataFrame:
+Length = Callable[[Task, tuple[str, ...]], int]
+"""How long a text of a task is as a model reads it."""
+
+
+def describe(tasks: Iterable[Task], how: Data, length: Length) -> pd.DataFrame:
     """One row per task, with the columns
 
     - train, dev, test: examples of each split; - groups: how many groups of examples that share
@@ -43,7 +47,7 @@ def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> 
         progress.update(len(rows), task.name)
         try:
             loaded[task.name] = data.load(task, how)
-            rows[task.name] = _row(loaded[task.name], how, length)
+            rows[task.name] = _row(loaded[task.name], length)
         except InputError as error:
             rows[task.name] = {"notes": str(error)}
     progress.update(len(rows), "", last=True)
@@ -57,13 +61,11 @@ def describe(tasks: Iterable[Task], how: Data, length: Callable[[str], int]) -> 
     return table.astype(dict.fromkeys(COUNTS, "Int64")).rename_axis("task")
 
 
-def _row(loaded: TaskData, how: Data, length: Callable[[str], int]) -> dict:
+def _row(loaded: TaskData, length: Length) -> dict:
     counts = Counter(loaded.train.labels)
-    shares = [round(100 * counts[label] / len(loaded.train)) for label in sorted(counts)]
-    lengths = [
-        length(data.text_input(loaded.task, text, how.text_format))
-        for text in loaded.train.texts[:SAMPLE]
-    ]
+    labels = range(len(loaded.task.labels))
+    shares = [round(100 * counts[label] / len(loaded.train)) for label in labels]
+    lengths = [length(loaded.task, text) for text in loaded.train.texts[:SAMPLE]]
     return {
         **loaded.sizes,
         "groups": len(set(groups.groups(loaded.test.texts).tolist())),

@@ -1,6 +1,7 @@
 """The tasks and families of the study: one table, a row per task."""
 
 import dataclasses
+import glob
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import yaml
 from fusinglib.errors import InputError, nearest
 from fusinglib.places import anchored
 from fusinglib.training import miniworld
+from fusinglib.training.files import Reading
 
 MINIWORLD = "miniworld"
 """Stands in for the Hub id of the tasks of the embedded miniature world."""
@@ -22,15 +24,16 @@ class Task:
     """A classification task: where its rows are and how they are read.
 
     `labels` are the words for the label ids 0, 1, ... in this order; `splits` names the rule that
-    turns the copy's splits into train, dev and test (see `fusinglib.training.data`): "carve" if the
-    test labels are not public, "own", "mnli", "rounds" (ANLI), or "cut" if there are only training
-    rows. `revision` pins a commit, or `refs/convert/parquet` for a repository that is still a
-    script; for a task of the miniature world it is the world's seed.
+    turns the copy's splits into train, dev and test (see `data.SPLIT_RULES`): "own" takes them as
+    they are, "carve" draws test from train (GLUE, whose test labels are not public), "carve_dev"
+    dev, "cut" both; "mnli" and "rounds" (ANLI) know special names; "" draws what is missing.
+    `revision` pins a commit, or `refs/convert/parquet` for a repository that is still a script; for
+    a task of the miniature world it is the world's seed.
 
     `names` are the copy's own label names, if they differ; `marks` how the texts mark what a row is
-    about (see `fusinglib.training.data`); `rows` the number of rows in the published data, by
+    about (see `fusinglib.training.rows`); `rows` the number of rows in the published data, by
     split; `files` the CSV, TSV, JSON or Parquet files of a task that is not on the Hub: pairs of a
-    split and a file.
+    split and a file; `reading` says how an own task is read.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Task:
     marks: str = ""
     rows: tuple[tuple[str, int], ...] = ()
     files: tuple[tuple[str, str], ...] = ()
+    reading: Reading = Reading()
+    is_own: bool = False
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -54,7 +59,7 @@ class Task:
     def as_json(self) -> dict:
         """What determines a run on this task besides the fingerprint of its data, as JSON data."""
         values = dataclasses.asdict(self)
-        for name in ("names", "rows", "files"):
+        for name in ("names", "rows", "files", "reading", "is_own"):
             del values[name]
         return values if self.marks else {k: v for k, v in values.items() if k != "marks"}
 
@@ -98,6 +103,12 @@ def table(
         (mini_tasks(world_seed), MINI_FAMILIES) if tasks == MINIWORLD else (TASKS, FAMILIES)
     )
     made = {name: own_task(name, **_fields(name, fields)) for name, fields in own.items()}
+    for name in (*ADDED, *made):
+        if name in known or (name in made and ADDED.get(name, made[name]) != made[name]):
+            raise InputError(
+                f"task {name!r} is there already{' (built in)' * (name in known)}: give your task "
+                "another name"
+            )
     return {**known, **ADDED, **made}, families
 
 
@@ -120,7 +131,7 @@ ADDED: dict[str, Task] = {}
 def add_task(name: str, **fields) -> Task:
     """Register your own task in this process, as a source, a target and in the playground.
 
-    `fields` are those of `own_task`; an existing name is replaced.
+    `fields` are those of `own_task`; a task that was added before under this name is replaced.
     """
     ADDED[name] = own_task(name, **fields)
     return ADDED[name]
@@ -138,27 +149,33 @@ def own_task(
     names: Sequence[str] = (),
     splits: str = "",
     revision: str | None = None,
+    separator: str = "",
+    encoding: str = "utf-8",
+    quotes: bool = True,
+    skip_bad_rows: bool = False,
 ) -> Task:
     """A task of the user's, from files or from the Hub.
 
     Arguments:
         columns: the columns with the texts; labels: a word for each label, in the order of their
             ids.
-        files: a CSV, TSV, JSON or Parquet file of training rows, or a list of them, or the same for
-            each split (train, validation, test); or hub_id, config and revision.
-        label_column: its values are ids (0, 1, ...), the `labels`, or the `names` that stand for
-            them in the data, in the order of the labels.
-        splits: the split rule, by default "cut" for training rows only (dev and test are carved
-            out), "carve" for a train and a validation file, else "own".
+        files: a file of training rows, a pattern (`data/*.csv`), or a list of these; or the same
+            for each split (train, validation, test). CSV, TSV, JSON or Parquet, as they are, .gz
+            or .zip. Instead of files: hub_id, config and revision.
+        label_column: its values are the `labels`, or the `names` that stand for them in the data,
+            in the order of the labels; or ids (0, 1, ...).
+        splits: the split rule (see `Task`), by default the one that keeps every split there is and
+            draws only what is missing from train.
+        separator, encoding, quotes: how text files are written (see `files.Reading`).
+        skip_bad_rows: drop rows that cannot be used (no label, no text, too many cells), and say
+            so, instead of refusing the first.
 
     Raises `InputError` if these do not define a task.
     """
-    made = {}
-    for field, values in {"columns": columns, "labels": labels, "names": names}.items():
-        listed = isinstance(values, Sequence) and not isinstance(values, str)
-        if not listed or not all(isinstance(value, str) for value in values):
-            raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of strings")
-        made[field] = tuple(values)
+    columns, labels, names = (
+        _words(name, field, values)
+        for field, values in {"columns": columns, "labels": labels, "names": names}.items()
+    )
     if not columns or len(set(labels)) < max(2, len(labels)):
         raise InputError(
             f"task {name!r}: expected one column or more and two labels or more, each once, but "
@@ -168,17 +185,34 @@ def own_task(
         raise InputError(f"task {name!r}: expected {len(labels)} names, one for each label")
     if bool(files) == bool(hub_id):
         raise InputError(f"task {name!r}: set exactly one of files and hub_id")
-    files = _file_lists(name, files)
-    if not splits:
-        splits = {("train",): "cut", ("train", "validation"): "carve"}.get(tuple(files), "own")
+    try:
+        reading = Reading(separator, encoding, quotes, skip_bad_rows)
+    except InputError as error:
+        raise InputError(f"task {name!r}: {error}") from error
     places = tuple(
-        (split, str(anchored(file))) for split, listed in files.items() for file in listed
+        (split, file)
+        for split, listed in _file_lists(name, files).items()
+        for pattern in listed
+        for file in _matching(name, pattern)
     )
     identity = (hub_id, config) if hub_id else ("files", name)
     return Task(
-        name, *identity, made["columns"], made["labels"], label_column, splits, revision,
-        made["names"], files=places,
+        name, *identity, columns, labels, label_column, splits, revision, names, files=places,
+        reading=reading, is_own=True,
     )  # fmt: skip
+
+
+def _words(name: str, field: str, values) -> tuple[str, ...]:
+    """A list of words of the own task `name`; numbers are words as well."""
+    listed = isinstance(values, Sequence) and not isinstance(values, str)
+    if listed and any(isinstance(value, bool) for value in values):
+        raise InputError(
+            f"task {name!r}: {field} is {values!r}: YAML reads yes, no, true and false as truth "
+            'values; put them in quotes ("yes")'
+        )
+    if not listed or not all(isinstance(value, (str, int, float)) for value in values):
+        raise InputError(f"task {name!r}: {field} is {values!r}: expected a list of words")
+    return tuple(map(str, values))
 
 
 def _file_lists(name: str, files) -> dict[str, list[str]]:
@@ -195,6 +229,18 @@ def _file_lists(name: str, files) -> dict[str, list[str]]:
                 f"of files"
             )
     return lists
+
+
+def _matching(name: str, pattern: str) -> list[str]:
+    """The absolute paths of the files that a pattern matches, in the order of their names; a plain
+    path stands for itself."""
+    path = anchored(pattern)
+    if path.exists() or not glob.has_magic(pattern):
+        return [str(path)]
+    found = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+    if not found:
+        raise InputError(f"task {name!r}: no file matches {path}: correct the pattern")
+    return found
 
 
 def mini_tasks(world_seed: int) -> dict[str, Task]:
