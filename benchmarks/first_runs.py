@@ -21,7 +21,7 @@ import transformers
 from fusinglib.__main__ import main as fusinglib
 from fusinglib.study.store import Store
 from fusinglib.training import data
-from fusinglib.training.models import untie
+from fusinglib.training.folders import untie
 from fusinglib.training.settings import Data
 from fusinglib.training.tasks import TASKS
 

@@ -112,12 +112,12 @@ def measure(name: str, rounds: int, work: Path) -> list[dict]:
 def prepare(setting: Setting, work: Path, folder: Path):
     """Write what the contestants read; returns how to write a spec for a number of threads."""
     from fusinglib.study.store import Store
-    from fusinglib.training import data, models
+    from fusinglib.training import data, folders
     from fusinglib.training.data import SPLITS
 
     settings, known = settings_of(setting, work / "runs")
     model = Store(work / "runs").model(base(settings, work))
-    text_to_text = models.is_text_to_text(model)
+    text_to_text = folders.is_text_to_text(model)
     for name in setting.tasks:
         loaded = data.load(known[name], settings.data())
         labels = data.label_texts(known[name], settings.text_format)

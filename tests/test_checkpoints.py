@@ -19,7 +19,7 @@ from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.tensors import TensorInfo, narrowed, widen
-from fusinglib.training import models
+from fusinglib.training import folders
 
 LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_decoder_layers"
@@ -188,4 +188,4 @@ def test_every_bfloat16_is_widened_and_narrowed_as_torch_does():
 
 
 def test_models_locate_and_fuse_agree(encoder):
-    assert models.locate(str(encoder), "") == open_checkpoint(encoder).folder
+    assert folders.locate(str(encoder), "") == open_checkpoint(encoder).folder

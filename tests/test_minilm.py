@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from fusinglib import fuse, leave_one_out
 from fusinglib.errors import InputError
-from fusinglib.training import data, models
+from fusinglib.training import data, folders, models
 from fusinglib.training.finetuning import finetune
 from fusinglib.training.tasks import TASKS
 
@@ -22,7 +22,7 @@ SOURCES = ("irony", "emotion", "stance_climate", "emoji")
 def minilm(hub):
     """The folder of the pretrained encoder."""
     try:
-        return models.locate("sentence-transformers/all-MiniLM-L6-v2", "")
+        return folders.locate("sentence-transformers/all-MiniLM-L6-v2", "")
     except InputError:
         pytest.skip("the cache that HF_HOME names has no sentence-transformers/all-MiniLM-L6-v2")
 

@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from fusinglib.errors import InputError
-from fusinglib.training import data, models
+from fusinglib.training import data, folders, models
 from fusinglib.training.data import Split
 from fusinglib.training.models import Classifier, TextToText, Tokens
 from fusinglib.training.tasks import TASKS
@@ -37,9 +37,9 @@ def same(one, two) -> bool:
 @pytest.mark.parametrize("kind", ["t5", "tied_t5"])
 def test_t5_is_brought_and_saved_bit_for_bit(kind, request, tmp_path, mini_tasks, training, how):
     folder = request.getfixturevalue(kind)
-    models.import_model(folder, tmp_path / "brought")
+    folders.import_model(folder, tmp_path / "brought")
     load(tmp_path / "brought", mini_tasks["mood"], training, how).save(tmp_path / "saved")
-    models.import_model(tmp_path / "saved", tmp_path / "again")
+    folders.import_model(tmp_path / "saved", tmp_path / "again")
     start = load_file(folder / "model.safetensors")
     assert ("lm_head.weight" in start) == (kind == "t5")
     for name in ("brought", "saved", "again"):
@@ -64,7 +64,7 @@ def test_head_and_scale_of_both_kinds_of_t5(t5, tied_t5, mini_tasks, training, h
 def test_randomised_t5_keeps_its_kind_and_takes_its_seed(kind, request, tmp_path):
     folder = request.getfixturevalue(kind)
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        models.randomise(folder, tmp_path / name, seed)
+        folders.randomise(folder, tmp_path / name, seed)
     start, one, again, other = (
         load_file(path / "model.safetensors")
         for path in (folder, *(tmp_path / name for name in ("one", "again", "other")))
@@ -82,13 +82,13 @@ def test_randomised_t5_keeps_its_kind_and_takes_its_seed(kind, request, tmp_path
         assert not torch.equal(one["lm_head.weight"], one["shared.weight"])
         deviation = float(one["lm_head.weight"].std())
         assert deviation == pytest.approx(network.config.d_model**-0.5, rel=0.02)
-    models.import_model(tmp_path / "one", tmp_path / "brought")
+    folders.import_model(tmp_path / "one", tmp_path / "brought")
     assert same(load_file(tmp_path / "brought" / "model.safetensors"), one)
     assert torch.equal(t5_logits(tmp_path / "brought"), t5_logits(tmp_path / "one"))
 
 
 def test_randomised_t5_starts_near_a_uniform_guess(t5, tmp_path):
-    models.randomise(t5, tmp_path / "random", 0)
+    folders.randomise(t5, tmp_path / "random", 0)
     logits = t5_logits(tmp_path / "random")
     surprise = -logits.log_softmax(-1).mean()
     uniform = torch.tensor(float(logits.shape[-1])).log()
@@ -97,7 +97,7 @@ def test_randomised_t5_starts_near_a_uniform_guess(t5, tmp_path):
 
 def test_randomised_encoder_has_the_same_names_and_takes_its_seed(encoder, tmp_path):
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
-        models.randomise(encoder, tmp_path / name, seed)
+        folders.randomise(encoder, tmp_path / name, seed)
     start = load_file(encoder / "model.safetensors")
     one, again, other = (
         load_file(tmp_path / name / "model.safetensors") for name in ("one", "again", "other")
@@ -156,7 +156,7 @@ def test_source_classifier_is_a_base_with_a_fresh_head(
         assert same(head(target), head(fresh))  # of the seed alone, not of the source's head
         assert target.network.config.id2label == dict(enumerate(task.labels))
         assert target.network.config.num_labels == len(task.labels)
-    models.import_model(tmp_path / "source", tmp_path / "body")
+    folders.import_model(tmp_path / "source", tmp_path / "body")
     assert same(load_file(tmp_path / "body" / "model.safetensors"), dict(body(source)))
 
 
@@ -168,7 +168,7 @@ def test_masked_language_model_without_a_pooler_is_brought_the_same_every_time(
     encoder_tokenizer.save_pretrained(tmp_path / "mlm")
     assert not any("pooler" in name for name in load_file(tmp_path / "mlm" / "model.safetensors"))
     for name in ("one", "two"):
-        models.import_model(tmp_path / "mlm", tmp_path / name)
+        folders.import_model(tmp_path / "mlm", tmp_path / name)
         torch.rand(3)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert "pooler.dense.weight" in one and same(one, two)
@@ -231,8 +231,8 @@ def test_good_labels_are_accepted(t5, mini_tasks):
 
 
 def test_locate_takes_a_model_folder(t5, encoder):
-    assert models.locate(str(t5), "") == t5
-    assert models.is_text_to_text(t5) and not models.is_text_to_text(encoder)
+    assert folders.locate(str(t5), "") == t5
+    assert folders.is_text_to_text(t5) and not folders.is_text_to_text(encoder)
 
 
 def copy(folder, to, *without):
@@ -241,11 +241,11 @@ def copy(folder, to, *without):
 
 def test_folder_without_config_or_weights_is_refused(encoder, tmp_path):
     folder = copy(encoder, tmp_path / "a", "config.json")
-    assert "it has no config.json" in refusal(models.locate, str(folder), "")
+    assert "it has no config.json" in refusal(folders.locate, str(folder), "")
     folder = copy(encoder, tmp_path / "b", "*.safetensors")
-    assert "it has no safetensors weights" in refusal(models.locate, str(folder), "")
+    assert "it has no safetensors weights" in refusal(folders.locate, str(folder), "")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    assert "opened only with allow_pickle" in refusal(models.locate, str(folder), "")
+    assert "opened only with allow_pickle" in refusal(folders.locate, str(folder), "")
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "/no/such/folder", "not a name"])
@@ -253,13 +253,13 @@ def test_unknown_model_offline_is_refused(name, monkeypatch, tmp_path):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    message = refusal(models.locate, name, "")
+    message = refusal(folders.locate, name, "")
     assert message.startswith(f"model {name!r}: no such folder, and no such model on the Hub")
 
 
 def test_real_minilm_is_found_offline_and_read(hub, training, how):
     try:
-        folder = models.locate("sentence-transformers/all-MiniLM-L6-v2", "")
+        folder = folders.locate("sentence-transformers/all-MiniLM-L6-v2", "")
     except InputError:
         pytest.skip("the cache that HF_HOME names has no sentence-transformers/all-MiniLM-L6-v2")
     loaded = data.load(TASKS["stance_climate"], how)
@@ -283,27 +283,27 @@ def test_weights_that_lack_a_tensor_are_refused(t5, encoder, tmp_path, mini_task
         tensors = load_file(folder / "model.safetensors")
         del tensors[name]
         save_file(tensors, cut / "model.safetensors", metadata={"format": "pt"})
-        assert f"its weights lack {name}" in refusal(models.import_model, cut, tmp_path / "out")
+        assert f"its weights lack {name}" in refusal(folders.import_model, cut, tmp_path / "out")
         assert f"its weights lack {name}" in refusal(load, cut, mini_tasks["mood"], training, how)
 
 
 def test_encoder_decoder_of_absolute_positions_is_refused(tmp_path):
     transformers.BartConfig().save_pretrained(tmp_path)
-    message = refusal(models.is_text_to_text, tmp_path)
+    message = refusal(folders.is_text_to_text, tmp_path)
     assert "text-to-text models of the type 'bart' are not supported" in message
 
 
 def test_fingerprint_is_of_the_content_and_not_of_the_path(encoder, tmp_path):
-    start = models.fingerprint(encoder)
+    start = folders.fingerprint(encoder)
     assert len(start) == 16
-    assert models.fingerprint(copy(encoder, tmp_path / "a")) == start
+    assert folders.fingerprint(copy(encoder, tmp_path / "a")) == start
     (tmp_path / "a" / "README.md").write_text("about")
-    assert models.fingerprint(tmp_path / "a") == start
+    assert folders.fingerprint(tmp_path / "a") == start
     for name in ("model.safetensors", "config.json", "tokenizer.json", "vocab.json"):
         folder = copy(encoder, tmp_path / name)
         with open(folder / name, "ab") as stream:
             stream.write(b" ")
-        assert models.fingerprint(folder) != start
+        assert folders.fingerprint(folder) != start
 
 
 def test_texts_are_truncated(t5, encoder, mini_tasks, training, how):
@@ -396,45 +396,45 @@ def test_pickled_weights_are_opened_only_on_request(t5, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="only with allow_pickle: true"):
-        models.locate(str(folder), "")
-    assert models.locate(str(folder), "", allow_pickle=True) == folder
-    models.import_model(folder, tmp_path / "brought")
+        folders.locate(str(folder), "")
+    assert folders.locate(str(folder), "", allow_pickle=True) == folder
+    folders.import_model(folder, tmp_path / "brought")
     assert torch.equal(t5_logits(tmp_path / "brought"), t5_logits(t5))
-    assert len(models.fingerprint(folder)) == 16
+    assert len(folders.fingerprint(folder)) == 16
 
 
 def test_a_tokenizer_is_known_by_all_that_decides_its_token_ids(tmp_path):
     """Two folders with one vocabulary, of which one tells cases apart."""
-    folders = {}
+    saved = {}
     for name, lower in (("lower", True), ("cased", False)):
-        folders[name] = folder = tmp_path / name
+        saved[name] = folder = tmp_path / name
         folder.mkdir()
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word", "Word"]
         (folder / "vocab.txt").write_text("\n".join(words) + "\n")
         (folder / "config.json").write_text('{"model_type": "bert"}')
         settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    ids = {name: models.tokenizer(folder)("Word")["input_ids"] for name, folder in folders.items()}
+    ids = {name: folders.tokenizer(folder)("Word")["input_ids"] for name, folder in saved.items()}
     assert ids == {"lower": [2, 5, 3], "cased": [2, 6, 3]}
-    hashes = {models.tokenizer_hash(folder) for folder in folders.values()}
+    hashes = {folders.tokenizer_hash(folder) for folder in saved.values()}
     assert len(hashes) == 2
 
 
 def test_a_folder_without_a_tokenizer_or_a_padding_token_is_refused(encoder, tmp_path):
     bare = copy(encoder, tmp_path / "bare", "*token*")
-    assert "bare has no tokenizer" in refusal(models.tokenizer, bare)
+    assert "bare has no tokenizer" in refusal(folders.tokenizer, bare)
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     tokenizer.pad_token = None
     unpadded = copy(encoder, tmp_path / "unpadded", "*token*")
     tokenizer.save_pretrained(unpadded)
-    assert "has no padding token: set one" in refusal(models.tokenizer, unpadded)
+    assert "has no padding token: set one" in refusal(folders.tokenizer, unpadded)
 
 
 def test_a_config_that_transformers_does_not_know_is_named(encoder, tmp_path):
     for number, content in enumerate(("{", "[]", '{"model_type": "nothing"}')):
         folder = copy(encoder, tmp_path / str(number))
         (folder / "config.json").write_text(content)
-        message = refusal(models.is_text_to_text, folder)
+        message = refusal(folders.is_text_to_text, folder)
         assert (
             message.startswith(f"{folder}/config.json describes no model") and "\n" not in message
         )

@@ -472,12 +472,12 @@ def test_a_parameter_file_can_be_moved_with_its_data(tmp_path, capsys, monkeypat
 def test_lengths_for_an_encoder_are_those_that_it_reads(encoder, mini, how):
     from fusinglib.study import resolver
     from fusinglib.study.settings import FamilyTable
-    from fusinglib.training import models
+    from fusinglib.training import folders
 
     task = tasks.mini_tasks(0)["topic"]
     text = data.load(task, how).train.texts[0]
     of_encoder = resolver.length_of(FamilyTable.from_parameters({**mini, "model": str(encoder)}))
-    read = models.tokenizer(encoder)(*data.pair_input(task, text))["input_ids"]
+    read = folders.tokenizer(encoder)(*data.pair_input(task, text))["input_ids"]
     assert of_encoder(task, text) == len(read)
     of_t5 = resolver.length_of(FamilyTable.from_parameters(mini))
     assert of_t5(task, text) > len(data.text_input(task, text, "t5").split())

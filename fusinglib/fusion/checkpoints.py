@@ -85,12 +85,39 @@ def locate(model: str) -> tuple[Path, str]:
     and commit, the label and key of the run that made it, or the last two parts of its path."""
     path = Path(model).expanduser()
     if model and path.exists():
-        return path, _run_name(path) or "/".join(path.absolute().parts[-2:])
+        path, chosen = checkpoint(path)
+        return path, (_run_name(path) or "/".join(path.absolute().parts[-2:])) + chosen
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is neither a folder nor a file: check the path.")
     identity, _, revision = model.partition("@")
     folder = snapshot(identity, revision, FILES)
     return folder, f"{identity}@{folder.name[:12]}"
+
+
+def checkpoint(folder: Path) -> tuple[Path, str]:
+    """The folder itself; of one that holds nothing but a Trainer's `checkpoint-N`, the best by the
+    newest `trainer_state.json`, or the newest, and which of the two it is in words.
+    """
+    steps = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit() and path.is_dir()
+    }
+    own = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not steps or any(file.name not in RECORDS for file in own):
+        return folder, ""
+    newest = steps[max(steps)]
+    record = newest / "trainer_state.json"
+    said = (read_json(record) if record.is_file() else {}).get("best_model_checkpoint") or ""
+    best = folder / re.split(r"[/\\]", str(said))[-1]
+    if said and best in steps.values():
+        return best, f" (the best of {len(steps)} checkpoints by its Trainer)"
+    return newest, f" (the newest of {len(steps)} checkpoints)"
+
+
+RECORDS = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json",
+           "training_args.bin")  # fmt: skip
+"""What a Trainer writes beside its checkpoints that is no model."""
 
 
 def _run_name(folder: Path) -> str:

@@ -172,6 +172,18 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     return Found(bodies, architecture, left_out, problems, _notes(models, whole))
 
 
+def of_configs(folders: Sequence[Path]) -> list[str]:
+    """Why the models in these folders cannot be fused, as far as their configurations say: other
+    kinds, or settings that change what weights mean."""
+    first, *others = [
+        Checkpoint(folder, folder.name, read_json(folder / "config.json"), "", "", "", {}, folder)
+        for folder in folders
+    ]
+    return [
+        problem for other in others for problem in _kinds(first, other) or _settings(first, other)
+    ]
+
+
 def _floats(body: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     return {name: tensor for name, tensor in body.items() if tensor.is_float}
 

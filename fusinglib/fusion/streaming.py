@@ -79,6 +79,19 @@ class Buffer:
             self.hashes[model, chunk.name, number] = digest
 
 
+def not_finite(tensors: dict[str, TensorInfo]) -> list[str]:
+    """The names of the tensors that contain NaN or infinity, sorted."""
+    floats, found = [name for name in tensors if tensors[name].is_float], set()
+
+    def look(chunk: Chunk, buffer: Buffer) -> int:
+        if not np.isfinite(buffer.numbers(chunk)[0]).all():
+            found.add(chunk.name)
+        return 0
+
+    stream(chunks(floats, [tensors]), look)
+    return sorted(found)
+
+
 def computed(dtype: str) -> np.dtype:
     """The dtype in which numbers stored as `dtype` are computed."""
     return np.dtype(np.float64 if dtype == "F64" else np.float32)

@@ -118,7 +118,7 @@ class Calibration:
 
     def _model(self, scratch: Path) -> Path:
         """The folder of the pretrained model; the miniature one is pretrained for a few steps."""
-        from fusinglib.training import models, pretraining
+        from fusinglib.training import folders, pretraining
 
         run, folder = base_model(self.settings)
         if not folder:
@@ -126,7 +126,7 @@ class Calibration:
             seeds = {name: run.settings[name] for name in ("world_seed", "seed")}
             pretraining.pretrain(folder, **seeds, steps=STEPS)
             self.pretraining = (time.perf_counter() - started) / STEPS
-        self.bytes = sum(file.stat().st_size for file in models.weights(folder))
+        self.bytes = sum(file.stat().st_size for file in folders.weights(folder))
         return folder
 
 

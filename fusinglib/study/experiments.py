@@ -42,7 +42,7 @@ def _plan(settings: Any, world: int) -> Plan:
                 f"parameter 'trained_on' names {name!r}, which is not a model of any source "
                 f"family: {nearest(name, given) if given else 'there are none'}"
             )
-    models, notes = _models(given, settings, known)
+    models, notes = _models(given, settings, known, pretrained)
     notes += [*_of_data(loaded), *_kin(loaded, chosen, settings)]
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
@@ -105,13 +105,26 @@ def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
 
 
 def _models(
-    names: list[str], settings: Families | FusePlayground, known: dict[str, Task]
+    names: list[str],
+    settings: Families | FusePlayground,
+    known: dict[str, Task],
+    pretrained: plans.Run,
 ) -> tuple[dict[str, Model], list[str]]:
-    """The finetuned models among the sources, and what is known about their training, in words."""
+    """The finetuned models among the sources, and what is known about them, in words.
+
+    Raises `InputError` if one does not fit the pretrained model, or if two are the same.
+    """
     found, notes, store = {}, [], Store(settings.store_folder())
     for name in names:
-        found[name], said = finetuned_model(name, settings, known, store)
+        found[name], said = finetuned_model(name, settings, known, store, pretrained)
         notes.append(f"{name}: {said}")
+        for other in found:
+            if other != name and found[other].run.key == found[name].run.key:
+                raise InputError(
+                    f"the models {other} and {name} are equal, byte for byte: name one of them"
+                )
+        if found[name].run.settings == pretrained.settings:
+            notes.append(f"{name}: it is the pretrained model itself, byte for byte")
     return found, notes
 
 
@@ -119,7 +132,8 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
     """The plan of the playground; each of its models is a task or an existing model."""
     pretrained, folder = base_model(settings, world)
     target = tasks.find(settings.target, known)
-    models, notes = _models([n for n in settings.models if n not in known], settings, known)
+    given = [name for name in settings.models if name not in known]
+    models, notes = _models(given, settings, known, pretrained)
     for name in settings.models:
         of = models[name].trained_on if name in models else [known[name].identity]
         if tasks.among(target, of):
@@ -136,12 +150,10 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
 
 def _writes_labels(folder: Path, loaded: dict, settings: Settings) -> bool:
     """Whether the model writes its labels as text; if so, checks that it can write them."""
-    from fusinglib.training import (
-        models,
-    )  # imports torch
+    from fusinglib.training import folders, models  # import torch
 
-    models.tokenizer(folder)
-    if not models.is_text_to_text(folder):
+    folders.tokenizer(folder)
+    if not folders.is_text_to_text(folder):
         return False
     models.check_labels(folder, [one.task for one in loaded.values()], settings.text_format)
     return True

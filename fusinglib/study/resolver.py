@@ -1,11 +1,13 @@
 """Find a model by name, and what it was trained on: the only place that does."""
 
 import contextlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from fusinglib.errors import InputError
+from fusinglib.fusion.checkpoints import checkpoint
 from fusinglib.places import anchored, is_key
 from fusinglib.study.plans import Model, Run
 from fusinglib.study.settings import Families, FusePlayground, Settings
@@ -25,13 +27,13 @@ def folder_of(name: str, store: Store, revision: str = "", allow_pickle: bool = 
     """
     if is_key(name):
         return model_of(store.find(name), store)
-    from fusinglib.training import models
+    from fusinglib.training import folders
 
     path = anchored(name) if name else Path()
     if path.is_dir():
-        return models.locate(str(path), "", allow_pickle)
+        return folders.locate(str(path), "", allow_pickle)
     place, _, pinned = name.partition("@")
-    return models.locate(place, pinned or revision, allow_pickle)
+    return folders.locate(place, pinned or revision, allow_pickle)
 
 
 def model_of(run: Run, store: Store) -> Path:
@@ -46,12 +48,13 @@ def model_of(run: Run, store: Store) -> Path:
     return store.model(run)
 
 
-def imported(name: str, folder: Path) -> Run:
-    """The run that brings the model `name` from a folder into the store."""
-    from fusinglib.training import models
+def imported(name: str, folder: Path, *tokenizer: Run) -> Run:
+    """The run that brings the model `name` from a folder into the store, with the tokenizer of
+    another run's model if its own is missing."""
+    from fusinglib.training import folders
 
-    identity = {"fingerprint": models.fingerprint(folder)}
-    return Run("import", identity, label=name, place=str(folder))
+    identity = {"fingerprint": folders.fingerprint(folder)}
+    return Run("import", identity, tokenizer, label=name, place=str(folder))
 
 
 def base_model(settings: Settings, world: int | None = None) -> tuple[Run, Path | None]:
@@ -67,7 +70,17 @@ def base_model(settings: Settings, world: int | None = None) -> tuple[Run, Path 
         return Run("pretrain", identity, label="miniature T5"), None
     store = Store(settings.store_folder())
     folder = folder_of(settings.model, store, settings.model_revision, settings.allow_pickle)
-    return imported(settings.model, folder), folder
+    from fusinglib.training import folders
+
+    if folders.is_adapter(folder):
+        raise InputError(
+            f"parameter 'model' is {settings.model!r}, a LoRA adapter: merge it first (fusinglib "
+            "fuse ADAPTER --output FOLDER), and name that folder"
+        )
+    run = imported(settings.model, folder)
+    if not store.has(run):
+        folders.refuse_infinite(folder)
+    return run, folder
 
 
 def random_model(settings: Settings, pretrained: Run) -> Run:
@@ -79,16 +92,57 @@ def random_model(settings: Settings, pretrained: Run) -> Run:
 
 
 def finetuned_model(
-    name: str, settings: Chosen, known: dict[str, Task], store: Store
+    name: str, settings: Chosen, known: dict[str, Task], store: Store, ancestor: Run
 ) -> tuple[Model, str]:
-    """An existing finetuned model, and where its training data are known from, in words."""
+    """An existing finetuned model of the pretrained `ancestor`, and what is known about it and
+    assumed, in words.
+
+    Raises `InputError` if it does not fit the ancestor (see `folders.refuse_foreign`).
+    """
     if is_key(name):
         run = store.find(name)
-        model_of(run, store)
+        folder, notes = model_of(run, store), []
     else:
-        run = imported(name, folder_of(name, store, allow_pickle=settings.allow_pickle))
+        folder = folder_of(name, store, allow_pickle=settings.allow_pickle)
+        run, notes = _fitting(name, folder, store, ancestor)
     tasks_of, said = trained_on(name, settings, known, run)
-    return Model(run, tasks_of, examples_of(run, tasks_of, settings, known, store)), said
+    model = Model(run, tasks_of, examples_of(run, tasks_of, settings, known, store))
+    return model, "; ".join([*notes, said])
+
+
+def _fitting(name: str, folder: Path, store: Store, ancestor: Run) -> tuple[Run, list[str]]:
+    """The run that imports a finetuned model, checked, and what was chosen in doing so."""
+    from fusinglib.training import folders
+
+    notes, tokenizer = [], ()
+    if folder.name.startswith("checkpoint-"):
+        notes.append(f"{folder.name}{checkpoint(folder.parent)[1]}")
+    if folders.is_adapter(folder):
+        notes.append(f"a LoRA adapter, merged into {folders.whole(folder).name}")
+    if not folders.has_tokenizer(folders.whole(folder)):
+        tokenizer = (ancestor,)
+        notes.append("it has no tokenizer, so it gets the pretrained model's")
+    run = imported(name, folder, *tokenizer)
+    if not store.has(run):
+        folders.refuse_infinite(folder)
+    with _described(ancestor, store) as pretrained:
+        folders.refuse_foreign(folders.whole(folder), pretrained, bool(tokenizer))
+    return run, notes
+
+
+@contextlib.contextmanager
+def _described(pretrained: Run, store: Store) -> Iterator[Path]:
+    """A folder with the configuration and tokenizer of the pretrained model, finished or not."""
+    if pretrained.place or store.has(pretrained):
+        yield Path(pretrained.place) if pretrained.place else store.model(pretrained)
+        return
+    from fusinglib.training import pretraining
+
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = miniworld.tokenizer()
+        tokenizer.save_pretrained(scratch)
+        pretraining.new_model(tokenizer, 0).config.save_pretrained(scratch)
+        yield Path(scratch)
 
 
 def trained_on(
@@ -145,7 +199,7 @@ def length_of(settings: Settings) -> Callable[[Task, tuple[str, ...]], int]:
         tokenizer, writes = miniworld.tokenizer(), True
     else:
         from fusinglib.fusion import checkpoints
-        from fusinglib.training import models
+        from fusinglib.training import folders
 
         folder = anchored(settings.model)
         if is_key(settings.model) or folder.is_dir():
@@ -154,7 +208,7 @@ def length_of(settings: Settings) -> Callable[[Task, tuple[str, ...]], int]:
             wanted = settings.model, settings.model_revision, checkpoints.TEXT_FILES
             folder = checkpoints.snapshot(*wanted)
         assert folder
-        tokenizer, writes = models.tokenizer(folder), models.is_text_to_text(folder)
+        tokenizer, writes = folders.tokenizer(folder), folders.is_text_to_text(folder)
 
     def length(task: Task, text: tuple[str, ...]) -> int:
         read: Any = tokenizer

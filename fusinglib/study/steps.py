@@ -17,7 +17,7 @@ from fusinglib.fusion import engine
 from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
 from fusinglib.study.store import HISTORY, PREDICTIONS, PROGRESS, Store
-from fusinglib.training import cards, data, models, pretraining, tokens
+from fusinglib.training import cards, data, folders, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, linear_probe
 from fusinglib.training.scoring import cross_entropy, metrics, predict
 from fusinglib.training.settings import Data, Training
@@ -111,12 +111,13 @@ def _pretrain(run: Run, store: Store, folder: Path, device: str, report: Report)
 
 
 def _import(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    models.import_model(Path(run.place), folder / "model")
+    tokenizer = store.model(run.parents[0]) if run.parents else None
+    folders.import_model(Path(run.place), folder / "model", tokenizer)
     return {}
 
 
 def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    models.randomise(store.model(run.parents[0]), folder / "model", run.settings["seed"])
+    folders.randomise(store.model(run.parents[0]), folder / "model", run.settings["seed"])
     return {}
 
 

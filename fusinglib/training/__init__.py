@@ -2,8 +2,8 @@
 
 Start with `finetuning`, the training loop. `tasks` is the table of tasks, `rows` reads theirs (own
 `files` among them), `data` makes splits of these (`groups` finds texts in common, `description`
-summarizes), `tokens` caches token ids, `models` are T5 and encoders, `scoring` scores labels,
-`cards` record what a model was trained on; `settings` holds the settings. `miniworld` generates
-the miniature world, `pretraining` trains its model, and `fisher` estimates how much each weight
-matters.
+summarizes), `tokens` caches token ids, `models` are T5 and encoders, `folders` hold them, `scoring`
+scores labels, `cards` record what a model was trained on; `settings` holds the settings.
+`miniworld` generates the miniature world, `pretraining` trains its model, and `fisher` estimates
+how much each weight matters.
 """

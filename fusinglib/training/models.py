@@ -1,7 +1,6 @@
 """Base models with one small interface: text-to-text (T5) and encoder classifiers."""
 
 import abc
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 import transformers
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import checkpoints
-from fusinglib.fusion.compatibility import SETTINGS_FILES, VOCABULARIES
 from fusinglib.training.data import Split, label_texts, pair_input, text_input
+from fusinglib.training.folders import config_of, is_text_to_text, opened, tokenizer, tokenizer_hash
 from fusinglib.training.scoring import label_scores
 from fusinglib.training.settings import Data, Numbers, Training
 from fusinglib.training.tasks import Task
@@ -119,7 +117,7 @@ class TextToText(BaseModel):
 
     def __init__(self, folder, task, training, data, device, seed):
         super().__init__(folder, task, training, data, device)
-        self.network = _open(transformers.AutoModelForSeq2SeqLM, folder, config=self.config)
+        self.network = opened(transformers.AutoModelForSeq2SeqLM, folder, config=self.config)
         self.body = self.network.to(self.device)
         self.labels = label_tokens(self.tokenizer, task, data.text_format)
         longest = max(map(len, self.labels))
@@ -161,7 +159,7 @@ class Classifier(BaseModel):
         self.config.label2id = {label: number for number, label in enumerate(task.labels)}
         torch.manual_seed(seed)
         self.network = transformers.AutoModelForSequenceClassification.from_config(self.config)
-        body = _open(transformers.AutoModel, folder)
+        body = opened(transformers.AutoModel, folder)
         missing = self.network.base_model.load_state_dict(body.state_dict(), strict=False)
         if missing.missing_keys:
             raise InputError(f"{folder}: the model's body lacks {missing.missing_keys[0]}")
@@ -202,44 +200,6 @@ def load(
     return kind(Path(folder), task, training, data, device, seed)
 
 
-def is_text_to_text(folder: Path) -> bool:
-    """Whether the model in `folder` reads text and writes text (an encoder-decoder).
-
-    Raises `InputError` for one that is not T5-like: labels are scored in parallel, which needs
-    relative positions (see `fusinglib.training.scoring.label_scores`).
-    """
-    config = config_of(folder)
-    if config.is_encoder_decoder and not hasattr(config, "relative_attention_num_buckets"):
-        raise InputError(
-            f"{folder}: text-to-text models of the type {config.model_type!r} are not supported; "
-            f"expected a T5 (T5, T5 v1.1, mT5...) or an encoder (BERT, RoBERTa...)"
-        )
-    return bool(config.is_encoder_decoder)
-
-
-def config_of(folder: Path) -> transformers.PreTrainedConfig:
-    """The configuration in `folder`; raises `InputError` for one that transformers cannot read."""
-    try:
-        return transformers.AutoConfig.from_pretrained(folder)
-    except Exception as error:  # its classes raise many kinds of errors
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{Path(folder) / 'config.json'} describes no model that transformers "
-            f"{transformers.__version__} knows ({said}): save the model again with save_pretrained"
-        ) from error
-
-
-def _open(auto, folder: Path, **kwargs):
-    """The model in `folder`, in fp32; missing weights (except poolers) are refused."""
-    model, report = auto.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, **kwargs
-    )
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise InputError(f"{folder}: its weights lack {missing[0]}, which its config requires")
-    return model
-
-
 def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:
     """The token ids of each label's text, end token included.
 
@@ -268,77 +228,6 @@ def check_labels(folder: Path, tasks: Sequence[Task], text_format: str) -> None:
         label_tokens(tokenizer(folder), task, text_format)
 
 
-def locate(model: str, revision: str, allow_pickle: bool = False) -> Path:
-    """The folder of a local model or of a Hub id's snapshot (downloaded if need be).
-
-    Raises `InputError` if there is none, or if it has no safetensors weights, unless pickled ones
-    are allowed (loaded with weights_only).
-    """
-    folder = Path(model)
-    if not model or not folder.is_dir():
-        kinds = [*checkpoints.FILES, *["*.bin"] * allow_pickle]
-        folder = checkpoints.snapshot(model, revision, kinds)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model {model!r}: it has no config.json; expected a saved model folder")
-    if list(folder.glob("*.safetensors")) or (allow_pickle and list(folder.glob("*.bin"))):
-        return folder
-    raise InputError(
-        f"model {model!r}: it has no safetensors weights, and pickled weights are opened only with "
-        "allow_pickle: true (weights only): set it, save the model with save_pretrained, or name "
-        "a revision that has safetensors"
-    )
-
-
-def weights(folder: Path) -> list[Path]:
-    """The weight files in `folder`: safetensors, or pickles if there are none."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-
-
-def fingerprint(folder: Path) -> str:
-    """A hash of the weights, config and tokenizer in `folder`, whatever its path."""
-    digest = hashlib.sha256()
-    tokenizer = ("tokenizer.json", "vocab.json", "*.txt", "*.model")
-    others = [sorted(folder.glob(pattern)) for pattern in ("config.json", *tokenizer)]
-    for path in itertools.chain(weights(folder), *others):
-        digest.update(path.name.encode())
-        with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def import_model(folder: Path, output: Path) -> None:
-    """Copy the base model in `folder` (an encoder without its head) to `output`, in fp32.
-
-    A pooler that `folder` lacks (as masked language models do) is always initialised the same way.
-    """
-    auto = transformers.AutoModel
-    if is_text_to_text(folder):
-        auto = transformers.AutoModelForSeq2SeqLM
-    torch.manual_seed(0)
-    _save(_open(auto, folder), folder, output)
-
-
-def randomise(folder: Path, output: Path, seed: int) -> None:
-    """Write a model of the same architecture as in `folder` that was never pretrained.
-
-    A separate T5 head (v1.1) stays separate and starts at the scale d_model ** -0.5.
-    """
-    config = config_of(folder)
-    torch.manual_seed(seed)
-    if not config.is_encoder_decoder:
-        _save(transformers.AutoModel.from_config(config), folder, output)
-        return
-    pretrained = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
-    untied = not torch.equal(
-        pretrained.get_input_embeddings().weight, pretrained.get_output_embeddings().weight
-    )
-    model = transformers.AutoModelForSeq2SeqLM.from_config(config)
-    if untied:
-        untie(model)
-    _save(model, folder, output)
-
-
 def interpolate(model: BaseModel, end: BaseModel, position: float) -> None:
     """Move the body of `model` in place along the straight line to that of `end`.
 
@@ -353,21 +242,6 @@ def interpolate(model: BaseModel, end: BaseModel, position: float) -> None:
     model.body.load_state_dict(between)
 
 
-def untie(model) -> None:
-    """Give a T5 model a separate head (v1.1), at the scale d_model ** -0.5.
-
-    Transformers 5 ties every T5 made from a config, and unties only on loading.
-    """
-    head = model.get_input_embeddings().weight.detach().clone()
-    torch.nn.init.normal_(head, std=model.config.d_model**-0.5)
-    model.lm_head.weight = torch.nn.Parameter(head)
-
-
-def _save(model, tokenizer_folder: Path, output: Path) -> None:
-    model.save_pretrained(output)
-    tokenizer(tokenizer_folder).save_pretrained(output)
-
-
 def _config(folder: Path, dropout: float):
     """The config in `folder` with every dropout probability set to `dropout`."""
     config = config_of(folder)
@@ -375,35 +249,3 @@ def _config(folder: Path, dropout: float):
         if "dropout" in name and type(value) in (int, float):
             setattr(config, name, dropout)
     return config
-
-
-def tokenizer(folder: Path):
-    """The tokenizer of the model in `folder`; raises `InputError` if there is none, or if it has no
-    padding token."""
-    content = tokenizer_hash(folder)
-    if content not in _TOKENIZERS:
-        if not any((folder / name).is_file() for name in (*VOCABULARIES, *SETTINGS_FILES)):
-            raise InputError(f"{folder} has no tokenizer: save its tokenizer there as well")
-        made = transformers.AutoTokenizer.from_pretrained(str(folder))
-        if made.pad_token_id is None:
-            raise InputError(
-                f"{folder}: its tokenizer has no padding token: set one (tokenizer.pad_token) and "
-                f"save the model again"
-            )
-        _TOKENIZERS[content] = made
-    return _TOKENIZERS[content]
-
-
-_TOKENIZERS: dict[str, transformers.PreTrainedTokenizerBase] = {}
-
-
-def tokenizer_hash(folder: Path) -> str:
-    """A hash of everything that determines the token ids of a text: the tokenizer's files, and the
-    config's tokenizer class if they do not name it."""
-    digest = hashlib.sha256()
-    for path in (folder / name for name in (*VOCABULARIES, *SETTINGS_FILES)):
-        if path.is_file():
-            digest.update(path.name.encode() + path.read_bytes())
-    config = checkpoints.read_json(folder / "config.json")
-    digest.update(str([config.get("model_type"), config.get("tokenizer_class")]).encode())
-    return digest.hexdigest()

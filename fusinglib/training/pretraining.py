@@ -20,7 +20,7 @@ from transformers import get_linear_schedule_with_warmup as linear_schedule
 
 from fusinglib.errors import InputError
 from fusinglib.training import miniworld
-from fusinglib.training.models import untie
+from fusinglib.training.folders import untie
 
 BATCH_SIZE = 32
 POOL = 16  # batches drawn together and sorted by length, to save padding

@@ -107,7 +107,7 @@ def named(name: str, settings: FusePlayground) -> Candidate:
     Raises `InputError` if there is no such model.
     """
     store, known = Store(settings.store_folder()), settings.known_tasks()[0]
-    model, _ = finetuned_model(name, settings, known, store)
+    model, _ = finetuned_model(name, settings, known, store, base_model(settings)[0])
     run, folder = model.run, Path(model.run.place or store.path(model.run) / "model")
     if run.kind == "source":
         made = of_run(name, {**run.identity, "key": run.key, "label": run.label}, store)
