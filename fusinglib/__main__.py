@@ -83,8 +83,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.all:
         return _run_all(studies, options)
-    ((name, (chosen, settings)),) = studies.items()
-    return _execute(name, chosen, settings, options)
+    ((name, (chosen, _)),) = studies.items()
+    return _execute(name, chosen, options)
 
 
 def _run_all(studies: dict, options: argparse.Namespace) -> int:
@@ -93,10 +93,10 @@ def _run_all(studies: dict, options: argparse.Namespace) -> int:
 
     output, names, statuses = Path(options.output), list(studies), []
     page = output / "summary.html"
-    for number, (name, (chosen, settings)) in enumerate(studies.items(), 1):
+    for number, (name, (chosen, _)) in enumerate(studies.items(), 1):
         print(f"\n{name} ({number} of {len(names)})", flush=True)
         try:
-            statuses.append(_execute(name, chosen, settings, options))
+            statuses.append(_execute(name, chosen, options))
         except InputError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             statuses.append(2)
@@ -127,7 +127,7 @@ def _chosen(options: argparse.Namespace) -> Mapping[str, str | None]:
     return found
 
 
-def _execute(name, chosen, settings, options) -> int:
+def _execute(name, chosen, options) -> int:
     """Execute one notebook, print what it reports, and return the exit status."""
     from fusinglib.study import notebooks
 
@@ -142,8 +142,8 @@ def _execute(name, chosen, settings, options) -> int:
     print(f"\n{executed}")
     missing = notebooks.missing(executed)
     if missing:
-        failed = settings.store_folder() / "failed"
-        print(f"error: {missing} results are missing: see {failed}", file=sys.stderr)
+        lines = [*notebooks.failures(executed), f"error: {missing} results are missing"]
+        print("\n".join(lines), file=sys.stderr)
     return 1 if missing else 0
 
 

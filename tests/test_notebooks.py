@@ -333,7 +333,8 @@ def test_missing_results_are_status_1(params, plan, mini, tmp_path, capsys):
     store.path(target).rename(tmp_path / "away")
     assert main(command(params, tmp_path / "out")[3:]) == 1
     err = capsys.readouterr().err
-    assert f"error: 1 results are missing: see {store.root}/failed" in err
+    assert "error: 1 results are missing" in err and err.count("failed: ") == 1
+    assert str(store.model(lost)) in err and f"{target.key}.txt)" in err
     assert target.key in [path.stem for path in (store.root / "failed").iterdir()][0]
 
 

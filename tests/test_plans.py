@@ -398,7 +398,8 @@ def test_own_models_are_sources_as_they_are(mini, encoder, own_models, monkeypat
     picked = {r["target"]: r["sources"][0] for r in plan.rows if r["base"] == "intertrained"}
     assert picked["irony"] == own_models[0]  # it saw most examples, as far as is known
     assert plan.notes[:4] == (
-        f"{own_models[0]}: trained on cola rte (parameter 'trained_on')",
+        f"{own_models[0]}: it is the pretrained model itself, byte for byte; trained on cola rte "
+        "(parameter 'trained_on')",
         f"{own_models[1]}: trained on glue rte (its model card)",
         f"{own_models[2]}: trained on tweet_eval (its model card)",
         f"{own_models[3]}: what it was trained on is unknown, so no target leaves it out: name its "

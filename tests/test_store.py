@@ -20,10 +20,11 @@ from fusinglib.integrity import HASHES, problems, write_json
 from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.leases import machine
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
-from fusinglib.study.store import DAMAGED, PENDING, Store, _machine
+from fusinglib.study.store import DAMAGED, PENDING, Store
 
 RUN = Run("source", {"seed": 1}, label="mood from miniature T5")
 
@@ -108,7 +109,7 @@ def test_sweep_takes_only_what_dead_processes_of_this_machine_left(store):
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()
-    here = _machine()
+    here = machine()
     names = {
         f"{RUN.key}-{here}-{process.pid}-abc": False,
         f"{RUN.key}-{here}-{os.getpid()}-abc": True,

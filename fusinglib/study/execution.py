@@ -13,9 +13,10 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pandas as pd
 
-from fusinglib.errors import Damaged, StoreError, missing
+from fusinglib.errors import Damaged, InputError, StoreError, missing
 from fusinglib.progress import Progress, duration
 from fusinglib.study.costs import Pace
+from fusinglib.study.leases import Leases
 from fusinglib.study.plans import Plan, Run
 from fusinglib.study.pools import worker_pool, workers
 from fusinglib.study.schedule import Schedule
@@ -52,7 +53,7 @@ def execute(plan: Plan, store: Store, settings: Settings, cluster=None) -> pd.Da
         places = {"pool": on, "places": on.places}
     failed = Execution(plan, store, settings, progress, **places).carry_out()
     for key, error in failed.items():
-        print(f"failed: {key}: {error} (traceback in {store.failure_file(key)})")
+        print(f"failed: {error} (traceback: {store.failure_file(key)})")
     return results(plan, store)
 
 
@@ -115,6 +116,7 @@ class Execution:
         self.stopped = threading.Event()
         finished = self._finished()
         self.schedule = Schedule(plan.runs, {run.key for run in finished})
+        self.leases = Leases(store.root)
         self.pace = Pace(finished, store)
         self.started, self.shown, self.computed = time.monotonic(), -math.inf, 0
 
@@ -151,10 +153,11 @@ class Execution:
         """Execute until nothing is left that can run. Returns the reasons of failed runs by key."""
         todo = bool(self.schedule.waiting)
         try:
-            if self.settings.executor == "serial":
-                self._serially()
-            else:
-                self._in_pool()
+            with self.leases.renewing():
+                if self.settings.executor == "serial":
+                    self._serially()
+                else:
+                    self._in_pool()
         except BaseException:
             self.store.sweep()
             self._tell("stopped; finished runs are kept")
@@ -169,10 +172,14 @@ class Execution:
 
     def _serially(self) -> None:
         """One run after the other, in this thread."""
-        while batch := self.schedule.next():
+        while self._unfinished():
+            batch = self._next()
             self._show()
             if self.stopped.is_set():
                 raise Stopped
+            if not batch:
+                time.sleep(POLL)
+                continue
             try:
                 _perform(batch, self.store, self.settings.device, self._show)
             except Exception as error:
@@ -182,7 +189,7 @@ class Execution:
 
     def _in_pool(self) -> None:
         """Keep the workers busy; if one of them dies, restart what was running."""
-        while self.schedule.any_ready:
+        while self._unfinished():
             with self.pool() as pool:
                 alive = pool.submit(os.getpid)
                 try:
@@ -199,9 +206,9 @@ class Execution:
                 raise Stopped
             self.at_once = self.places()
             most = 1 if self.schedule.suspect else self.at_once
-            while len(futures) < most and (batch := self.schedule.next()):
+            while len(futures) < most and (batch := self._next()):
                 futures[pool.submit(_work, batch, self.store.root, self.settings.device)] = batch
-            if not futures and not self.schedule.any_ready:
+            if not futures and not self._unfinished():
                 return
             self._show()
             if not futures:
@@ -213,6 +220,26 @@ class Execution:
                 if isinstance(error, BrokenProcessPool):
                     raise error
                 self._book(futures.pop(future), error)
+
+    def _unfinished(self) -> bool:
+        """Whether a run is ready, here or elsewhere."""
+        return self.schedule.any_ready or bool(self.schedule.elsewhere)
+
+    def _next(self) -> list[Run]:
+        """The next batch of runs that no other command computes; leases are taken for them."""
+        for run in list(self.schedule.elsewhere.values()):
+            done = self.store.has(run)
+            if done or self.leases.is_free(run.key):
+                self.schedule.resume(run, done)
+        while batch := self.schedule.next():
+            with self.store.writing():
+                ours = [run for run in batch if self.leases.take(run.key)]
+            done = [run for run in ours if self.store.has(run)]  # until just now elsewhere
+            self._finish(done, here=False)
+            self.schedule.leave(run for run in batch if run not in ours)
+            if left := [run for run in ours if run not in done]:
+                return left
+        return []
 
     def _recover(self) -> None:
         """A worker died: record what it finished, and retry the rest of what was running."""
@@ -238,15 +265,17 @@ class Execution:
         elif isinstance(error, StoreError):
             raise error
         else:
-            for run in self.schedule.fail(batch, f"{type(error).__name__}: {error}"):
+            for run in self.schedule.fail(batch, _reason(error)):
+                self.leases.release([run.key])
                 if not self.store.failure_file(run.key).is_file():  # its worker could not report it
                     with self.store.writing():
                         said = "".join(traceback.format_exception(error))
                         self.store.record_failure(run, said)
 
-    def _finish(self, batch: list[Run]) -> None:
+    def _finish(self, batch: list[Run], here: bool = True) -> None:
         self.schedule.finish(batch)
-        self.computed += len(batch)
+        self.leases.release(run.key for run in batch)
+        self.computed += len(batch) * here
         for run in batch:
             self.pace.learn(run, self.store.result(run)["seconds"])
 
@@ -262,7 +291,9 @@ class Execution:
             parts.append(f"about {duration(seconds)} left")
         if self.schedule.failed:
             parts.append(f"{len(self.schedule.failed)} failed")
-        if not self.schedule.under_way:
+        if elsewhere := len(self.schedule.elsewhere):
+            parts.append(f"{elsewhere} under way in another process")
+        elif not self.schedule.under_way:
             parts.append("waiting for a worker")
         for run in list(self.schedule.under_way.values())[:1]:
             parts.append(f"{run.kind} {self.store.progress(run) or run.label}")
@@ -270,6 +301,12 @@ class Execution:
 
     def _tell(self, text: str) -> None:
         self.progress.update(len(self.schedule.done), text, last=True)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a run failed, in one line; the errors of a user's input speak for themselves."""
+    said = " ".join(str(error).split())
+    return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
 
 
 def _work(batch: list[Run], root, device: str) -> None:

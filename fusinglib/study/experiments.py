@@ -123,8 +123,6 @@ def _models(
                 raise InputError(
                     f"the models {other} and {name} are equal, byte for byte: name one of them"
                 )
-        if found[name].run.settings == pretrained.settings:
-            notes.append(f"{name}: it is the pretrained model itself, byte for byte")
     return found, notes
 
 

@@ -130,6 +130,16 @@ def missing(executed: Path) -> int:
     return sum(output.get("metadata", {}).get("missing", 0) for output in outputs)
 
 
+def failures(executed: Path) -> list[str]:
+    """The lines with which an executed notebook reports failed runs."""
+    notebook = nbformat.read(executed, as_version=4)
+    texts = [
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    ]
+    lines = [line for text in texts for line in text.splitlines()]
+    return [line for line in lines if line.startswith("failed: ")]
+
+
 class WatchedClient(PapermillNotebookClient):
     """Shows the notebook's progress where the command was started."""
 

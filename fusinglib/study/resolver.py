@@ -123,6 +123,8 @@ def _fitting(name: str, folder: Path, store: Store, ancestor: Run) -> tuple[Run,
         tokenizer = (ancestor,)
         notes.append("it has no tokenizer, so it gets the pretrained model's")
     run = imported(name, folder, *tokenizer)
+    if run.settings == ancestor.settings:
+        notes.append("it is the pretrained model itself, byte for byte")
     if not store.has(run):
         folders.refuse_infinite(folder)
     with _described(ancestor, store) as pretrained:

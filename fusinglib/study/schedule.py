@@ -13,8 +13,8 @@ RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
 
 
 class Schedule:
-    """Runs that are `done`, `under_way`, `waiting` for others or for their turn, or `failed` (with
-    the reason).
+    """Runs that are `done`, `under_way`, `elsewhere` (another command computes them), `waiting` for
+    others or for their turn, or `failed` (with the reason).
 
     Runs are taken in batches: means of overlapping models are computed in one pass, all others
     alone.
@@ -25,6 +25,7 @@ class Schedule:
         self.waiting = [run for run in runs if run.key not in self.done]
         self.waiting.sort(key=lambda run: RANK[run.kind])
         self.under_way: dict[str, Run] = {}
+        self.elsewhere: dict[str, Run] = {}
         self.deaths: Counter[str] = Counter()
         self.alone: set[str] = set()
         self.redone: set[str] = set()
@@ -37,7 +38,7 @@ class Schedule:
     @property
     def left(self) -> list[Run]:
         """The runs that are neither done nor failed."""
-        return [*self.waiting, *self.under_way.values()]
+        return [*self.waiting, *self.under_way.values(), *self.elsewhere.values()]
 
     @property
     def suspect(self) -> bool:
@@ -71,6 +72,19 @@ class Schedule:
             del self.under_way[run.key]
             self.done.add(run.key)
 
+    def leave(self, batch: Iterable[Run]) -> None:
+        """Another command computes these runs, which were ours to compute."""
+        for run in batch:
+            self.elsewhere[run.key] = self.under_way.pop(run.key)
+
+    def resume(self, run: Run, done: bool) -> None:
+        """Another command has finished a run, or given it up: then it is ours again."""
+        del self.elsewhere[run.key]
+        if done:
+            self.done.add(run.key)
+        else:
+            self.waiting.insert(0, run)
+
     def fail(self, batch: list[Run], why: str) -> list[Run]:
         """A batch failed: a single run for good; several are retried one by one. Returns the runs
         that have failed for good."""
@@ -79,7 +93,7 @@ class Schedule:
             return []
         (run,) = batch
         del self.under_way[run.key]
-        self.failed[run.key] = f"{run.label}: {why}"
+        self.failed[run.key] = why if run.label in why else f"{run.label}: {why}"
         return batch
 
     def died(self, batch: list[Run]) -> list[Run]:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import safetensors.numpy
 
 from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.integrity import HASHES, problems, read_json, seal, staged, write_json
+from fusinglib.study.leases import Leases, alive, machine
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"
@@ -50,9 +50,10 @@ class Store:
     result), `hashes.json`, and, by kind, `model/`, `history.json`, `predictions.safetensors`.
 
     A run is written into a pending folder and renamed, so that it is complete or absent. If two
-    processes finish the same run, the first stays: nothing is locked, and processes, machines and
-    network file systems may share a store. Everything is verified when it is read. Raises
-    `StoreError` if the folder cannot be created or written, or was made by a newer version.
+    processes finish the same run (which `leases` avoid), the first stays: nothing is locked, and
+    processes, machines and network file systems may share a store. Everything is verified when it
+    is read. Raises `StoreError` if the folder cannot be created or written, or was made by a newer
+    version.
     """
 
     def __init__(self, root: Path):
@@ -185,7 +186,7 @@ class Store:
 
     def _pending(self, key: str) -> Path:
         """A new name for a folder that belongs to this process."""
-        name = f"{key}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        name = f"{key}-{machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         return self.root / PENDING / name
 
     def progress(self, run: Run) -> str:
@@ -220,10 +221,11 @@ class Store:
         return self.root / "failed" / f"{key}.txt"
 
     def sweep(self) -> None:
-        """Remove pending folders that dead processes on this machine left behind."""
+        """Remove pending folders and leases that dead processes on this machine left behind."""
+        Leases(self.root).sweep()
         for folder in (self.root / PENDING).glob("*"):
             owner = re.fullmatch(r"[0-9a-f]+-(.+)-([0-9]+)-[^-]+", folder.name)
-            if owner and owner[1] == _machine() and not _alive(int(owner[2])):
+            if owner and owner[1] == machine() and not alive(int(owner[2])):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def folders(self) -> list[Path]:
@@ -293,20 +295,3 @@ def _damaged(folder: Path, problem: str) -> Damaged:
 def _model_problems(folder: Path, written: tuple[int, ...]) -> list[str]:
     """The problems of a run's model whose files have these modification times, in nanoseconds."""
     return problems(folder, "model/")
-
-
-def _machine() -> str:
-    """This host and its process namespace (containers number processes separately)."""
-    with contextlib.suppress(OSError):
-        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
-    return socket.gethostname()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

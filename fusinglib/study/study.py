@@ -63,9 +63,10 @@ class Study:
         return pd.Series(values, name="value", dtype=object).to_frame()
 
     def texts(self, count: int = 3) -> pd.DataFrame:
-        """One text from each of the first tasks of each source family, with its label."""
+        """One text from each of the first tasks of each family, with its label."""
         known, _ = self.settings.known_tasks()
-        return description.examples(self.sources, known, self.settings.data(), count)
+        families = {**self.sources, **self.families}
+        return description.examples(families, known, self.settings.data(), count)
 
     def costs(self) -> pd.DataFrame:
         """Runs, disk and hours, estimated from finished runs (see `costs.estimate`)."""
