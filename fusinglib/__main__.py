@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; finished runs are kept", file=sys.stderr)
+        print("stopped; finished runs are kept: start the same command again to go on",
+              file=sys.stderr)  # fmt: skip
         return 130
 
 
@@ -272,6 +273,8 @@ def store(options: argparse.Namespace) -> int:
     folder = store_folder(options.store)
     if not folder.is_dir():
         raise InputError(f"there is no store {folder}: give one with --store or FUSINGLIB_STORE")
+    if not (folder / "store.json").is_file() and not any(folder.glob("*/*/run.json")):
+        raise InputError(f"{folder} is not a store: give one with --store or FUSINGLIB_STORE")
     return STORE[options.action](Store(folder), options)
 
 

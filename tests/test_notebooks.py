@@ -99,6 +99,10 @@ def test_the_store_is_listed(tmp_path, capsys):
     assert main(["store", "--store", str(tmp_path / "misspelt")]) == 2
     assert "there is no store" in capsys.readouterr().err
     assert not (tmp_path / "misspelt").exists()
+    (tmp_path / "other").mkdir()
+    assert main(["store", "--store", str(tmp_path / "other")]) == 2
+    assert "other is not a store" in capsys.readouterr().err
+    assert not list((tmp_path / "other").iterdir())
 
 
 def command(params, output, *more):
@@ -381,11 +385,12 @@ def test_a_terminal_shows_one_line_and_ctrl_c_ends_soon(executor, params, mini, 
     children = psutil.Process(process.pid).children(recursive=True)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    text = read(terminal, until=rb"\nstopped; finished runs are kept\r?\n")
+    text = read(terminal, until=rb"\nstopped; finished runs are kept: start .*\r?\n")
     os.close(terminal)
     assert process.wait(timeout=20) == 130
     assert time.monotonic() - started < 10
-    assert text.decode().strip().splitlines()[-1] == "stopped; finished runs are kept", text
+    last = "stopped; finished runs are kept: start the same command again to go on"
+    assert text.decode().strip().splitlines()[-1] == last and b"Traceback" not in text, text
     assert b"Traceback" not in text
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert [run["kind"] for run in Store(mini["store"]).describe()] == ["pretrain"]

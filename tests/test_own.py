@@ -138,7 +138,9 @@ def test_a_trainers_card_counts_the_examples_of_its_task(mini, encoder, tmp_path
     (folders["irony"] / "README.md").unlink()
     (folders["topic"] / "README.md").unlink()
     assert any(
-        "unknown number of training rows" in note for note in plan_experiment(settings).notes
+        "(the last by name, since no number of training rows is known: name the models' tasks"
+        in note
+        for note in plan_experiment(settings).notes
     )
 
 

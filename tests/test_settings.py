@@ -15,7 +15,13 @@ from fusinglib.errors import InputError, nearest
 from fusinglib.places import PROJECT, store_folder
 from fusinglib.study import parameters
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import EXPERIMENTS, FamilyTable, ManyWorlds, read_common
+from fusinglib.study.settings import (
+    EXPERIMENTS,
+    FamilyTable,
+    ManyWorlds,
+    read_common,
+    read_parameters,
+)  # fmt: skip
 
 LISTS = ("seeds", "source_seeds", "world_seeds", "sources", "targets")
 
@@ -304,3 +310,27 @@ def test_bad_common_files_are_refused(mini, tmp_path):
 
 def test_a_list_given_as_text_says_how_papermill_takes_lists(mini):
     assert "papermill: pass it with -y or in a file" in refusal(mini, seeds="[5]")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("seeds: [0]\nseeds: [1]\n", "'seeds'"),
+        ("families:\n  few: [mood]\n  few: [irony]\n", "'few'"),
+        ("own_tasks: {a: {labels: [x], labels: [y]}}\n", "'labels'"),
+        ("families: {1: [mood], 1: [irony]}\n", "1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path, text, key):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_parameters(file)
+    assert f"{key} is set twice; remove one" in str(caught.value)
+    assert f"line {text.rstrip().count(chr(10)) + 1}" in str(caught.value)
+
+
+def test_yaml_anchors_and_merged_keys_are_read(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_parameters(file)["b"] == {"x": 1, "y": 3}

@@ -11,6 +11,7 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from conftest import weights_hash
@@ -179,6 +180,14 @@ def test_a_model_of_few_examples_is_not_the_one_of_the_largest_training_set(made
 
 
 # What came out.
+
+
+def test_intervals_of_accuracies_stay_within_0_and_100():
+    found = pd.DataFrame({"base": "fused", "seed": [0, 1], "accuracy": [0.9, 1.0]})
+    found["metric"] = "accuracy"
+    row = playground.accuracies(found, {}).loc["fused"]
+    half = 12.7062 * 5  # t(.975) with one degree of freedom, times the standard error
+    assert (row["low"], row["high"]) == (pytest.approx(95 - half, abs=1e-3), 100)
 
 
 def test_accuracies_and_differences_over_seeds(made):

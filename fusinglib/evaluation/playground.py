@@ -65,15 +65,16 @@ def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
 
 def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Test accuracy from each base model, in percent: mean over seeds with its 95 % interval over
-    seeds and texts like these, standard deviation over seeds, and how many seeds are finished; NaN
-    for what cannot be computed. `right` are the `answers`; without them the interval is over
-    seeds.
+    seeds and texts like these (cut off at 0 and 100), standard deviation over seeds, and how many
+    seeds are finished; NaN for what cannot be computed. `right` are the `answers`; without them the
+    interval is over seeds.
     """
     rows = {}
     for base in BASES:
         runs = scored(results.query("base == @base").set_index("seed")).dropna()
         _, low, high = _gap(right.get(base), 100 * runs)[SCOPES[1]]
         spread = 100 * runs.std(ddof=1) if len(runs) > 1 else math.nan
+        low, high = np.clip([low, high], 0, 100)
         rows[base] = [100 * runs.mean(), low, high, spread, len(runs)]
     names = ["accuracy", "low", "high", "std", "seeds"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("base")

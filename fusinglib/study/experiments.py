@@ -94,14 +94,20 @@ def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:
     for row in plan.rows:
         if row["base"] == "intertrained":
             picks.setdefault(row["source_family"], {})[row["sources"][0]] = None
-    rows = {
-        name: f"{size:,} training rows" if size else "unknown number of training rows"
-        for name, size in sizes.items()
-    }
     return [
-        f"{family}: intertrained is {', then '.join(f'{name} ({rows[name]})' for name in names)}"
+        f"{family}: intertrained is {', then '.join(_picked(name, sizes) for name in names)}"
         for family, names in picks.items()
     ]
+
+
+def _picked(name: str, sizes: dict[str, int]) -> str:
+    """A model that was picked for the size of its training set, and how far that is known."""
+    if sizes[name]:
+        return f"{name} ({sizes[name]:,} training rows)"
+    return (
+        f"{name} (the last by name, since no number of training rows is known: name the models' "
+        "tasks in 'trained_on')"
+    )
 
 
 def _models(
@@ -143,6 +149,9 @@ def _plan_playground(settings: FusePlayground, world: int, known: dict[str, Task
     loaded = {name: data.load(known[name], settings.data()) for name in names}
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     plan = plans.fuse_playground(settings, pretrained, loaded, models, with_head)
+    sizes = {name: len(one.train) for name, one in loaded.items()}
+    sizes |= {name: model.examples for name, model in models.items()}
+    notes += _largest(plan, sizes)
     return dataclasses.replace(plan, notes=(*notes, *_of_data(loaded)))
 
 

@@ -40,6 +40,7 @@ def run(name: str, chosen: dict, output: Path) -> Path:
 def _execute(name: str, executed: Path, chosen: dict) -> None:
     papermill_engines.register("fusinglib", WatchedEngine)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # names have been checked
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Ctrl-C is reported once, elsewhere
     try:
         papermill.execute_notebook(
             notebook(name), executed, chosen,

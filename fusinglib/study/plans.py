@@ -358,7 +358,7 @@ def fuse_playground(
                 f"{settings.target}; leave it out, choose another target, or split_rule 'paper'"
             )
     made = {name: plan.source(name, pretrained, seed) for name in settings.models}
-    single = max(made, key=plan.examples)
+    single = intertrained("largest", "", list(made), plan.examples)
     plan.without_sources("pretrained", pretrained, [settings.target])
     row = {"source_family": "chosen", "source_seed": seed}
     plan.targets(made[single], settings.target, base="intertrained", **row, sources=(single,))
