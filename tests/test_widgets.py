@@ -22,6 +22,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import pairs, playground
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import VERSIONS
 from fusinglib.study.pools import KeptPool, end_kept
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
 from fusinglib.study.store import Store
@@ -184,7 +185,7 @@ def test_a_model_of_few_examples_is_not_the_one_of_the_largest_training_set(made
 
 def test_intervals_of_accuracies_stay_within_0_and_100():
     found = pd.DataFrame({"base": "fused", "seed": [0, 1], "accuracy": [0.9, 1.0]})
-    found["metric"] = "accuracy"
+    found = found.assign(metric="accuracy", macro_f1=found["accuracy"])
     row = playground.accuracies(found, {}).loc["fused"]
     half = 12.7062 * 5  # t(.975) with one degree of freedom, times the standard error
     assert (row["low"], row["high"]) == (pytest.approx(95 - half, abs=1e-3), 100)
@@ -224,7 +225,7 @@ def test_what_is_copied_repeats_the_plan(made, tmp_path):
     words = ["run", "fuse_playground", "--plan", "--params", str(file)]
     words += ["--set", f"store={made.store}"]
     done = subprocess.run([sys.executable, "-m", "fusinglib", *words], capture_output=True)
-    lines = [line for line in done.stdout.decode().splitlines()[2:] if "splits" not in line]
+    lines = [line for line in done.stdout.decode().splitlines() if line.split()[0] in VERSIONS]
     assert lines and all(line.split()[1] == line.split()[2] for line in lines)  # all finished
     call = playground.call(made)
     assert call.startswith("fusinglib.widgets.playground(models=['sentiment', 'mood']")

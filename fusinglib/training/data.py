@@ -163,15 +163,13 @@ def _skipped(raw: Rows) -> list[str]:
 
 
 def _absent(task: Task, splits: dict[str, Split]) -> list[str]:
-    """Notes on labels without an example."""
-    absent = {
-        name: [label for number, label in enumerate(task.labels) if number not in known]
-        for name, split in splits.items()
-        if (known := set(split.labels))
-    }
-    return [
-        f"{name} has no example of {', '.join(absent[name])}" for name in SPLITS if absent.get(name)
-    ]
+    """Notes on labels without an example in a split."""
+    known = {name: set(split.labels) for name, split in splits.items() if len(split)}
+    lacking: dict[str, list[str]] = {}
+    for number, label in enumerate(task.labels):
+        where = ", ".join(name for name in SPLITS if name in known and number not in known[name])
+        lacking.setdefault(where, []).append(label)
+    return [f"no example of {', '.join(lacking[where])} in {where}" for where in lacking if where]
 
 
 def _other_counts(task: Task, raw: Rows) -> list[str]:
