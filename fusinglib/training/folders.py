@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from fusinglib.errors import InputError
 from fusinglib.fusion import checkpoints, compatibility
@@ -49,9 +50,15 @@ def config_of(folder: Path) -> transformers.PreTrainedConfig:
 
 def opened(auto, folder: Path, **kwargs):
     """The model in `folder`, in fp32; missing weights (except poolers) are refused."""
-    model, report = auto.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, **kwargs
-    )
+    try:
+        model, report = auto.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **kwargs
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{folder}: its weights cannot be loaded ({said}): download or save the model again"
+        ) from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         raise InputError(f"{folder}: its weights lack {missing[0]}, which its config requires")
