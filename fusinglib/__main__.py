@@ -1,11 +1,14 @@
 """The command line: `fusinglib new | run | lab | tasks | fuse | store`."""
 
 import argparse
+import inspect
 import os
 import re
 import shlex
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from fusinglib.errors import InputError, missing
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Bad input prints one line and returns 2; any other failure returns 1."""
     options = command_line().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         status = options.command(options)
         sys.stdout.flush()
@@ -35,6 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; finished runs are kept: start the same command again to go on",
               file=sys.stderr)  # fmt: skip
         return 130
+
+
+def _terminate(number, frame) -> None:
+    """End as Ctrl-C does, so that nothing half-written stays behind."""
+    raise KeyboardInterrupt
 
 
 def new(options: argparse.Namespace) -> int:
@@ -214,13 +224,18 @@ def fuse(options: argparse.Namespace) -> int:
     """Fuse models into a new folder, or only report whether and how they can be fused."""
     from fusinglib.fusion.engine import fuse
 
+    settings = _settings(options.set)
+    for name in settings.keys() & inspect.signature(fuse).parameters.keys():
+        raise InputError(
+            f"--set {name}: it is not a setting of a method; see fusinglib fuse --help"
+        )
     models = [_place(model) for model in options.models]
     pretrained = _place(options.pretrained) if options.pretrained else None
     report = fuse(
         models, options.output, method=options.method, weights=options.weights,
         pretrained=pretrained, heads=options.heads, dry_run=options.dry_run,
         max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle,
-        **_settings(options.set),
+        **settings,
     )  # fmt: skip
     print(report)
     if not options.dry_run:

@@ -61,6 +61,7 @@ EXPECTED = {
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
     "int_type": "a whole number",
+    "less_than": "a number below {lt:,}",
     "less_than_equal": "a number of at most {le:g}",
     "list_type": "a list",
     "literal_error": "{expected}",

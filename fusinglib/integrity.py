@@ -1,10 +1,12 @@
 """Files and folders that are complete or absent, and whose corruption is noticed before use."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +22,14 @@ def staged(path: Path, aside: Path | None = None, durable: bool = True) -> Itera
     """A temporary path for a new file or folder, `aside` or hidden beside `path`, renamed to `path`
     when the block ends; if the block fails, nothing remains.
 
-    Unless `durable` is false, everything is synced to disk first, so that even a power cut leaves
-    nothing half-written. A file replaces an existing one; a folder raises `FileExistsError` if
-    another process was faster.
+    What processes of this machine that have been killed left half-written under that name is
+    removed first. Unless `durable` is false, everything is synced to disk first, so that even a
+    power cut leaves nothing half-written. A file replaces an existing one; a folder raises
+    `FileExistsError` if another process was faster.
     """
-    partial = aside or path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    mine = f".{path.name}.{machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
+    partial = aside or path.with_name(mine)
+    _sweep(path)
     try:
         yield partial
         if durable:
@@ -39,10 +44,40 @@ def staged(path: Path, aside: Path | None = None, durable: bool = True) -> Itera
         if durable:
             _flush(path.parent)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what dead processes of this machine left half-written beside `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*-*.partial"):
+        owner, process, _ = left.name.removeprefix(f".{path.name}.").rsplit("-", 2)
+        if owner == machine() and process.isdigit() and not alive(int(process)):
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def machine() -> str:
+    """This host and its process namespace (containers number processes separately)."""
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from fusinglib.errors import InputError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 PROJECT = _PACKAGE.parent
@@ -29,9 +31,17 @@ def project() -> Path:
     return here
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` as the user's home; raises `InputError` if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: there is no such home folder: correct the path") from error
+
+
 def anchored(path: str | Path) -> Path:
     """An absolute path: a relative one is taken from the project, `~` is the user's home."""
-    return (project() / Path(path).expanduser()).resolve()
+    return (project() / expanded(path)).resolve()
 
 
 def shipped(path: str | Path) -> Path:

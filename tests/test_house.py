@@ -13,7 +13,15 @@ HOUSE = PROJECT / "fusinglib"
 WINGS = ["fusion", "training", "study", "evaluation", "widgets"]
 """From the lowest to the highest."""
 
-FLOORS = {"errors": 0, "progress": 0, "places": 0, "integrity": 0, "__init__": 9, "__main__": 9}
+FLOORS = {
+    "errors": 0,
+    "progress": 0,
+    "places": 0,
+    "integrity": 0,
+    "leases": 0,
+    "__init__": 9,
+    "__main__": 9,
+}
 FLOORS |= {wing: floor for floor, wing in enumerate(WINGS, 1)}
 
 

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from fusinglib.study import leases
+from fusinglib import leases
+from fusinglib.leases import LASTING, LEASES, Leases, machine
 from fusinglib.study.execution import Execution, execute
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.leases import LASTING, LEASES, Leases, machine
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
 from fusinglib.study.store import Store

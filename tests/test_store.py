@@ -17,10 +17,10 @@ import pytest
 from fusinglib.__main__ import main
 from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.integrity import HASHES, problems, write_json
+from fusinglib.leases import machine
 from fusinglib.places import PROJECT
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.leases import machine
 from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform

@@ -1,6 +1,5 @@
 """The cache of token ids: made once, read without texts, the same in every process."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -51,22 +50,22 @@ def test_other_data_are_tokenized_anew(encoded, tmp_path):
 def test_what_could_not_be_made_leaves_nothing(encoded, tmp_path):
     with pytest.raises(AssertionError, match="nothing is to be"):
         cached({}, fail, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not [path for path in tmp_path.glob("[!.]*")]
     assert cached({}, lambda: encoded, tmp_path).splits.keys() == encoded.splits.keys()
 
 
 def test_a_damaged_folder_is_made_again(encoded, tmp_path):
     cached({}, lambda: encoded, tmp_path)
     for damage in (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"x"), Path.unlink):
-        (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+        (folder,) = [path for path in tmp_path.glob("[!.]*")]
         damage(folder / "train-input_ids.npy")
         again = cached({}, lambda: encoded, tmp_path)
         assert again.splits["train"].flat["input_ids"].tolist() == [5, 6, 7, 8, 9, 4]
     cached({}, fail, tmp_path)
 
 
-def test_two_machines_that_do_not_see_each_others_lock(encoded, tmp_path, monkeypatch):
-    monkeypatch.setattr("filelock.FileLock", lambda path: contextlib.nullcontext())
+def test_two_machines_that_do_not_see_each_others_lease(encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusinglib.training.tokens.Leases.take", lambda leases, key: True)
 
     def encode():
         cached({}, lambda: encoded, tmp_path)
@@ -74,7 +73,7 @@ def test_two_machines_that_do_not_see_each_others_lock(encoded, tmp_path, monkey
 
     found = cached({}, encode, tmp_path)
     assert found.splits["train"].flat["input_ids"].tolist() == [5, 6, 7, 8, 9, 4]
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
 
 
 def test_some_of_the_texts_are_the_same_texts(encoded):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fusinglib.errors import InputError
-from fusinglib.fusion.checkpoints import Checkpoint, locate, opened, read_json
+from fusinglib.fusion.checkpoints import Checkpoint, Located, locate, opened, read_json
 from fusinglib.fusion.tensors import SIZES, LowRank, Reader, TensorInfo, headers_of_file
 
 PLAIN = {"bias": "none", "use_dora": False, "lora_bias": False, "layer_replication": None,
@@ -20,12 +20,13 @@ CHANGING = re.compile("(pissa|corda|olora|loftq|lora_ga)")
 """Initialisations that subtract B @ A from the base weights before training."""
 
 
-def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
+def merged(located: Located, allow_pickle: bool) -> Checkpoint:
     """The base model of a LoRA adapter with its updates: `W + alpha / r * B @ A` (Hu et al. 2021,
     section 4.1), or `alpha / sqrt(r)` where the adapter says so (rsLoRA).
 
     Nothing is multiplied yet: what is averaged are the products, not their factors.
     """
+    folder = located.path
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise InputError(f"Adapter {folder} is of type {config.get('peft_type')}: expected LORA.")
@@ -74,7 +75,7 @@ def merged(folder: Path, name: str, allow_pickle: bool) -> Checkpoint:
             heads.append(key)
     if not any(stored.update for stored in tensors.values()):
         raise InputError(f"Adapter {folder} updates nothing: save it again with peft.")
-    name = f"{base.name} + {name}"
+    name = f"{base.name} + {located.name}"
     source = folder.resolve()
     return base._replace(name=name, tensors=tensors, source=source, more_heads=tuple(heads))
 
@@ -86,7 +87,7 @@ def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:
     if (Path(base) / "adapter_config.json").is_file():
         raise InputError(f"The base {base} of adapter {folder} is an adapter: merge it first.")
     pinned = f"{base}@{revision}" if revision and not Path(base).exists() else base
-    return opened(*locate(pinned), allow_pickle)
+    return opened(locate(pinned), allow_pickle)
 
 
 def _adapter(folder: Path) -> dict[str, TensorInfo]:

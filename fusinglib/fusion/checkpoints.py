@@ -15,6 +15,7 @@ from typing import NamedTuple
 from fusinglib.errors import InputError, optional
 from fusinglib.fusion.pickles import unpickled
 from fusinglib.fusion.tensors import SIZES, TensorInfo, headers_of_file
+from fusinglib.places import expanded
 
 INDEX = ".safetensors.index.json"
 ARCHITECTURE = re.compile(r"(\w+?)(LMHeadModel|Model|ForCausalLM|ForMaskedLM|ForPreTraining|"
@@ -29,7 +30,7 @@ class Checkpoint(NamedTuple):
     `architecture` is the class that its configuration names, `base` the one of its body, and
     `prefix` begins the names of its body's tensors ("" if everything is body). `source` is the path
     that was given, resolved. `more_heads` are tensors of an adapter that its base model does not
-    have.
+    have; `hub` is the Hub id of the model or of an adapter's base, if it has one.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, TensorInfo]
     source: Path
     more_heads: tuple[str, ...] = ()
+    hub: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -49,6 +51,18 @@ class Checkpoint(NamedTuple):
         return not kind or not kind[2].startswith("For") or "LM" in kind[2] or (
             kind[2] in ("ForPreTraining", "ForConditionalGeneration")
         )  # fmt: skip
+
+    def is_same(self, other: "Checkpoint") -> bool:
+        """Whether the other one is the same model on disk: the same path, or the same files (a
+        folder and the file in it)."""
+        if self.source == other.source:
+            return True
+        ours, theirs = (
+            {(t.file.resolve(), t.start) for t in model.tensors.values() if not t.update}
+            for model in (self, other)
+        )
+        whole = len(ours) == len(self.tensors) and len(theirs) == len(other.tensors)
+        return whole and bool(ours) and ours == theirs
 
     def body(self) -> dict[str, TensorInfo]:
         """The body's tensors, by their names without the prefix."""
@@ -69,10 +83,20 @@ class Checkpoint(NamedTuple):
         return name.startswith(self.prefix)
 
 
-def opened(path: Path, name: str, allow_pickle: bool = False) -> Checkpoint:
+class Located(NamedTuple):
+    """The folder or file of a model, its name, which is the same on every machine, and its Hub id,
+    if it has one."""
+
+    path: Path
+    name: str
+    hub: str = ""
+
+
+def opened(found: Located, allow_pickle: bool = False) -> Checkpoint:
     """The model in a folder or safetensors file that is not an adapter."""
+    path, name, hub = found
     if not path.is_file():
-        return _checkpoint(path, name, _headers(path, allow_pickle), path)
+        return _checkpoint(path, name, _headers(path, allow_pickle), path)._replace(hub=hub)
     tensors = headers_of_file(path)
     if (path.parent / "config.json").is_file():
         return _checkpoint(path.parent, name, tensors, path)
@@ -80,18 +104,19 @@ def opened(path: Path, name: str, allow_pickle: bool = False) -> Checkpoint:
     return Checkpoint(path.parent, name, None, "", "", "", tensors, path.resolve())
 
 
-def locate(model: str) -> tuple[Path, str]:
-    """The folder or file of a model, and its name, which is the same on every machine: its Hub id
-    and commit, the label and key of the run that made it, or the last two parts of its path."""
-    path = Path(model).expanduser()
+def locate(model: str) -> Located:
+    """Where a model is; its name is its Hub id and commit, the label and key of the run that made
+    it, or the last two parts of its path."""
+    path = expanded(model)
     if model and path.exists():
         path, chosen = checkpoint(path)
-        return path, (_run_name(path) or "/".join(path.absolute().parts[-2:])) + chosen
+        name = _run_name(path) or "/".join(path.absolute().parts[-2:])
+        return Located(path, name + chosen)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is neither a folder nor a file: check the path.")
     identity, _, revision = model.partition("@")
     folder = snapshot(identity, revision, FILES)
-    return folder, f"{identity}@{folder.name[:12]}"
+    return Located(folder, f"{identity}@{folder.name[:12]}", identity)
 
 
 def checkpoint(folder: Path) -> tuple[Path, str]:
@@ -131,7 +156,7 @@ def _run_name(folder: Path) -> str:
 TEXT_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 """The files of a Hub model's tokenizer and configuration."""
 
-FILES = ["*.safetensors", *TEXT_FILES]
+FILES = ["*.safetensors", *TEXT_FILES, "README.md"]
 """The files used from a Hub model: no pickles, no code."""
 
 

@@ -39,7 +39,8 @@ class Report:
     reason, `files` what is copied from the first model; `problems` are reasons to refuse, `notes`
     things to know; `hashes` are those of the parents, over everything that was read from each.
     `updates`, if the pretrained model is given: a row per model with the norm of its update,
-    relative to that of the pretrained weights, and its cosines with the others'.
+    relative to that of the pretrained weights, and its cosines with the others'. `hub` are the Hub
+    ids of models that come from there.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Report:
     cost: str
     updates: list[dict] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
+    hub: list[str] = field(default_factory=list)
 
     def done(self) -> dict:
         """What was fused, as JSON data: the same on every machine."""

@@ -173,7 +173,7 @@ def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
         raise InputError(f"models is {models!r}: expected a list of at least one model.")
     opened = [open_checkpoint(model, allow_pickle) for model in models]
     for i, model in enumerate(opened):
-        if any(model.source == other.source for other in opened[:i]):
+        if any(model.is_same(other) for other in opened[:i]):
             raise InputError(f"Model {models[i]} is listed twice: list each model once.")
     return opened
 
@@ -276,6 +276,7 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job
         memory=compatibility.memory(len(found.bodies)),
         seconds=read / compatibility.READING + written / compatibility.WRITING,
         cost=recipe.method.cost,
+        hub=[model.hub for model in models if model.hub],
     )
     return Job(models, base, found.bodies, report)
 

@@ -118,7 +118,7 @@ def fisher_of_files(files: Sequence | None, bodies: Bodies) -> Callable[[Chunk],
         raise InputError(
             "The method fisher needs the setting fisher: a file for each model, in order."
         )
-    opened = [headers_of_file(locate(str(file))[0]) for file in files]
+    opened = [headers_of_file(locate(str(file)).path) for file in files]
     if len(opened) != len(bodies):
         raise InputError(f"fisher has {len(opened)} files: expected {len(bodies)}.")
     for file, tensors in zip(files, opened, strict=True):

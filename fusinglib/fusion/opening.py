@@ -17,7 +17,7 @@ def open_checkpoint(model: str | Path, allow_pickle: bool = False) -> Checkpoint
 
     Raises `InputError` if nothing is found, or if files are damaged or of another kind.
     """
-    path, name = locate(str(model))
-    if (path / "adapter_config.json").is_file():
-        return merged(path, name, allow_pickle)
-    return opened(path, name, allow_pickle)
+    found = locate(str(model))
+    if (found.path / "adapter_config.json").is_file():
+        return merged(found, allow_pickle)
+    return opened(found, allow_pickle)

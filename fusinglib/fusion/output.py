@@ -164,14 +164,18 @@ def _metadata(report: Report) -> dict[str, str]:
     return {"format": "pt", "method": report.method} | {k: json.dumps(v) for k, v in facts.items()}
 
 
+def _plain(name: str) -> str:
+    """A name as one line of a Markdown table's code."""
+    return " ".join(name.split()).replace("|", "\\|").replace("`", "'")
+
+
 def _card(report: Report) -> str:
     """The model card."""
     lines = [
-        f"| `{row['model']}` | {row['weight']:.4g} | `{row['xxh3_128']}` |"
+        f"| `{_plain(row['model'])}` | {row['weight']:.4g} | `{row['xxh3_128']}` |"
         for row in _parents(report)
     ]
-    hub = [name for name in report.parents if "@" in name]
-    bases = [f"- {name.split('@')[0]}" for name in hub]
+    bases = [f"- {name}" for name in report.hub]
     front = ["library_name: transformers", "tags:", "- merge", "- fusinglib"]
     if bases:
         front += ["base_model:", *bases, "base_model_relation: merge"]

@@ -26,6 +26,7 @@ STEP = 2**16
 it."""
 
 LONGEST_HEADER = 100_000_000
+MOST_TENSORS, MOST_DIMENSIONS = 100_000, 64
 """In bytes; the safetensors library has the same limit."""
 
 
@@ -92,6 +93,8 @@ def headers_of_file(file: Path) -> dict[str, TensorInfo]:
             if not 2 <= length <= min(size - 8, LONGEST_HEADER):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
             text = stream.read(length).decode()
+        if text.count('"data_offsets"') > MOST_TENSORS:
+            raise ValueError(f"more than {MOST_TENSORS:,} tensors")
         header = json.loads(text, object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError("its header is not a JSON object")
@@ -116,6 +119,8 @@ def _stored(file: Path, name: str, entry, data: int) -> TensorInfo:
     """The tensor that an entry of the header describes; `data` is where the header ends."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            if len(shape) > MOST_DIMENSIONS:
+                raise ValueError(f"tensor {name}: {len(shape):,} dimensions")
             counts = [*shape, start, end]
             if all(type(count) is int and 0 <= count < 2**63 for count in counts):
                 size = math.prod(shape) * SIZES.get(dtype, 1)

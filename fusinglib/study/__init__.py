@@ -4,6 +4,6 @@ Start with `study`, what a notebook calls, and `plans`: an experiment as a graph
 identified by its key. `settings` validates the values, `parameters` reads them from notebooks and
 files, `experiments` turns them into plans, `resolver` finds the models that they name, `costs`
 estimates what they take, `execution` executes plans in the order of `schedule`, on `pools` of
-processes or a Dask `cluster`; `leases` keep two commands from computing the same run, `steps` is
-what a worker does for one, `store` keeps the results, and `notebooks` executes notebooks in batch.
+processes or a Dask `cluster`; `steps` is what a worker does for one run, `store` keeps the results,
+and `notebooks` executes notebooks in batch.
 """

@@ -44,7 +44,10 @@ class Cluster:
             if not self.cluster:
                 self.cluster = stack.enter_context(
                     distributed.LocalCluster(
-                        n_workers=self.workers, threads_per_worker=1, dashboard_address=":0"
+                        n_workers=self.workers,
+                        threads_per_worker=1,
+                        host="127.0.0.1",
+                        dashboard_address="127.0.0.1:0",
                     )
                 )
             try:

@@ -1,6 +1,7 @@
 """What a plan costs on this machine: estimated from finished runs, or else from a few timed
 batches."""
 
+import contextlib
 import dataclasses
 import math
 import tempfile
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fusinglib.errors import InputError
+from fusinglib.errors import Damaged, InputError
 from fusinglib.places import shipped
 from fusinglib.progress import Progress
 from fusinglib.study import parameters
@@ -47,7 +48,8 @@ class Pace:
     def __init__(self, finished: list[Run], store: Store):
         self.taken: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))  # sum, count
         for run in finished:
-            self.learn(run, store.result(run)["seconds"])
+            with contextlib.suppress(Damaged):  # recomputed by the execution
+                self.learn(run, store.result(run)["seconds"])
 
     def learn(self, run: Run, seconds: float) -> None:
         """Record that `run` took `seconds`."""

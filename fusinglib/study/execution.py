@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from fusinglib.errors import Damaged, InputError, StoreError, missing
+from fusinglib.leases import Leases
 from fusinglib.progress import Progress, duration
 from fusinglib.study.costs import Pace
-from fusinglib.study.leases import Leases
 from fusinglib.study.plans import Plan, Run
 from fusinglib.study.pools import worker_pool, workers
 from fusinglib.study.schedule import Schedule

@@ -80,12 +80,19 @@ def _kin(
     )
     builder = plans.Builder(settings, loaded)
     return [
-        f"{target}: {source} is left out as well, since its training split shares texts with "
-        f"{100 * data.overlap(loaded[target], loaded[source]):.0f} % of the test examples"
+        f"{target}: {source} is left out as well, since {_shared(loaded[target], loaded[source])}"
         for target in targets
         for source in sources
         if source != target and source in loaded and builder.kin(target, source)
     ]
+
+
+def _shared(target: data.TaskData, source: data.TaskData) -> str:
+    """What a source has in common with a target, in words."""
+    if target.shares_files(source):
+        return "it reads the same files"
+    share = 100 * data.overlap(target, source)
+    return f"its training split shares texts with {share:.0f} % of the test examples"
 
 
 def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:

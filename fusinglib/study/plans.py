@@ -215,15 +215,18 @@ class Builder:
         return [name for name in members if name in left and not self.kin(target, name)]
 
     def kin(self, target: str, source: str) -> bool:
-        """Whether the task of a source, or one that its model was trained on, shares texts with the
-        target; only under the rule "grouped"."""
-        if self.settings.split_rule != "grouped":
-            return False
+        """Whether the task of a source, or one that its model was trained on, has files in common
+        with the target, or under the rule "grouped" texts."""
         of = [source]
         if source in self.models:
             known = self.models[source].trained_on
             of = [name for name, one in self.data.items() if among(one.task, known)]
-        return any(overlap(self.data[target], self.data[name]) >= KIN for name in of)
+        own = self.data[target]
+        grouped = self.settings.split_rule == "grouped"
+        return any(
+            own.shares_files(self.data[name]) or (grouped and overlap(own, self.data[name]) >= KIN)
+            for name in of
+        )
 
     def source(self, name: str, pretrained: Run, seed: int) -> Run:
         """The source model of a task, or the existing model of that name."""

@@ -369,7 +369,13 @@ def read_common(file: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML readers keep the last."""
+    """Refuses a key that stands twice in one mapping, of which YAML readers keep the last; dates
+    are text."""
+
+    yaml_implicit_resolvers = {
+        first: [one for one in known if one[0] != "tag:yaml.org,2002:timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
         seen = []
@@ -387,9 +393,29 @@ class _Loader(yaml.SafeLoader):
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text; errors name `where` it is."""
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        value = yaml.load(text, _Loader)
+        if _size(value, {}) > LARGEST:
+            raise ValueError(f"its aliases unfold to more than {LARGEST:,} values")
+    except RecursionError as error:
+        raise InputError(f"{where} is not valid YAML: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    return value
+
+
+LARGEST = 1_000_000
+"""The most values that a parameter file may have."""
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values there are in a value, aliases unfolded; `known` has those of lists and
+    mappings by their ids."""
+    if not isinstance(value, (list, dict)):
+        return 1
+    if id(value) not in known:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def require(holds: bool, name: str, value: Any, expected: str) -> None:

@@ -17,8 +17,17 @@ import pandas as pd
 import safetensors.numpy
 
 from fusinglib.errors import Damaged, InputError, StoreError
-from fusinglib.integrity import HASHES, problems, read_json, seal, staged, write_json
-from fusinglib.study.leases import Leases, alive, machine
+from fusinglib.integrity import (
+    HASHES,
+    alive,
+    machine,
+    problems,
+    read_json,
+    seal,
+    staged,
+    write_json,
+)  # fmt: skip
+from fusinglib.leases import Leases
 from fusinglib.study.plans import Run
 
 PENDING = ".pending"

@@ -46,6 +46,11 @@ class TaskData:
         """Where the examples of each split come from, in words."""
         return {name: getattr(self, name).source for name in SPLITS}
 
+    def shares_files(self, other: "TaskData") -> bool:
+        """Whether the tasks read the same file, or have the same examples."""
+        ours, theirs = ({file for _, file in one.task.files} for one in (self, other))
+        return bool(ours & theirs) or self.fingerprint == other.fingerprint
+
     @functools.cached_property
     def tested_passages(self) -> tuple[np.ndarray, np.ndarray]:
         """The `groups.passages` of the test split."""

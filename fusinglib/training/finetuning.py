@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from fusinglib.errors import InputError
 from fusinglib.training.models import BaseModel
 from fusinglib.training.scoring import enough_memory, metrics, predict
 from fusinglib.training.settings import Training
@@ -57,7 +58,7 @@ def finetune(
     The seed sets the order of the data and the dropout; with the same arguments the CPU gives the
     same bits. Returns the outcome (`best_step`, `dev`, `steps`, `stopped`) and the history, a row
     per evaluation: step, mean training loss since the last one, dev `metrics`. `report` is called
-    with the history after every evaluation.
+    with the history after every evaluation. Raises `InputError` if the loss is not finite.
     """
     torch.manual_seed(seed)
     labels = torch.tensor(train.labels, device=model.device)
@@ -77,9 +78,16 @@ def finetune(
         losses.append(loss)
 
         if step % settings.eval_every == 0 or step == settings.max_steps:
-            scores = metrics(predict(model, dev, settings.micro_batch), dev.labels)
+            predicted = predict(model, dev, settings.micro_batch)
+            loss = float(torch.stack(losses).mean())
+            if not np.isfinite(loss) or np.isnan(predicted["scores"]).any():
+                raise InputError(
+                    f"the training loss is {loss:g} by batch {step}, or scores are NaN: lower "
+                    f"learning_rate ({settings.learning_rate:g})"
+                )
+            scores = metrics(predicted, dev.labels)
             model.network.train()
-            history.append({"step": step, "loss": float(torch.stack(losses).mean()), **scores})
+            history.append({"step": step, "loss": loss, **scores})
             losses = []
             if stopping.update(step, scores[settings.metric]):
                 best = {k: v.detach().clone() for k, v in model.network.state_dict().items()}

@@ -95,8 +95,8 @@ class BaseModel(abc.ABC):
         )  # fmt: skip
 
     def inputs(self, tokens: Tokens, rows: Numbers) -> dict[str, torch.Tensor]:
-        """A padded batch on the model's device."""
-        batch = tokens.pad(rows)
+        """A batch on the model's device, padded on the side that the tokenizer says."""
+        batch = tokens.pad(rows, self.tokenizer.padding_side == "left")
         if self.device.type == "cuda":  # the copy overlaps with the network
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
@@ -195,9 +195,42 @@ def eval_batch_size(width: int, device: torch.device) -> int:
 def load(
     folder: Path, task: Task, training: Training, data: Data, *, seed: int, device: str
 ) -> BaseModel:
-    """The base model in `folder`, ready to be finetuned on `task`."""
+    """The base model in `folder`, ready to be finetuned on `task`.
+
+    Raises `InputError` if it scores a text in a batch otherwise than alone.
+    """
     kind = TextToText if is_text_to_text(folder) else Classifier
-    return kind(Path(folder), task, training, data, device, seed)
+    model = kind(Path(folder), task, training, data, device, seed)
+    _check_padding(model, str(folder))
+    return model
+
+
+_CHECKED: set[tuple[str, str, int]] = set()
+"""The configurations, tokenizers and numbers of columns that pad well."""
+
+
+def _check_padding(model: BaseModel, name: str) -> None:
+    """Raise `InputError` if a text's scores depend on what it is padded to, which is tried once for
+    every kind of model."""
+    columns = len(model.task.columns)
+    kind = (model.config.to_json_string(), model.tokenizer_hash, columns)
+    if kind in _CHECKED:
+        return
+    texts = [("a",) * columns, ("a b c d e f g h",) * columns]
+    tokens = model.encode(Split(texts, [0, 0]))
+    model.network.eval()
+    bf16, model.bf16 = model.bf16, False
+    with torch.inference_mode():
+        together, alone = (
+            model.predict(model.inputs(tokens, rows))[0][0] for rows in ([0, 1], [0])
+        )
+    model.bf16 = bf16
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
+        raise InputError(
+            f"{name} scores a text in a batch otherwise than alone: its tokenizer pads on the "
+            f"{model.tokenizer.padding_side}; save it with the other padding_side"
+        )
+    _CHECKED.add(kind)
 
 
 def label_tokens(tokenizer, task: Task, text_format: str) -> list[list[int]]:

@@ -5,15 +5,16 @@ import hashlib
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 
 from fusinglib.integrity import problems, seal, staged, write_json
+from fusinglib.leases import Leases
 from fusinglib.training.settings import Numbers
 
 PARTS = ("input_ids", "token_type_ids")
@@ -60,17 +61,18 @@ class Tokens:
         starts, lengths, labels = self.starts[rows], self.lengths[rows], self.labels[rows]
         return Tokens(self.flat, starts, lengths, labels, self.cut[rows], self.pad_id)
 
-    def pad(self, rows: Numbers) -> dict[str, torch.Tensor]:
+    def pad(self, rows: Numbers, left: bool = False) -> dict[str, torch.Tensor]:
         """A batch of some of the texts: `input_ids`, `attention_mask` and other inputs, int64
-        (rows, longest text)."""
+        (rows, longest text), padded on the right, or on the `left`."""
         shape = (len(rows), self.lengths[rows].max())
         batch = {name: np.zeros(shape, dtype=np.int64) for name in (*self.flat, "attention_mask")}
         batch["input_ids"] += self.pad_id
         for line, row in enumerate(rows):
             start, length = self.starts[row], self.lengths[row]
+            place = slice(shape[1] - length, None) if left else slice(length)
             for name, flat in self.flat.items():
-                batch[name][line, :length] = flat[start : start + length]
-            batch["attention_mask"][line, :length] = 1
+                batch[name][line, place] = flat[start : start + length]
+            batch["attention_mask"][line, place] = 1
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
@@ -88,6 +90,9 @@ class Encoded:
         return float(np.concatenate([one.cut for one in self.splits.values()]).mean())
 
 
+POLL = 0.1
+"""Seconds between looks at what another process computes."""
+
 FORMAT = 2
 """Of the files in the cache."""
 
@@ -98,19 +103,23 @@ def cached(what: dict, encode: Callable[[], Encoded], cache: Path) -> Encoded:
     """The tokens that `what` identifies, from the cache or computed by `encode` and cached.
 
     A cache folder is named by the hash of `what` and appears complete; processes wait for the one
-    that computes it (if they cannot see its lock, as on some network file systems, the first result
-    is kept), and a corrupt one is recomputed. The arrays are memory-mapped: all processes share one
-    copy.
+    that computes it (see `leases`), and a corrupt one is recomputed. The arrays are memory-mapped:
+    all processes share one copy.
     """
     what = {**what, "format": FORMAT}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     cache.mkdir(exist_ok=True)
-    with filelock.FileLock(cache / f"{key}.lock"):
-        if problems(cache / key):
-            shutil.rmtree(cache / key)
-        if not (cache / key).is_dir():
-            _write(cache / key, encode(), what)
-    return _read(cache / key)
+    folder, leases = cache / key, Leases(cache)
+    while not folder.is_dir() or problems(folder):
+        if not leases.take(key):
+            time.sleep(POLL)
+            continue
+        with leases.renewing():
+            if problems(folder):
+                shutil.rmtree(folder)
+            if not folder.is_dir():
+                _write(folder, encode(), what)
+    return _read(folder)
 
 
 def _write(folder: Path, encoded: Encoded, what: dict) -> None:

@@ -17,6 +17,7 @@ from fusinglib.fusion import geometry
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.engine import fuse
 from fusinglib.integrity import staged
+from fusinglib.places import expanded
 from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import MEAN, PRETRAINED, Plan, Run
@@ -161,7 +162,7 @@ class Session:
 
         Raises `InputError` if nothing is fused yet, or if the folder exists or cannot be created.
         """
-        run, path = self.fused(), Path(folder).expanduser()
+        run, path = self.fused(), expanded(folder)
         if not run:
             raise InputError("there is no fused model yet: fuse first")
         if not folder.strip() or os.path.lexists(path):

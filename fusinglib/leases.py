@@ -8,11 +8,12 @@ all (a suspended computer wakes up), a run is computed twice, and the store keep
 
 import contextlib
 import os
-import socket
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from fusinglib.integrity import alive, machine
 
 LEASES = ".leases"
 
@@ -133,21 +134,3 @@ def _owner(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
-
-
-def machine() -> str:
-    """This host and its process namespace (containers number processes separately)."""
-    with contextlib.suppress(OSError):
-        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
-    return socket.gethostname()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
