@@ -108,7 +108,7 @@ def problems(folder: Path, part: str = "") -> list[str]:
         return []
     except ValueError as error:
         return [str(error)]
-    found = []
+    found = [] if hashes else [f"{HASHES} lists nothing"]
     for name in (name for name in hashes if name.startswith(part)):
         try:
             if _hash(folder / name) != hashes[name]:

@@ -31,7 +31,7 @@ def test_tokens_are_made_once_and_read_without_texts(encoded, tmp_path):
             one, two = split.pad(rows), found.splits[name].pad(rows)
             assert one.keys() == two.keys() and all((one[k] == two[k]).all() for k in one)
             assert found.splits[name].labels.tolist() == split.labels.tolist()
-    (folder,) = [path for path in cache.iterdir() if path.is_dir()]
+    (folder,) = [path for path in cache.glob("[!.]*")]
     assert json.loads((folder / "tokens.json").read_text())["task"] == "mood"
 
 

@@ -127,8 +127,12 @@ def models(plan: Plan, store: Store) -> dict[str, str]:
 
 def between(table: pd.DataFrame, number: str) -> pd.DataFrame:
     """A number of `lines` (``barrier`` or ``drop``) between every two models, on the tasks that
-    they were trained on; the mean over source seeds. NaN on the diagonal."""
-    every = lines(table).xs(TASKS["dev"], level="tasks")[number]
+    they were trained on, or on unseen ones if nothing was trained here; the mean over source seeds.
+    NaN on the diagonal."""
+    found = lines(table)[number]
+    trained, unseen = TASKS.values()
+    known = trained in found.index.unique("tasks")
+    every = found.xs(trained if known else unseen, level="tasks")
     pairs = every.groupby(level=["start", "end"], sort=False)
     heights = pairs.agg(lambda part: part.mean(skipna=False))
     names = list(dict.fromkeys([*heights.index.unique("start"), *heights.index.unique("end")]))
