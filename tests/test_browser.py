@@ -242,3 +242,31 @@ def test_a_kernel_restarted_in_the_middle_loses_nothing_that_was_finished(page, 
     status(page, r"done: 14 of 14 runs")
     no_traceback(page)
     assert len(Store(mini["store"]).describe()) == before  # as run by the notebook's own cells
+
+
+def test_hostile_names_are_shown_and_not_executed(page, lab, tmp_path):
+    """A task called by markup, as a model and as the target: no dialog, no image, no script."""
+    from test_hostile import EVIL, NAMES
+
+    rows = "".join(f"the baker sold bread {i},{i % 2}\n" for i in range(60))
+    own = {}
+    for number, name in enumerate(NAMES):
+        (tmp_path / f"{number}.csv").write_text("text,label\n" + rows)
+        own[name] = {
+            "files": str(tmp_path / f"{number}.csv"), "columns": ["text"],
+            "labels": ["no", "yes"], "names": [0, 1],
+        }  # fmt: skip
+    file = tmp_path / "common.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "own_tasks": own}))
+    dialogs = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    page.get_by_label(NAMES[1], exact=True).check()
+    page.get_by_label("Target task").select_option(EVIL)
+    page.get_by_role("button", name="Finetune and compare").click()
+    status(page, "done")
+    page.locator(".fusinglib-outcome", has_text=EVIL).wait_for()
+    picture(page, "hostile")
+    assert not dialogs and page.locator("img[src='x']").count() == 0
+    no_traceback(page)
