@@ -144,6 +144,25 @@ def test_headers_are_refused_within_a_second_and_200_megabytes(tmp_path, name):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
+@pytest.mark.parametrize("pattern", [r"((\w|\.)+)+X", "(", "[", "(a*)*b", "query"])
+def test_patterns_of_adapters_cannot_hang(encoder, tmp_path, pattern):
+    import peft
+
+    model = transformers.AutoModel.from_pretrained(encoder)
+    config = peft.LoraConfig(r=2, target_modules=["query"])
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+        peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter/adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rank_pattern": {pattern: 2}}))
+    began = time.monotonic()
+    if pattern == "query":
+        assert not fuse([tmp_path / "adapter"], dry_run=True).problems
+    else:
+        with pytest.raises(InputError, match="cannot be used"):
+            fuse([tmp_path / "adapter"], dry_run=True)
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("depth", [1000, 100_000])
 def test_configs_nested_deeply_are_refused(encoder, tmp_path, depth):
     folder = shutil.copytree(encoder, tmp_path / "deep")

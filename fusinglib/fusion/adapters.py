@@ -131,10 +131,22 @@ def _updated(folder, stored: TensorInfo, pair: list, config: dict, module: str) 
 
 
 def _pattern(patterns: dict | None, module: str, default):
-    """The value of the first pattern that the module's name ends with, as peft reads them."""
+    """The value of the first pattern that the module's name ends with, as peft reads them.
+
+    Raises `InputError` for one that is no regular expression, or that repeats a group, since
+    matching it may take forever.
+    """
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
+        try:
+            if re.search(r"\)[*+{]", pattern):
+                raise re.error("it repeats a group")
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            raise InputError(
+                f"The pattern {pattern!r} of an adapter for {module} cannot be used ({error}): "
+                "merge the adapter with peft's merge_and_unload and use the result."
+            ) from error
     return default
 
 

@@ -52,10 +52,11 @@ class Cluster:
                 )
             try:
                 self.client = stack.enter_context(distributed.Client(self.cluster))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, TypeError) as error:  # TypeError: without TLS
                 raise InputError(
                     f"parameter 'scheduler': no scheduler at {self.cluster!r} ({error}): start one "
-                    f"with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
+                    f"with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`; "
+                    f"for tls:// Dask's configuration must name certificates"
                 ) from error
             assert self.client.scheduler
             address, dashboard = self.client.scheduler.address, self.client.dashboard_link
