@@ -47,7 +47,7 @@ def texts(task: str, split: str, most: int) -> list[tuple[str, str]]:
 
 def write(folder: Path) -> dict:
     """Write the five data sets, and return the `own_tasks` that read them."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for split in ("train", "test"):
         rows = [f"{text}\t{label}" for text, label in texts("irony", split, 900)]
         (folder / f"{split}.tsv").write_text("\n".join(["tweet\tlabel", *rows]))
@@ -101,17 +101,18 @@ def said(*words: str) -> str:
     with contextlib.redirect_stdout(stream):
         if fusinglib(list(words)):
             raise SystemExit(f"failed: fusinglib {' '.join(words)}")
-    return stream.getvalue().replace(os.environ["FUSINGLIB_STORE"], "runs")
+    work = Path(os.environ["FUSINGLIB_STORE"]).parent
+    return stream.getvalue().replace(f"{work}/", "")
 
 
 def main() -> None:
     """Write the data, run the commands, and record what they print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", required=True, help="a new folder for data, runs and outputs")
+    parser.add_argument("--work", required=True, help="a folder for data, runs and outputs")
     parser.add_argument("--results", default="results/own-data")
     options = parser.parse_args()
     work, results = Path(options.work).resolve(), Path(options.results)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     results.mkdir(parents=True, exist_ok=True)
     os.environ["FUSINGLIB_STORE"] = str(work / "runs")
     own = write(work / "data")
