@@ -234,7 +234,8 @@ def fuse(options: argparse.Namespace) -> int:
     report = fuse(
         models, options.output, method=options.method, weights=options.weights,
         pretrained=pretrained, heads=options.heads, dry_run=options.dry_run,
-        max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle,
+        dtype=options.dtype, max_shard_size=options.max_shard_size,
+        allow_pickle=options.allow_pickle,
         **settings,
     )  # fmt: skip
     print(report)
@@ -440,6 +441,9 @@ def command_line() -> argparse.ArgumentParser:
         help="also average classification heads, if all labels agree",
     )
     command.add_argument("--dry-run", action="store_true", help="only report what would be done")
+    command.add_argument(
+        "--dtype", default="", help="float32, float16, bfloat16 or float64 (default: the models')"
+    )
     command.add_argument(
         "--max-shard-size",
         default="50GB",

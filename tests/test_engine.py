@@ -355,11 +355,6 @@ def test_other_shapes(tmp_path):
     assert "vocabular" not in str(error.value)
 
 
-def test_dtypes(tmp_path):
-    folders = save_all(tmp_path, [make_bert(0), make_bert(1).half()])
-    refused(tmp_path, folders, "dtype F32", "F16", *folders)
-
-
 def test_quantized_weights(tmp_path, berts):
     def quantize(tensors):
         name = "bert.pooler.dense.weight"

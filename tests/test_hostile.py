@@ -527,5 +527,5 @@ def test_a_loss_path_between_own_models_alone(mini, encoder, tmp_path):
     settings = LossPath.from_parameters({**mini, **changes})
     plan = plan_experiment(settings)
     table = paths.points(execute(plan, Store(settings.store_folder()), settings))
-    assert paths.between(table, "barrier").shape == (5, 5)
+    assert paths.between(table, "barrier").shape == (4, 4)
     assert set(paths.summary(table).index.unique("tasks")) == {"unseen"}

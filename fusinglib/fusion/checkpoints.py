@@ -100,7 +100,7 @@ def opened(found: Located, allow_pickle: bool = False) -> Checkpoint:
     tensors = headers_of_file(path)
     if (path.parent / "config.json").is_file():
         return _checkpoint(path.parent, name, tensors, path)
-    tensors = _known(path, tensors)
+    tensors = spelt(_known(path, tensors))
     return Checkpoint(path.parent, name, None, "", "", "", tensors, path.resolve())
 
 
@@ -179,11 +179,45 @@ def snapshot(model: str, revision: str, files: Sequence[str]) -> Path:
 def _checkpoint(
     folder: Path, name: str, tensors: dict[str, TensorInfo], source: Path
 ) -> Checkpoint:
-    _known(folder, tensors)
     config = read_json(folder / "config.json")
+    _refuse_quantized(folder, config, tensors)
+    tensors = spelt(_known(folder, tensors))
     architecture, base = _architecture(folder / "config.json", config)
     prefix = _prefix(tensors, config) if architecture != base else ""
     return Checkpoint(folder, name, config, architecture, base, prefix, tensors, source.resolve())
+
+
+SPELLINGS = [
+    (re.compile(r"((?:^|\.)[^.]*norm[^.]*)\.gamma$", re.IGNORECASE), r"\1.weight"),
+    (re.compile(r"((?:^|\.)[^.]*norm[^.]*)\.beta$", re.IGNORECASE), r"\1.bias"),
+]
+"""Older names of tensors, and those of today: of norms, as TensorFlow called them."""
+
+
+def spelt(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors under today's names."""
+    found = {}
+    for name, tensor in tensors.items():
+        for old, new in SPELLINGS:
+            name = old.sub(new, name)
+        found[name] = tensor
+    return found if len(found) == len(tensors) else tensors
+
+
+QUANTIZED = re.compile(r"\.(absmax|quant_map|quant_state\..*|qweight|qzeros|scales|SCB|g_idx)$")
+"""Names of tensors that bitsandbytes, GPTQ and AWQ add."""
+
+
+def _refuse_quantized(folder: Path, config: dict, tensors: dict[str, TensorInfo]) -> None:
+    kind = config.get("quantization_config")
+    kind = kind.get("quant_method", "quantized") if isinstance(kind, dict) else ""
+    signs = [name for name in tensors if QUANTIZED.search(name)]
+    if kind or signs:
+        where = f"tensor {signs[0]}" if signs else "quantization_config in config.json"
+        raise InputError(
+            f"Model {folder} is quantized ({kind or where}): load it in full precision "
+            "(model.dequantize() in transformers), save it, and fuse that."
+        )
 
 
 def _known(model: Path, tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusinglib.errors import InputError, optional
+from fusinglib.fusion import normal
 from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
 from fusinglib.fusion.streaming import BUFFER, CHUNK, threads
 from fusinglib.fusion.tensors import TensorInfo
@@ -40,7 +41,7 @@ class Report:
     things to know; `hashes` are those of the parents, over everything that was read from each.
     `updates`, if the pretrained model is given: a row per model with the norm of its update,
     relative to that of the pretrained weights, and its cosines with the others'. `hub` are the Hub
-    ids of models that come from there.
+    ids of models that come from there, `ancestor` the name and hash of the pretrained model.
     """
 
     method: str
@@ -62,11 +63,13 @@ class Report:
     updates: list[dict] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     hub: list[str] = field(default_factory=list)
+    ancestor: dict = field(default_factory=dict)
 
     def done(self) -> dict:
         """What was fused, as JSON data: the same on every machine."""
         names = "method settings parents weights hashes architecture averaged copied left_out files"
-        return {name: getattr(self, name) for name in names.split()}
+        found = {name: getattr(self, name) for name in names.split()}
+        return {**found, "ancestor": self.ancestor} if self.ancestor else found
 
     def rows(self) -> list[dict]:
         """What a reader wants to know first, as table rows."""
@@ -154,7 +157,7 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
         for model in models
         for name in (model.more_heads if whole else model.head())
     ]
-    left_out += _loose_integers(models, bodies[: len(models)])
+    left_out += normal.dispensable(models, bodies)
     if base:  # only what a method can use
         bodies[-1] = {n: t for n, t in bodies[-1].items() if t.is_float and n in bodies[0]}
     problems = []
@@ -169,9 +172,25 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
                 f"Models {first.source} and {other.source} have different labels ({first.labels()} "
                 f"and {other.labels()}): heads are averaged only if their outputs mean the same."
             )
+    problems += [problem for model in everyone for problem in _own_code(model)]
     problems += _vocabularies([model.folder for model in everyone])
     architecture = first.architecture if whole else first.base
-    return Found(bodies, architecture, left_out, problems, _notes(models, whole))
+    return Found(bodies, architecture, left_out, problems, _notes(everyone, models, whole))
+
+
+def _own_code(model: Checkpoint) -> list[str]:
+    """Why a model that brings its own code cannot be fused: transformers does not know its kind."""
+    config = model.config or {}
+    if (
+        "auto_map" not in config
+        or config.get("model_type") in optional("transformers").CONFIG_MAPPING
+    ):
+        return []
+    return [
+        f"{model.folder / 'config.json'} has auto_map: {config.get('model_type')!r} models need "
+        "code of its own, which is neither run nor copied here. Save the model as a class that "
+        "transformers knows."
+    ]
 
 
 def of_configs(folders: Sequence[Path]) -> list[str]:
@@ -190,24 +209,8 @@ def _floats(body: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     return {name: tensor for name, tensor in body.items() if tensor.is_float}
 
 
-def _loose_integers(
-    models: Sequence[Checkpoint], bodies: list[dict[str, TensorInfo]]
-) -> list[dict]:
-    """Remove integers that some models lack from the bodies, such as the position ids that older
-    transformers saved; they are counters, not weights."""
-    names = {name for body in bodies for name in body if not body[name].is_float}
-    loose = sorted(name for name in names if any(name not in body for body in bodies))
-    rows = []
-    for model, body in zip(models, bodies, strict=True):
-        for name in loose:
-            if body.pop(name, None):
-                reason = "integers that some models lack"
-                rows.append({"model": model.name, "tensor": name, "reason": reason})
-    return rows
-
-
-def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
-    first, notes = models[0], []
+def _notes(everyone: Sequence[Checkpoint], models: Sequence[Checkpoint], whole: bool) -> list[str]:
+    first, notes = models[0], _differences(everyone)
     labels = [model.labels() for model in models]
     if not whole and any(labels):
         alike = "are the same" if all(one == labels[0] for one in labels) else "differ"
@@ -224,6 +227,18 @@ def _notes(models: Sequence[Checkpoint], whole: bool) -> list[str]:
     notes += [f"pickle opened, weights only: {file}" for file in pickled]
     found = [name for name in VOCABULARIES if (first.folder / name).is_file()]
     notes.append(f"tokenizers: {', '.join(found)} compared" if found else "tokenizers: none found")
+    return notes
+
+
+def _differences(models: Sequence[Checkpoint]) -> list[str]:
+    """The settings that are bookkeeping and that models differ in; the first one's are kept."""
+    first, notes = models[0].config or {}, []
+    for name in sorted({name for model in models for name in model.config or {}}):
+        if normal.is_bookkeeping(name, first):
+            values = [(model.config or {}).get(name) for model in models]
+            if any(value != values[0] for value in values):
+                said = list(dict.fromkeys(map(repr, values)))
+                notes.append(f"{name} differs ({' and '.join(said)}): {said[0]} is kept")
     return notes
 
 
@@ -263,10 +278,10 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
                 + " The vocabularies differ in size (added tokens or padding rows): resize them to "
                 "the same size first; rows are never cropped here." * vocabulary
             )
-        if a.dtype != b.dtype:
+        if a.is_float != b.is_float or (not a.is_float and a.dtype != b.dtype):
             problems.append(
                 f"Tensor {name} has dtype {a.dtype} in model {first.source} and {b.dtype} in model "
-                f"{other.source}: dtypes must be equal. Save the models in one dtype first."
+                f"{other.source}: save the models with numbers of one kind first."
             )
     return problems
 
@@ -290,7 +305,9 @@ def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
         f"Models {first.source} and {other.source} differ in {key} (config.json: {ours.get(key)!r} "
         f"and {theirs.get(key)!r}): their weights do not mean the same thing."
         for key in sorted(own)
-        if not any(part in key for part in FREE_SETTINGS) and ours.get(key) != theirs.get(key)
+        if not any(part in key for part in FREE_SETTINGS)
+        and not normal.is_bookkeeping(key, ours)
+        and ours.get(key) != theirs.get(key)
     ]
 
 
@@ -304,21 +321,12 @@ def _vocabularies(folders: list[Path]) -> list[str]:
     for name in VOCABULARIES:
         files = [folder / name for folder in folders if (folder / name).is_file()]
         for other in files[1:]:
-            if not _same_vocabulary(files[0], other):
+            if not normal.same_tokenizer(files[0], other):
                 problems.append(
                     f"Tokenizer files {files[0]} and {other} differ: models must read text in the "
                     "same way. Fuse models that share a tokenizer."
                 )
     return problems
-
-
-def _same_vocabulary(a: Path, b: Path) -> bool:
-    """Equal bytes; a tokenizer.json may differ in truncation and padding, which the last call
-    leaves behind."""
-    if a.samefile(b) or a.read_bytes() == b.read_bytes():
-        return True
-    passing = {"truncation": None, "padding": None}
-    return a.name == "tokenizer.json" and read_json(a) | passing == read_json(b) | passing
 
 
 def memory(models: int) -> int:

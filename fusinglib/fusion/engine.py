@@ -5,6 +5,7 @@ Models are compared by their headers first; then all are read in parallel, chunk
 """
 
 import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +17,14 @@ import numpy as np
 import xxhash
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import compatibility, geometry, measures
+from fusinglib.fusion import compatibility, geometry, measures, normal
 from fusinglib.fusion.checkpoints import Checkpoint
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.methods import METHODS, Method, means
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import check_free, new_folder
 from fusinglib.fusion.streaming import CHUNK, Buffer, Chunk, chunks, stream
-from fusinglib.fusion.tensors import FLOATS, SIZES, TensorInfo, finite, narrowed
+from fusinglib.fusion.tensors import FLOATS, SIZES, TensorInfo, finite, narrowed, widest
 from fusinglib.integrity import staged
 from fusinglib.progress import Progress, amount
 
@@ -39,6 +40,7 @@ def fuse(
     pretrained: Model | None = None,
     heads: bool = False,
     dry_run: bool = False,
+    dtype: str = "",
     max_shard_size: str | int = "50GB",
     allow_pickle: bool = False,
     progress: bool = True,
@@ -63,6 +65,9 @@ def fuse(
             of the updates are reported, which reads everything once more.
         heads: also average heads, if all have the same labels.
         dry_run: return the report and write nothing; weights are read only for `pretrained`.
+        dtype: "float32", "float16", "bfloat16" or "float64" for all of the result; by default, for
+            each tensor, the narrowest that holds all models' numbers. Computed in float32, or in
+            float64 where a model is.
         max_shard_size: the largest weight file, in bytes or as "5GB".
         allow_pickle: load `.bin` files if there is nothing else (weights_only).
         progress: show progress.
@@ -81,7 +86,7 @@ def fuse(
     recipe = _recipe(method, weights, len(opened), settings)
     if recipe.method.with_base and not base:
         raise InputError(f"The method {recipe.name} needs the pretrained model: pass pretrained.")
-    job = _compare(opened, base, recipe, heads)
+    job = _compare(opened, base, recipe, heads, dtype)
     if base and not job.report.problems:
         _add_updates(job)
     if dry_run:
@@ -150,6 +155,11 @@ class Recipe:
     settings: dict
     known: Callable[[Chunk], dict] = field(default=lambda chunk: {})
 
+    @functools.cached_property
+    def wants_name(self) -> bool:
+        """Whether the method takes the name of the tensor."""
+        return "name" in inspect.signature(self.method.combine).parameters
+
     def of(self, count: int) -> "Recipe":
         """The same recipe for another number of models, equally weighted."""
         return Recipe(self.method, self.name, np.full(count, 1 / count), self.settings)
@@ -157,11 +167,13 @@ class Recipe:
 
 @dataclass
 class Job:
-    """The models and their bodies, the base's last if there is one."""
+    """The models and their bodies, the base's last if there is one, and what the result's tensors
+    are like."""
 
     models: list[Checkpoint]
     base: Checkpoint | None
     bodies: list[dict[str, TensorInfo]]
+    result: dict[str, TensorInfo]
     report: Report
 
 
@@ -191,7 +203,7 @@ def _recipe(method, weights, count: int, settings: dict) -> Recipe:
     name = getattr(method, "__name__", "a function") if own else method
     possible = measures.settings_of(chosen)
     for setting, value in settings.items():
-        if setting not in possible:
+        if setting not in possible and not measures.takes_any(chosen):
             raise InputError(
                 f"The method {name} has no setting {setting!r}: expected "
                 f"{', '.join(possible) or 'none'}."
@@ -252,13 +264,31 @@ def _bytes(size: str | int) -> int:
     return int(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[found[2]]
 
 
-def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job:
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Names of dtypes, and those of safetensors."""
+
+
+def _result(bodies: list[dict[str, TensorInfo]], dtype: str) -> dict[str, TensorInfo]:
+    """What the result's tensors are like: the first model's, in the dtype of the result."""
+    if dtype and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}: expected {', '.join(DTYPES)}.")
+    made = {}
+    for name, tensor in bodies[0].items():
+        if tensor.is_float:
+            all_of = [body[name].dtype for body in bodies if name in body]
+            tensor = tensor._replace(dtype=DTYPES[dtype] if dtype else widest(all_of), update=None)
+        made[name] = tensor
+    return made
+
+
+def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool, dtype: str = "") -> Job:
     """Compare the headers of the models, and say whether they can be fused."""
     found = compatibility.compare(models, base, heads)
-    body = found.bodies[0]
+    body = _result(found.bodies[: len(models)], dtype)
     read = sum(tensor.bytes for tensors in found.bodies for tensor in tensors.values())
     written = sum(tensor.bytes for tensor in body.values())
     names = compatibility.COPIED_FILES if models[0].config else []
+    sentences, unequal = normal.equal_files([model.folder for model in models])
     report = Report(
         method=recipe.name,
         settings={key: _plain(value) for key, value in recipe.settings.items()},
@@ -268,7 +298,7 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job
         averaged=sorted(name for name in body if body[name].is_float),
         copied=sorted(name for name in body if not body[name].is_float),
         left_out=found.left_out,
-        files=[name for name in names if (models[0].folder / name).is_file()],
+        files=[name for name in names if (models[0].folder / name).is_file()] + sentences,
         problems=found.problems,
         notes=found.notes,
         bytes_read=read,
@@ -276,9 +306,14 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool) -> Job
         memory=compatibility.memory(len(found.bodies)),
         seconds=read / compatibility.READING + written / compatibility.WRITING,
         cost=recipe.method.cost,
-        hub=[model.hub for model in models if model.hub],
+        hub=[model.hub for model in [*models, *([base] if base else [])] if model.hub],
     )
-    return Job(models, base, found.bodies, report)
+    report.notes += [f"{name} differs between the models: it is left out" for name in unequal]
+    dtypes = sorted({t.dtype for one in found.bodies for t in one.values() if t.is_float})
+    if len(dtypes) > 1:
+        made = sorted({tensor.dtype for tensor in body.values() if tensor.is_float})
+        report.notes.append(f"dtypes {', '.join(dtypes)}: the result is {', '.join(made)}")
+    return Job(models, base, found.bodies, body, report)
 
 
 def _add_updates(job: Job) -> None:
@@ -296,7 +331,7 @@ Wanted = tuple[Path, Sequence[int], Report]
 
 def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progress: bool) -> None:
     """Read all models once and write all folders, or none."""
-    body, hashes = job.bodies[0], {}
+    body, hashes = job.result, {}
     total = job.report.bytes_read + sum(report.bytes_written for _, _, report in wanted)
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(contextlib.closing(Progress(total, _count))) if progress else None
@@ -310,13 +345,17 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
             with np.errstate(all="ignore"):  # non-finite values are refused by name
                 for folder, result in zip(folders, results, strict=True):
                     folder.write(chunk, result)
-            size = (chunk.stop - chunk.start) * SIZES[body[chunk.name].dtype]
-            return size * (len(rows) + len(wanted))
+            read = sum(SIZES[tensor.dtype] for tensor in chunk.tensors)
+            written = len(wanted) * SIZES[body[chunk.name].dtype]
+            return (chunk.stop - chunk.start) * (read + written)
 
         show = (lambda done: bar.update(done, "", last=done == total)) if bar else None
         stream(chunks(sorted(body), job.bodies), do, hashes, show)
         for folder, (_, subset, report) in zip(folders, wanted, strict=True):
             report.hashes = [_hash(hashes, i, job.bodies[i]) for i in subset]
+            if job.base:
+                ancestor = _hash(hashes, len(job.models), job.bodies[-1])
+                report.ancestor = {"model": job.base.name, "xxh3_128": ancestor}
             folder.finish(job.models[subset[0]])
 
 
@@ -340,6 +379,8 @@ def _results(
     else:
         (subset,) = subsets
         known = recipe.settings | recipe.known(chunk)
+        if recipe.wants_name:
+            known["name"] = chunk.name
         base = rows[-1] if job.base else None
         result = recipe.method.combine([rows[i] for i in subset], recipe.weights, base, **known)
         yield _checked(chunk, rows, subset, job, recipe, result)
@@ -349,7 +390,7 @@ def _checked(
     chunk: Chunk, rows: list, subset: Sequence[int], job: Job, recipe: Recipe, result
 ) -> np.ndarray:
     """The bytes of a result; non-finite values are refused with the name of their origin."""
-    dtype = chunk.tensors[0].dtype
+    dtype = job.result[chunk.name].dtype
     if not isinstance(result, np.ndarray) or (result.shape, result.dtype) != (
         rows[0].shape,
         rows[0].dtype,

@@ -15,14 +15,24 @@ from fusinglib.fusion.tensors import FLOATS, Reader, TensorInfo, headers_of_file
 
 Bodies = Sequence[dict[str, TensorInfo]]
 
-FOUND = ("thresholds", "angle", "random")
+FOUND = ("thresholds", "angle", "random", "name")
 
 
 def settings_of(method: Method) -> dict:
     """The settings of a method and their defaults: its keyword arguments, except what is computed
     here."""
     parameters = list(inspect.signature(method.combine).parameters.values())[3:]
-    return {one.name: one.default for one in parameters if one.name not in FOUND}
+    return {
+        one.name: one.default
+        for one in parameters
+        if one.name not in FOUND and one.kind != inspect.Parameter.VAR_KEYWORD
+    }
+
+
+def takes_any(method: Method) -> bool:
+    """Whether a method takes any keyword argument (`**kwargs`)."""
+    parameters = inspect.signature(method.combine).parameters.values()
+    return any(one.kind == inspect.Parameter.VAR_KEYWORD for one in parameters)
 
 
 def known(
@@ -56,7 +66,8 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
 
     def rank(name: str, buffer: Buffer) -> int:
         first = bodies[0][name]
-        digits = computed(first.dtype).itemsize // 2
+        dtype = computed(*(body[name].dtype for body in bodies))
+        digits = dtype.itemsize // 2
         unsigned = np.dtype(f"u{2 * digits}")
         models = range(len(bodies) - 1)
         left = [max(int(density * first.size), 1)] * len(models)
@@ -77,7 +88,7 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
                 place = int(np.searchsorted(larger, left[i]))
                 left[i] -= int(larger[place] - counts[i][::-1][place])
                 above[i] = above[i] << 16 | (2**16 - 1 - place)
-        found[name] = np.array(above, unsigned).view(computed(first.dtype))
+        found[name] = np.array(above, unsigned).view(dtype)
         return 0
 
     stream(iter([name for name in names if bodies[0][name].size]), rank)

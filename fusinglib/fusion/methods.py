@@ -9,7 +9,7 @@ Every method takes
 
 and returns an array of that shape and dtype; it must not change its inputs. A function of your own
 with this signature can be given instead of a name. Keyword arguments are a method's settings, or
-what it needs to know of whole tensors, which `Method` says.
+what it needs to know of whole tensors, which `Method` says; one called `name` gets the tensor's.
 """
 
 import os

@@ -103,17 +103,33 @@ class Folder:
             write_json(self.path / f"model{INDEX}", _index(self.shards, self.report))
         if first.config is not None:
             dropped = HEAD_SETTINGS if self.report.architecture == first.base else ()
+            dropped = {*dropped, "auto_map"}
             config = {key: first.config[key] for key in first.config if key not in dropped}
             config["architectures"] = [self.report.architecture]
+            _name_dtype(config, self.files)
             write_json(self.path / "config.json", config)
         (self.path / "README.md").write_text(_card(self.report), encoding="utf-8")
         for name in self.report.files:
+            (self.path / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(first.folder / name, self.path / name)
 
     def close(self) -> None:
         """Close the files."""
         while self.files:
             os.close(self.files.pop()[0])
+
+
+def _name_dtype(config: dict, files: list) -> None:
+    """Make the configuration say which dtype the weights have, if they have one."""
+    found = {entry["dtype"] for _, header in files for entry in header.values()} & NAMES.keys()
+    if len(found) == 1:
+        config.update(
+            {name: NAMES[min(found)] for name in ("dtype", "torch_dtype") if name in config}
+        )
+
+
+NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""What configurations call dtypes."""
 
 
 def _write_all(file: int, content: np.ndarray, position: int) -> None:
@@ -175,6 +191,9 @@ def _card(report: Report) -> str:
         f"| `{_plain(row['model'])}` | {row['weight']:.4g} | `{row['xxh3_128']}` |"
         for row in _parents(report)
     ]
+    if report.ancestor:
+        name, hash_ = report.ancestor.values()
+        lines.append(f"| ancestor: `{_plain(name)}` | | `{hash_}` |")
     bases = [f"- {name}" for name in report.hub]
     front = ["library_name: transformers", "tags:", "- merge", "- fusinglib"]
     if bases:

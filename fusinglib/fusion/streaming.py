@@ -54,8 +54,8 @@ class Buffer:
         return rows
 
     def numbers(self, chunk: Chunk) -> list[np.ndarray]:
-        """Every model's numbers as float32 (float64 for F64)."""
-        dtype = computed(chunk.tensors[0].dtype)
+        """Every model's numbers as float32 (float64 if one of them is F64)."""
+        dtype = computed(*(tensor.dtype for tensor in chunk.tensors))
         rows = [row.view(dtype) for row in self._rows(chunk, dtype.itemsize)]
         for model, (tensor, row) in enumerate(zip(chunk.tensors, rows, strict=True)):
             self.reader.numbers(tensor, chunk.start, chunk.stop, row)
@@ -72,6 +72,9 @@ class Buffer:
     def _hash(self, model: int, chunk: Chunk, row: np.ndarray) -> None:
         if self.hashes is None:
             return
+        own = computed(chunk.tensors[model].dtype)
+        if row.dtype != np.uint8 and row.dtype != own:  # a model's hash is that of its own numbers
+            row = row.astype(own)
         step = CHUNK * row.nbytes // (chunk.stop - chunk.start)
         view = row.view(np.uint8)
         for number, start in enumerate(range(0, len(view), step), chunk.start // CHUNK):
@@ -92,9 +95,9 @@ def not_finite(tensors: dict[str, TensorInfo]) -> list[str]:
     return sorted(found)
 
 
-def computed(dtype: str) -> np.dtype:
-    """The dtype in which numbers stored as `dtype` are computed."""
-    return np.dtype(np.float64 if dtype == "F64" else np.float32)
+def computed(*dtypes: str) -> np.dtype:
+    """The dtype in which numbers stored as these are computed."""
+    return np.dtype(np.float64 if "F64" in dtypes else np.float32)
 
 
 def chunks(names: Sequence[str], bodies: Sequence[dict[str, TensorInfo]]) -> Iterator[Chunk]:
@@ -102,7 +105,8 @@ def chunks(names: Sequence[str], bodies: Sequence[dict[str, TensorInfo]]) -> Ite
     for name in names:
         tensors = [body[name] for body in bodies if name in body]  # the base has only floats
         first = tensors[0]
-        itemsize = max(SIZES[first.dtype], 4 if first.is_float else 1)
+        sizes = [SIZES[tensor.dtype] for tensor in tensors]
+        itemsize = max(*sizes, 4 if first.is_float else 1)
         length = max(BUFFER // len(bodies) // itemsize // CHUNK, 1) * CHUNK
         for start in range(0, first.size, length):
             yield Chunk(name, start, min(start + length, first.size), tensors)

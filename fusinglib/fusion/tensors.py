@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -170,7 +171,12 @@ class Reader:
 
     def numbers(self, tensor: TensorInfo, start: int, stop: int, into: np.ndarray) -> None:
         """The numbers `start` to `stop` of a floating tensor, into an array of float32 (float64
-        for F64), exactly; an adapter's update is added."""
+        for F64, and for others if wanted), exactly; an adapter's update is added."""
+        if into.itemsize == 8 and tensor.dtype != "F64":
+            single = np.empty(stop - start, np.float32)
+            self.numbers(tensor, start, stop, single)
+            into[:] = single
+            return
         if tensor.dtype in ("F32", "F64"):
             self.raw(tensor, start, stop, into.view(np.uint8))
         else:
@@ -204,12 +210,23 @@ def widen(narrow: np.ndarray, dtype: str, into: np.ndarray) -> None:
         np.left_shift(narrow, 16, out=into.view(np.uint32), dtype=np.uint32)
 
 
+ROUNDED = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.float32}
+"""numpy's types for dtypes; a bfloat16 is rounded from float32."""
+
+
+def widest(dtypes: Iterable[str]) -> str:
+    """The narrowest dtype that holds the numbers of all these exactly."""
+    found = set(dtypes)
+    if found == {"F16", "BF16"}:
+        return "F32"
+    return max(found, key=lambda dtype: (SIZES[dtype], dtype))
+
+
 def narrowed(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Float32 (float64 for F64) rounded to `dtype` (to nearest, ties to even), as bytes."""
-    if dtype == "F16":
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float16)
-    elif dtype == "BF16":
+    """Float32 or float64 rounded to `dtype` (to nearest, ties to even), as bytes."""
+    with np.errstate(over="ignore"):
+        values = values.astype(ROUNDED[dtype], copy=False)
+    if dtype == "BF16":
         bits = values.view(np.uint32)
         odd = (bits >> 16) & 1
         values = ((bits + (0x7FFF + odd)) >> 16).astype(np.uint16)
