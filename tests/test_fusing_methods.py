@@ -524,3 +524,128 @@ def test_settings_are_recorded(models, tmp_path):
         metadata = opened.metadata()
     assert metadata["method"] == "ties"
     assert json.loads(metadata["settings"]) == {"density": "0.2", "scale": "1.0"}
+
+
+# Newer methods, and controls.
+
+
+def drawn(name, shape, model, seed=0):
+    """The uniform numbers of a model's tensor."""
+    size = int(np.prod(shape, dtype=int))
+    return measures.random(seed, model, Chunk(name, 0, size, [])).reshape(shape)
+
+
+def updates_of(tensors, base, like):
+    """The updates as the engine computes them, in float64."""
+    return [single(tensor - base, like).astype(np.float64) for tensor in tensors]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 0.5, 2]])
+def test_dare_ties(models, tmp_path, weights):
+    how = {"density": 0.6, "seed": 4, "scale": 0.7}
+    fuse(models[:3], tmp_path / "out", method="dare_ties", pretrained=models[3], weights=weights,
+         progress=False, **how)  # fmt: skip
+
+    def formula(tensors, base, name):
+        kept = [
+            (weights or [1, 1, 1])[i] * (tensor - base) * (drawn(name, tensor.shape, i, 4) < 0.6)
+            for i, tensor in enumerate(tensors)
+        ]
+        elected = np.sign(sum(kept))
+        return base + 0.7 / 0.6 * sum(u * (np.sign(u) == elected) for u in kept)
+
+    expect(models, tmp_path / "out", formula, places=24)
+
+
+@pytest.mark.parametrize(("density", "gamma"), [(0.5, 0.1), (0.9, 0.01), (0.3, 0.0), (0.9, 0.3)])
+def test_breadcrumbs(models, tmp_path, density, gamma):
+    fuse(models[:3], tmp_path / "out", method="breadcrumbs", pretrained=models[3], progress=False,
+         density=density, gamma=gamma)  # fmt: skip
+    like = load_file(models[0])["b"].dtype
+
+    def formula(tensors, base, name):
+        total = np.zeros_like(base)
+        for update in updates_of(tensors, base, like):
+            ranked = np.sort(np.abs(update).ravel())[::-1]
+            some, most = int(gamma * update.size), min(density + gamma, 1.0)
+            low = ranked[max(int(most * update.size), 1) - 1]
+            high = ranked[some - 1] if some else np.inf
+            total = total + np.where((np.abs(update) >= low) & (np.abs(update) < high), update, 0)
+        return base + total
+
+    expect(models, tmp_path / "out", formula, places=24)
+
+
+def test_model_stock(models, tmp_path):
+    fuse(models[:3], tmp_path / "out", method="model_stock", pretrained=models[3], progress=False)
+
+    def formula(tensors, base, name):
+        updates = [(tensor - base).ravel() for tensor in tensors]
+        cosines = [
+            updates[i] @ updates[j] / np.linalg.norm(updates[i]) / np.linalg.norm(updates[j])
+            for i, j in ((0, 1), (0, 2), (1, 2))
+            if np.linalg.norm(updates[i]) * np.linalg.norm(updates[j]) > 0
+        ]
+        cosine = max(sum(cosines) / 3, 0)
+        ratio = 3 * cosine / (1 + 2 * cosine)
+        return ratio * sum(tensors) / 3 + (1 - ratio) * base
+
+    expect(models, tmp_path / "out", formula, places=40)
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_scaled_has_the_norm_of_the_mean_and_the_direction_of_one(models, tmp_path, which):
+    fuse(models[:3], tmp_path / "out", method="scaled", pretrained=models[3], progress=False,
+         which=which)  # fmt: skip
+    *parents, base = [double(file) for file in models]
+    means = {name: sum(parent[name] for parent in parents) / 3 - base[name] for name in base}
+    single_one = {name: parents[which][name] - base[name] for name in base}
+    ratio = _norm(means) / _norm(single_one)
+    expect(models, tmp_path / "out", lambda t, b, name: b + ratio * single_one[name], places=40)
+
+
+def test_a_placebo_has_the_mean_updates_norm_in_every_tensor(models, tmp_path):
+    for seed in (0, 1):
+        fuse(models[:3], tmp_path / f"out{seed}", method="placebo", pretrained=models[3], seed=seed,
+             progress=False)  # fmt: skip
+
+    def formula(tensors, base, name):
+        norm = np.linalg.norm((sum(tensors) / 3 - base).ravel()) / np.sqrt(base.size)
+        return base + norm * np.where(drawn(name, base.shape, 0, 1) < 0.5, 1, -1)
+
+    expect(models, tmp_path / "out1", formula, places=40)
+    one, other = (load_file(tmp_path / f"out{seed}/model.safetensors") for seed in (0, 1))
+    assert not torch.equal(one["a.weight"], other["a.weight"])
+
+
+def _norm(tensors) -> float:
+    return float(np.sqrt(sum((tensor**2).sum() for tensor in tensors.values())))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"method": "model_stock", "weights": [1, 2, 3]}, "model_stock takes no weights"),
+        ({"method": "scaled", "which": 3}, "which is 3: there are 3 models"),
+        ({"method": "scaled", "which": 1.5}, "which is 1.5: expected the number of a model"),
+        ({"method": "breadcrumbs", "gamma": 1.0}, "gamma is 1.0: expected a number from 0"),
+        ({"method": "placebo", "seed": 0.5}, "seed is 0.5: expected a whole number"),
+    ],
+)
+def test_bad_settings_of_newer_methods_are_refused(models, tmp_path, how, said):
+    with pytest.raises(InputError, match=said):
+        fuse(models[:3], tmp_path / "out", pretrained=models[3], progress=False, **how)
+
+
+@pytest.mark.parametrize("method", ["dare_ties", "breadcrumbs", "model_stock", "scaled", "placebo"])
+def test_newer_methods_do_not_depend_on_how_tensors_are_split(
+    models, tmp_path, method, monkeypatch
+):
+    how = {"method": method, "pretrained": models[3], "progress": False}
+    fuse(models[:3], tmp_path / "whole", **how)
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 8)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 64)
+    fuse(models[:3], tmp_path / "parts", **how)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-6)

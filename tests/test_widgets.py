@@ -130,7 +130,7 @@ def test_other_methods_are_those_of_fuse(made, tmp_path, method, numbers):
         ({"models": ["mood", "mood"]}, "each once"),
         ({"models": ["mood", "0123456789abcdef"]}, "has no finished run 0123456789abcdef"),
         ({"models": ["mood", "/nowhere"]}, "no such folder"),
-        ({"weights": [1.0, 2.0]}, "none for the mean"),
+        ({"weights": [1.0, 2.0]}, "none for the method mean"),
         ({"method": "weighted", "weights": [1.0]}, "one per model"),
         ({"method": "fisher"}, "one of mean, weighted"),
         ({"method_settings": {"density": "much"}}, "expected a number"),

@@ -210,6 +210,8 @@ def _recipe(method, weights, count: int, settings: dict) -> Recipe:
             )
         _check_setting(setting, value)
     possible |= settings
+    if possible.get("which", 0) >= count and name == "scaled":
+        raise InputError(f"Setting which is {possible['which']}: there are {count} models, from 0.")
     lacking = [setting for setting in possible if possible[setting] is inspect.Parameter.empty]
     if lacking:
         raise InputError(f"The method {name} needs the setting {lacking[0]}: pass it.")
@@ -227,6 +229,10 @@ def _check_setting(name: str, value) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name == "density" and not (number and 0 < value <= 1):
         raise InputError(f"Setting density is {value!r}: expected a number above 0, at most 1.")
+    if name == "gamma" and not (number and 0 <= value < 1):
+        raise InputError(f"Setting gamma is {value!r}: expected a number from 0, below 1.")
+    if name == "which" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise InputError(f"Setting which is {value!r}: expected the number of a model, from 0.")
     if name == "scale" and not (number and np.isfinite(value)):
         raise InputError(f"Setting scale is {value!r}: expected a number.")
     if name == "seed" and (not isinstance(value, int) or isinstance(value, bool)):
@@ -241,6 +247,8 @@ def _weights(name: str, method: Method, weights, count: int) -> np.ndarray:
         return np.full(count, method.weight or 1 / count)
     if name == "mean":
         raise InputError("The mean takes no weights: choose the method weighted.")
+    if not method.weighted:
+        raise InputError(f"The method {name} takes no weights: leave them out.")
     try:
         values = np.array(list(weights), dtype=np.float64)
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ from fusinglib.fusion.tensors import FLOATS, Reader, TensorInfo, headers_of_file
 
 Bodies = Sequence[dict[str, TensorInfo]]
 
-FOUND = ("thresholds", "angle", "random", "name")
+FOUND = ("thresholds", "band", "angle", "cosine", "norms", "norm", "random", "name")
 
 
 def settings_of(method: Method) -> dict:
@@ -40,19 +40,27 @@ def known(
 ) -> Callable[[Chunk], dict]:
     """What a method needs for a chunk, as keyword arguments. The first `count` bodies are those of
     the models; the base's comes last, if there is one."""
-    match method.needs:
+    parts = [_known(need, bodies, count, settings, names) for need in method.needs.split()]
+    return lambda chunk: {name: value for part in parts for name, value in part(chunk).items()}
+
+
+def _known(need: str, bodies: Bodies, count: int, settings: dict, names: Sequence[str]) -> Callable:
+    """One thing that a method needs (see `known`)."""
+    match need:
         case "thresholds":
             found = thresholds(bodies, names, settings["density"])
-            return lambda chunk: {"thresholds": found[chunk.name]}
+        case "band":
+            found = band(bodies, names, settings["density"], settings["gamma"])
         case "angle":
-            angles = angle(bodies, names)
-            return lambda chunk: {"angle": angles[chunk.name]}
+            found = angle(bodies, names)
+        case "cosine" | "norms" | "norm":
+            found = of_updates(need, products(bodies, names), bodies[0])
         case "random":
             seed = settings["seed"]
-            return lambda chunk: {"random": [random(seed, i, chunk) for i in range(count)]}
+            return lambda chunk: {need: [random(seed, i, chunk) for i in range(count)]}
         case "fisher":
             return fisher_of_files(settings["fisher"], bodies[:count])
-    return lambda chunk: {}
+    return lambda chunk: {need: found[chunk.name]}
 
 
 def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str, np.ndarray]:
@@ -93,6 +101,65 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
 
     stream(iter([name for name in names if bodies[0][name].size]), rank)
     return found
+
+
+def band(bodies: Bodies, names: Sequence[str], density: float, gamma: float) -> dict:
+    """For every tensor and model, the smallest magnitude among the largest `gamma + density` of its
+    update, and the smallest among the largest `gamma` (infinite if that is not one number)."""
+    low = thresholds(bodies, names, min(density + gamma, 1.0))
+    high = thresholds(bodies, names, gamma) if gamma else {}
+    found = {}
+    for name, lows in low.items():
+        some = int(gamma * bodies[0][name].size)
+        highs = high[name] if some else np.full(len(lows), np.inf)
+        found[name] = np.stack([lows, highs], axis=1)
+    return found
+
+
+def products(bodies: Bodies, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """For every tensor the inner products between the models' updates, float64 (models, models)."""
+    found = {}
+
+    def measure(name: str, buffer: Buffer) -> int:
+        total = np.zeros((len(bodies) - 1,) * 2)
+        with np.errstate(all="ignore"):  # fusing reports non-finite values
+            for chunk in chunks([name], bodies):
+                *rows, base = (row.astype(np.float64) for row in buffer.numbers(chunk))
+                updates = np.stack([row - base for row in rows])
+                total += updates @ updates.T
+        found[name] = total
+        return 0
+
+    stream(iter(names), measure)
+    return found
+
+
+def of_updates(need: str, inner: dict[str, np.ndarray], body: dict[str, TensorInfo]) -> dict:
+    """From the `products`, for every tensor: the mean "cosine" between two updates (1 for a single
+    one); the "norms" of all updates and of their mean's, over the whole model; the "norm" of the
+    mean's, divided by the root of the tensor's size."""
+    with np.errstate(all="ignore"):  # fusing reports non-finite values
+        return _of_updates(need, inner, body)
+
+
+def _of_updates(need: str, inner: dict[str, np.ndarray], body: dict[str, TensorInfo]) -> dict:
+    if need == "norms":
+        total = np.sum(list(inner.values()), axis=0)
+        norms = np.sqrt([*np.diag(total), total.mean()])
+        return dict.fromkeys(inner, norms)
+    if need == "norm":
+        return {
+            name: float(np.sqrt(inner[name].mean() / max(body[name].size, 1))) for name in inner
+        }
+    return {name: _mean_cosine(one) for name, one in inner.items()}
+
+
+def _mean_cosine(inner: np.ndarray) -> float:
+    norms = np.sqrt(np.diag(inner))
+    scale = np.outer(norms, norms)
+    cosines = np.divide(inner, scale, out=np.zeros_like(inner), where=scale > 0)
+    pairs = ~np.eye(len(inner), dtype=bool)
+    return float(cosines[pairs].mean()) if len(inner) > 1 else 1.0
 
 
 def angle(bodies: Bodies, names: Sequence[str]) -> dict[str, float]:

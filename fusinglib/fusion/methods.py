@@ -125,6 +125,101 @@ def dare(
     return base + _weighted_sum(updates, scale * weights)
 
 
+def dare_ties(
+    tensors: Tensors,
+    weights,
+    base,
+    *,
+    scale: float = 1.0,
+    density: float = 0.5,
+    seed: int = 0,
+    random,
+) -> np.ndarray:
+    """Drop and rescale entries as `dare` does, then elect signs as `ties` does (as in mergekit):
+
+        u_i = k_i (t_i - base)
+        s = sign(sum_i w_i u_i)
+        base + scale / density * sum_{i: sign(w_i u_i) = s} w_i u_i
+
+    The updates that agree are summed, not averaged.
+    """
+    weights = weights.astype(base.dtype)
+    updates = [
+        (tensor - base) * (drawn < density) * weight
+        for tensor, drawn, weight in zip(tensors, random, weights, strict=True)
+    ]
+    elected = np.sign(sum(updates[1:], start=updates[0]))
+    agreeing = [update * (np.sign(update) == elected) for update in updates]
+    return base + base.dtype.type(scale / density) * sum(agreeing[1:], start=agreeing[0])
+
+
+def breadcrumbs(
+    tensors: Tensors,
+    weights,
+    base,
+    *,
+    scale: float = 1.0,
+    density: float = 0.9,
+    gamma: float = 0.01,
+    band,
+) -> np.ndarray:
+    """Drop outliers and small entries of each update (Davari and Belilovsky 2023, "Model
+    breadcrumbs", section 3):
+
+        base + scale * sum_i w_i m_i (t_i - base)
+
+    m_i is 0 for the fraction `gamma` of its tensor's entries with the largest magnitudes, 1 for the
+    next `density`, and 0 for the rest. `band`, (models, 2), are the smallest magnitude kept and the
+    smallest that is dropped for its size.
+    """
+    updates = []
+    for tensor, (low, high) in zip(tensors, band, strict=True):
+        update = tensor - base
+        size = np.abs(update)
+        update[(size < low) | (size >= high)] = 0
+        updates.append(update)
+    return base + _weighted_sum(updates, scale * weights)
+
+
+def model_stock(tensors: Tensors, weights, base, *, cosine: float) -> np.ndarray:
+    """The point between base and mean that is nearest to the centre of the models that further
+    finetunings would give (Jang et al. 2024, "Model stock", equation 5), each tensor by itself:
+
+        r = n c / (1 + (n - 1) c);  r * mean + (1 - r) * base
+
+    `cosine` c is the mean cosine between the updates; one below 0 counts as 0, which gives the
+    base.
+    """
+    count, cosine = len(tensors), max(cosine, 0.0)
+    ratio = count * cosine / (1 + (count - 1) * cosine)
+    return base + base.dtype.type(ratio) * (mean(tensors) - base)
+
+
+def scaled(tensors: Tensors, weights, base, *, which: int = 0, norms) -> np.ndarray:
+    """A control: one model's update, shrunk to the norm of the mean's update over the whole model.
+
+        base + |mean - base| / |t_which - base| * (t_which - base)
+
+    If a mean helps because it is shorter than its parents' updates, this helps as well. `norms`,
+    (models + 1,), are those of all updates, the mean's last.
+    """
+    size = norms[which]
+    ratio = norms[-1] / size if size else 0.0
+    return base + base.dtype.type(ratio) * (tensors[which] - base)
+
+
+def placebo(tensors: Tensors, weights, base, *, seed: int = 0, norm: float, random) -> np.ndarray:
+    """A control: a random update that has, tensor by tensor, the norm of the mean's update.
+
+        base + norm / sqrt(size) * s
+
+    s are random signs, which `seed` fixes; `norm` is already divided by the root of the tensor's
+    size.
+    """
+    signs = np.where(random[0] < 0.5, 1, -1).astype(base.dtype)
+    return base + base.dtype.type(norm) * signs
+
+
 def slerp(tensors: Tensors, weights, base=None, *, angle: float) -> np.ndarray:
     """A point on the arc between two models (Shoemake 1985, "Animating rotation with quaternion
     curves"), each tensor as one vector:
@@ -152,10 +247,11 @@ def _weighted_sum(tensors: Tensors, weights: np.ndarray) -> np.ndarray:
 class Method(NamedTuple):
     """A method, and what it needs besides the models.
 
-    `needs` names what the engine computes first: "thresholds" and "angle" of whole tensors, which
-    takes passes over all inputs before the one that fuses, `random`, or files of `fisher`
-    information. `weight` is the default weight of a model (None: 1 / n); `source` is the
-    publication.
+    `needs` names what the engine computes first (see `measures.known`): "thresholds", "band",
+    "angle" and "cosine" of whole tensors and "norms" of updates take passes over all inputs before
+    the one that fuses; others are "random" numbers, or files of "fisher" information. `weight` is
+    the default weight of a model (None: 1 / n); methods that are not `weighted` take none; `source`
+    is the publication.
     """
 
     combine: Callable
@@ -163,13 +259,14 @@ class Method(NamedTuple):
     needs: str = ""
     with_base: bool = False
     weight: float | None = None
+    weighted: bool = True
     cost: str = "one pass"
 
 
 FUSING = "Choshen et al. 2022, Fusing finetuned models for better pretraining, section 2"
 
 METHODS = {
-    "mean": Method(mean, FUSING),
+    "mean": Method(mean, FUSING, weighted=False),
     "weighted": Method(weighted),
     "fisher": Method(
         fisher, "Matena and Raffel 2021, Merging models with Fisher-weighted averaging",
@@ -186,6 +283,22 @@ METHODS = {
     "dare": Method(
         dare, "Yu et al. 2023, Language models are super Mario", "random",
         with_base=True, weight=1.0,
+    ),
+    "dare_ties": Method(
+        dare_ties, "Yu et al. 2023, Language models are super Mario; Yadav et al. 2023", "random",
+        with_base=True, weight=1.0,
+    ),
+    "breadcrumbs": Method(
+        breadcrumbs, "Davari and Belilovsky 2023, Model breadcrumbs", "band",
+        with_base=True, weight=1.0, cost="five passes",
+    ),
+    "model_stock": Method(
+        model_stock, "Jang et al. 2024, Model stock", "cosine",
+        with_base=True, weighted=False, cost="two passes",
+    ),
+    "scaled": Method(scaled, "", "norms", with_base=True, weighted=False, cost="two passes"),
+    "placebo": Method(
+        placebo, "", "norm random", with_base=True, weighted=False, cost="two passes"
     ),
     "slerp": Method(
         slerp, "Shoemake 1985, Animating rotation with quaternion curves", "angle",

@@ -284,10 +284,10 @@ class FusePlayground(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.world_seeds) == 1, "world_seeds", self.world_seeds, "one world")
-        fits = not self.weights or (len(self.weights) == len(self.models) and self.method != "mean")
-        require(
-            fits, "weights", self.weights, "none for the mean; otherwise none, or one per model"
-        )
+        weighted = METHODS[self.method].weighted
+        fits = not self.weights or (weighted and len(self.weights) == len(self.models))
+        wanted = "none, or one per model" if weighted else f"none for the method {self.method}"
+        require(fits, "weights", self.weights, wanted)
 
 
 EXPERIMENTS = {

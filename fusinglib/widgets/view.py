@@ -21,7 +21,9 @@ from fusinglib.widgets.session import Session
 EVERY = 0.3
 """Seconds between updates."""
 
-SETTINGS = {"task_arithmetic": ["scale"]} | dict.fromkeys(("ties", "dare"), ["scale", "density"])
+SETTINGS = {"task_arithmetic": ["scale"]} | dict.fromkeys(
+    ("ties", "dare", "dare_ties", "breadcrumbs"), ["scale", "density"]
+)
 """The settings of each method that has any."""
 
 WIDE = ipw.Layout(width="auto")
@@ -136,10 +138,11 @@ class Playground(ipw.VBox):
         objections = choice.objections(picked, self.targets[self.target.value])
         if objections:
             raise InputError(objections[0])
-        weights = [] if self.method.value == "mean" else [self.weights[n].value for n in names]
+        weighted = METHODS[self.method.value].weighted
+        weights = [self.weights[name].value for name in names] if weighted else []
         numbers = {"scale": self.scale.value, "density": self.density.value}
         settings = {name: numbers[name] for name in SETTINGS.get(self.method.value, [])}
-        if self.method.value == "dare":
+        if self.method.value in ("dare", "dare_ties", "placebo"):
             settings["seed"] = self.settings.method_settings.get("seed", 0.0)
         seeds = self.settings.seeds
         seeds = [*seeds, *range(max(seeds) + 1, max(seeds) + 51)][: self.seeds.value]
@@ -159,7 +162,7 @@ class Playground(ipw.VBox):
     def _changed(self) -> None:
         """Say what is wrong with the choice, show shares, and wake the thread."""
         names = [name for name, tick in self.ticks.items() if tick.value]
-        equal = self.method.value == "mean"
+        equal = not METHODS[self.method.value].weighted
         total = sum(self.weights[name].value for name in names)
         for name, share in self.shares.items():
             self.weights[name].disabled = equal
