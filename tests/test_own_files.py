@@ -414,6 +414,19 @@ def test_other_content_of_the_same_size_and_time_is_other_data(tmp_path, all_row
     assert after.fingerprint != before.fingerprint
 
 
+def test_a_folder_that_stands_for_a_hub_id_is_read_anew(tmp_path, monkeypatch, all_rows):
+    """The cache of `datasets` goes by sizes and times."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "folder").mkdir()
+    file, found = tmp_path / "folder/train.jsonl", []
+    for flip in (0, 1):
+        rows = [{"text": f"row {i}", "label": (i + flip) % 2} for i in range(40)]
+        file.write_text("\n".join(map(json.dumps, rows)))
+        os.utime(file, (10**9, 10**9))
+        found.append(data.load(own_task("own", hub_id=str(file.parent), **WORDS), all_rows))
+    assert [1 - label for label in found[0].train.labels] == found[1].train.labels
+
+
 # Tasks.
 
 

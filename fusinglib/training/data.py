@@ -12,7 +12,7 @@ import numpy as np
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.training import files, groups
-from fusinglib.training.rows import Rows, Split, find
+from fusinglib.training.rows import Rows, Split, files_of, find
 from fusinglib.training.settings import Data, Numbers
 from fusinglib.training.tasks import Task
 
@@ -90,7 +90,7 @@ def load(task: Task, settings: Data) -> TaskData:
     Raises `InputError` if the task cannot be loaded, if a column, a label or the order of labels
     does not match, or if a split is empty.
     """
-    return _loaded(task, settings, files.contents(file for _, file in task.files))
+    return _loaded(task, settings, files.contents(files_of(task)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -93,6 +93,15 @@ def find(task: Task) -> tuple[Rows, str | None]:
     return _hub_rows(task)
 
 
+def files_of(task: Task) -> list[str]:
+    """The files on this machine that a task is read from: its own, or those of a data set's folder
+    that stands for a Hub id."""
+    folder = Path(task.hub_id)
+    if task.files or not folder.is_dir():
+        return [file for _, file in task.files]
+    return sorted(str(file) for file in folder.rglob("*") if file.is_file())
+
+
 def _rows(task: Task, tables: dict[str, Table]) -> Rows:
     counts = {name: len(table) + len(table.skipped) for name, table in tables.items()}
     return Rows(task, counts, tables.__getitem__)
@@ -152,8 +161,12 @@ def _hub(task: Task) -> Any:
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are reported once, below
+    # The cache of a local folder goes by the sizes and times of its files, which say too little.
+    mode = "force_redownload" if Path(task.hub_id).is_dir() else None
     try:
-        return datasets.load_dataset(task.hub_id, task.config, revision=task.revision)
+        return datasets.load_dataset(
+            task.hub_id, task.config, revision=task.revision, download_mode=mode
+        )
     except Exception as error:  # its builders raise many kinds of errors
         cause = error.__cause__ or error
         said = " ".join(str(cause).split()) or type(cause).__name__
