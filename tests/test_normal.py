@@ -362,6 +362,26 @@ def test_quantized_models_are_called_so(tmp_path, sign):
     refused(tmp_path, folders, folders[1], "is quantized", "dequantize()")
 
 
+# Arguments before downloads (mergekit#527).
+
+
+@pytest.mark.parametrize(
+    "how", [{"method": "tie"}, {"method": "ties"}, {"weights": [1, 2]}, {"dtype": "half"},
+            {"method": "dare", "pretrained": "x/y", "density": 2}, {"max_shard_size": "big"}]
+)  # fmt: skip
+def test_arguments_are_checked_before_anything_is_downloaded(tmp_path, how, monkeypatch):
+    import huggingface_hub
+
+    def download(*args, **kwargs):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(InputError):
+        fuse(["someone/one", "someone/two"], tmp_path / "out", **how)
+    with pytest.raises(AssertionError, match="a download"):
+        fuse(["someone/one", "someone/two"], tmp_path / "out")
+
+
 # Functions of one's own (mergekit#680), and ancestors.
 
 

@@ -81,11 +81,14 @@ def fuse(
     if not dry_run:
         check_free(folder)
     shard = _bytes(max_shard_size)
-    opened = _open_all(models, allow_pickle)
-    base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
-    recipe = _recipe(method, weights, len(opened), settings)
-    if recipe.method.with_base and not base:
+    _check_list(models)
+    recipe = _recipe(method, weights, len(models), settings)
+    if recipe.method.with_base and not pretrained:
         raise InputError(f"The method {recipe.name} needs the pretrained model: pass pretrained.")
+    if dtype and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}: expected {', '.join(DTYPES)}.")
+    opened = _open_all(models, allow_pickle)  # which may download them
+    base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
     job = _compare(opened, base, recipe, heads, dtype)
     if base and not job.report.problems:
         _add_updates(job)
@@ -180,9 +183,13 @@ class Job:
 # Checking the request.
 
 
-def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
+def _check_list(models: Sequence[Model]) -> None:
     if isinstance(models, (str, Path)) or not models:
         raise InputError(f"models is {models!r}: expected a list of at least one model.")
+
+
+def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
+    _check_list(models)
     opened = [open_checkpoint(model, allow_pickle) for model in models]
     for i, model in enumerate(opened):
         if any(model.is_same(other) for other in opened[:i]):
@@ -278,8 +285,6 @@ DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 
 def _result(bodies: list[dict[str, TensorInfo]], dtype: str) -> dict[str, TensorInfo]:
     """What the result's tensors are like: the first model's, in the dtype of the result."""
-    if dtype and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}: expected {', '.join(DTYPES)}.")
     made = {}
     for name, tensor in bodies[0].items():
         if tensor.is_float:
