@@ -251,7 +251,8 @@ def test_hostile_names_are_shown_and_not_executed(page, lab, tmp_path):
     rows = "".join(f"the baker sold bread {i},{i % 2}\n" for i in range(60))
     own = {}
     for number, name in enumerate(NAMES):
-        (tmp_path / f"{number}.csv").write_text("text,label\n" + rows)
+        text = "text,label\n" + rows.replace("bread", f"bread{number}")
+        (tmp_path / f"{number}.csv").write_text(text)
         own[name] = {
             "files": str(tmp_path / f"{number}.csv"), "columns": ["text"],
             "labels": ["no", "yes"], "names": [0, 1],
