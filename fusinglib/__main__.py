@@ -229,19 +229,36 @@ def fuse(options: argparse.Namespace) -> int:
         raise InputError(
             f"--set {name}: it is not a setting of a method; see fusinglib fuse --help"
         )
-    models = [_place(model) for model in options.models]
-    pretrained = _place(options.pretrained) if options.pretrained else None
+    what = {
+        "models": options.models, "method": options.method, "weights": options.weights,
+        "pretrained": options.pretrained, "dtype": options.dtype, **settings,
+    }  # fmt: skip
+    if options.models[0].endswith((".yml", ".yaml")):
+        what = _recipe(options)
+    what["models"] = [_place(model) for model in what["models"]]
+    if what.get("pretrained"):
+        what["pretrained"] = _place(what["pretrained"])
     report = fuse(
-        models, options.output, method=options.method, weights=options.weights,
-        pretrained=pretrained, heads=options.heads, dry_run=options.dry_run,
-        dtype=options.dtype, max_shard_size=options.max_shard_size,
-        allow_pickle=options.allow_pickle,
-        **settings,
+        output=options.output, heads=options.heads, dry_run=options.dry_run,
+        max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle, **what,
     )  # fmt: skip
     print(report)
     if not options.dry_run:
         print(options.output)
     return 2 if report.problems else 0
+
+
+def _recipe(options: argparse.Namespace) -> dict:
+    """The arguments that a recipe stands for; options that it replaces are refused."""
+    from fusinglib.fusion import recipes
+
+    given = len(options.models) > 1 or options.weights or options.pretrained or options.set
+    if given or options.dtype or options.method != "mean":
+        raise InputError(
+            "a recipe says which models are fused and how: leave out other models, --method, "
+            "--weights, --pretrained, --dtype and --set"
+        )
+    return recipes.read(options.models[0])
 
 
 def _place(model: str) -> str:
@@ -418,7 +435,8 @@ def command_line() -> argparse.ArgumentParser:
     command.set_defaults(command=fuse)
     command.add_argument(
         "models", nargs="+", metavar="MODEL",
-        help="folder, safetensors file, LoRA adapter, run key, or Hub id[@revision]",
+        help="folder, safetensors file, LoRA adapter, run key, or Hub id[@revision]; or a single "
+        "mergekit recipe (.yml)",
     )  # fmt: skip
     command.add_argument("--output", metavar="DIR", help="a new folder (not needed with --dry-run)")
     command.add_argument(

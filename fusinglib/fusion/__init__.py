@@ -4,5 +4,5 @@ Start with `engine` (`fuse` and `leave_one_out`) and `methods` (the formulas). `
 `checkpoints`, `adapters`, `pickles` and `tensors` say what models contain; `compatibility` whether
 they fit together, `normal` which differences are bookkeeping; `geometry` how far and in which
 direction they have moved; `streaming` reads them in parallel; `measures` computes what a method
-must know about whole tensors; `output` writes the result atomically.
+must know about whole tensors; `recipes` are mergekit's; `output` writes the result atomically.
 """
