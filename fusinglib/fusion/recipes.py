@@ -53,7 +53,7 @@ def read(file: str | Path) -> dict[str, Any]:
     method = said.get("merge_method")
     if method not in METHODS:
         raise InputError(f"{file}: merge_method is {method!r}: expected {', '.join(METHODS)}")
-    shared = said.get("parameters") or {}
+    shared: dict[str, Any] = said.get("parameters") or {}
     base = said.get("base_model")
     rows = [row for row in _rows(file, said) if row["model"] != base]
     arguments = {
@@ -92,7 +92,7 @@ def _mapping(file: str | Path) -> dict:
 
 
 def _rows(file: str | Path, said: Mapping) -> list[dict]:
-    rows = said.get("models")
+    rows: Any = said.get("models")
     fits = isinstance(rows, list) and rows
     if not fits or not all(isinstance(row, dict) and "model" in row for row in rows):
         raise InputError(f"{file}: models is {rows!r}: expected a list of `model: name`")
