@@ -20,6 +20,7 @@ from conftest import TINY
 from fusinglib.__main__ import main
 from fusinglib.places import PROJECT
 from fusinglib.study.settings import EXPERIMENTS, ManyWorlds, Settings
+from fusinglib.study.store import Store
 from fusinglib.training import pretraining
 
 PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md"))]
@@ -90,7 +91,7 @@ def project(tmp_path, models) -> Path:
             values["families"] = {**TINY["families"], "unseen": ["emotion"]}
         file.write_text(yaml.safe_dump(values))
     shutil.copytree(models, folder / "models")
-    (folder / "runs").mkdir()
+    Store(folder / "runs")
     rows = [f"the baker sold the bread {i},{(1, 5)[i % 2]}" for i in range(60)]
     (folder / "reviews.csv").write_text("\n".join(["text,stars", *rows]) + "\n")
     return folder

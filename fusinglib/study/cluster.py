@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
+from distributed.client import ClosedClientError
 
 from fusinglib.errors import InputError
 from fusinglib.study.store import PENDING, Store
@@ -67,7 +68,8 @@ class Cluster:
             except (CancelledError, OSError) as error:  # from its tasks, or from the connection
                 raise InputError(LOST.format(address)) from error
             finally:
-                executor.shutdown(wait=False)
+                with contextlib.suppress(ClosedClientError):  # the scheduler is lost
+                    executor.shutdown(wait=False)
 
     def places(self) -> int:
         """The number of workers; new ones are checked, and lost ones reported."""
