@@ -282,6 +282,24 @@ def test_json_of_columns_as_pandas_writes_it(tmp_path, all_rows):
     assert len(found) == 1
 
 
+def test_json_by_column_is_paired_by_row_not_by_order(tmp_path, all_rows):
+    rows = [str(i) for i in range(40)]
+    columns = {
+        "text": {row: f"row {row}" for row in rows},
+        "label": {row: int(row) % 2 for row in reversed(rows)},
+    }
+    (tmp_path / "train.json").write_text(json.dumps(columns))
+    loaded = data.load(task_of(tmp_path, "train.json"), all_rows)
+    assert all(
+        int(text.split()[1]) % 2 == label
+        for (text,), label in zip(loaded.train.texts, loaded.train.labels, strict=True)
+    )
+    columns["label"]["41"] = columns["label"].pop("7")
+    (tmp_path / "train.json").write_text(json.dumps(columns))
+    message = refusal(task_of(tmp_path, "train.json"), all_rows)
+    assert "columns of" in message and "have different lengths" in message
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8-sig", "cp1252"])
 @pytest.mark.parametrize("separator", [";", "|", "\t"])
 def test_other_encodings_and_separators(tmp_path, all_rows, encoding, separator):

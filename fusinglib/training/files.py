@@ -291,8 +291,9 @@ def _object(line: str) -> dict | str:
 
 def _by_column(path: Path, columns: dict) -> list[dict]:
     """The rows of an object of columns: lists, or objects by row, as pandas writes them."""
+    rows = next((list(values) for values in columns.values() if isinstance(values, dict)), [])
     lists = {
-        name: list(values.values()) if isinstance(values, dict) else values
+        name: _in_order(values, rows) if isinstance(values, dict) else values
         for name, values in columns.items()
     }
     if not all(isinstance(values, list) for values in lists.values()):
@@ -303,6 +304,11 @@ def _by_column(path: Path, columns: dict) -> list[dict]:
     if len({len(values) for values in lists.values()}) != 1:
         raise InputError(f"the columns of {path} have different lengths: save it again")
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _in_order(values: dict, rows: list) -> list:
+    """The values of a column in the order of `rows`; nothing if these are not its rows."""
+    return [values[row] for row in rows] if values.keys() == set(rows) else []
 
 
 def _parquet(source: Source) -> File:
