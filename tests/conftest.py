@@ -68,6 +68,13 @@ def no_network():
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_added_tasks():
+    """Forget the tasks that a test, or a page of the docs run by a test, has added."""
+    yield
+    tasks.ADDED.clear()
+
+
 @pytest.fixture
 def mini(tmp_path) -> dict:
     """All parameters of params/mini/family_table.yaml made tiny, with a store of the test's own."""

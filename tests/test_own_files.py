@@ -448,8 +448,7 @@ def test_a_folder_that_stands_for_a_hub_id_is_read_anew(tmp_path, monkeypatch, a
 # Tasks.
 
 
-def test_an_own_task_cannot_take_the_name_of_a_built_in_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "ADDED", {})
+def test_an_own_task_cannot_take_the_name_of_a_built_in_one(tmp_path):
     fields = {**WORDS, "files": str(tmp_path / "a.csv")}
     for built_in, name in (("paper", "sst2"), ("miniworld", "mood")):
         with pytest.raises(InputError, match=rf"task {name!r} is there already \(built in\)"):

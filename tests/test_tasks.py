@@ -129,8 +129,7 @@ def test_own_tasks_join_the_table(tmp_path):
     assert known.keys() - TASKS.keys() == {"reviews"} and families is FAMILIES
 
 
-def test_added_tasks_are_known_everywhere(monkeypatch):
-    monkeypatch.setattr(tasks, "ADDED", {})
+def test_added_tasks_are_known_everywhere():
     fusinglib.add_task("reviews", **OWN, files="reviews.csv")
     for built_in in ("paper", "miniworld"):
         assert "reviews" in tasks.table(built_in, 0)[0]
