@@ -518,6 +518,7 @@ def test_card_and_folder(tmp_path, berts):
         "config.json",
         "model.safetensors",
         "README.md",
+        "recipe.yml",
     }
     card = (folder / "README.md").read_text()
     for word in (*report.parents, *report.hashes, "mean", "numpy", np.__version__):

@@ -198,7 +198,10 @@ def test_thresholds_are_exact(tmp_path, monkeypatch, density, dtype):
     files = [write(tmp_path / f"m{i}", {"x": torch.from_numpy(v)}) for i, v in enumerate(values)]
     monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 64)
     monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 64)
-    found = measures.thresholds([open_checkpoint(f).tensors for f in files], ["x"], density)["x"]
+    found = measures.thresholds(
+        [open_checkpoint(f).tensors for f in files],
+        {"x": [int(density * 1003)] * 4},
+    )["x"]
     ranked = [np.sort(np.abs(v))[::-1][max(int(density * 1003), 1) - 1] for v in values[:-1]]
     assert np.array_equal(found, np.array(ranked, dtype))
 
@@ -255,7 +258,7 @@ def test_a_function_of_ones_own(models, tmp_path):
         ({"method": "slerp"}, "two models, not 3"),
         ({"weights": [1, 1, 1]}, "takes no weights"),
         ({"method": "weighted", "weights": [1, 1]}, "3 numbers"),
-        ({"method": "weighted", "weights": [1, 1, "x"]}, "3 numbers"),
+        ({"method": "weighted", "weights": [1, 1, "x"]}, "weight is 'x': expected a number"),
         ({"method": "weighted", "weights": 5}, "3 numbers"),
         ({"method": "weighted", "weights": [1, -1, 0]}, "must not be zero"),
         ({"method": "ties", "weights": [1, -1, 1]}, "no negative weights"),
@@ -396,7 +399,7 @@ def test_thresholds_of_every_shape(tmp_path, shape, dtype):
     values = [np.asarray(v, dtype) for v in (spread, few, np.zeros(shape))]
     bodies = [open_checkpoint(file).tensors for file in make(tmp_path, *values)]
     for density in (1e-9, 0.2, 0.5, 0.999, 1.0):
-        found = measures.thresholds(bodies, ["x"], density)["x"]
+        found = measures.thresholds(bodies, {"x": [int(density * values[0].size)] * 2})["x"]
         place = max(int(density * values[0].size), 1) - 1
         ranked = [np.sort(np.abs(v).ravel())[::-1][place] for v in values[:2]]
         assert found.tobytes() == np.array(ranked, dtype).tobytes()
@@ -567,8 +570,9 @@ def test_breadcrumbs(models, tmp_path, density, gamma):
         total = np.zeros_like(base)
         for update in updates_of(tensors, base, like):
             ranked = np.sort(np.abs(update).ravel())[::-1]
-            some, most = int(gamma * update.size), min(density + gamma, 1.0)
-            low = ranked[max(int(most * update.size), 1) - 1]
+            kept = int(density * update.size)
+            some = min(int(gamma * update.size), update.size - kept)
+            low = ranked[max(kept + some, 1) - 1]
             high = ranked[some - 1] if some else np.inf
             total = total + np.where((np.abs(update) >= low) & (np.abs(update) < high), update, 0)
         return base + total

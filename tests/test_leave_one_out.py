@@ -44,8 +44,8 @@ def test_equal_to_fusing_directly(tmp_path, five):
     ]
     for i in range(5):
         rest = five[:i] + five[i + 1 :]
-        direct = fuse(rest, tmp_path / f"direct{i}", progress=False)
-        assert same_files(tmp_path / "all" / f"without-{i}", tmp_path / f"direct{i}")
+        direct = fuse(rest, tmp_path / "direct" / f"{i}", progress=False)
+        assert same_files(tmp_path / "all" / f"without-{i}", tmp_path / "direct" / f"{i}")
         assert direct.done() == reports[i].done()
 
 

@@ -76,8 +76,10 @@ def merged(located: Located, allow_pickle: bool) -> Checkpoint:
     if not any(stored.update for stored in tensors.values()):
         raise InputError(f"Adapter {folder} updates nothing: save it again with peft.")
     name = f"{base.name} + {located.name}"
-    source = folder.resolve()
-    return base._replace(name=name, tensors=tensors, source=source, more_heads=tuple(heads))
+    return base._replace(
+        name=name, tensors=tensors, source=folder.resolve(), more_heads=tuple(heads),
+        place=located.place,
+    )  # fmt: skip
 
 
 def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:

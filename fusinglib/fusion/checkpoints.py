@@ -7,6 +7,7 @@ embedding of the whole vocabulary.
 """
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ class Checkpoint(NamedTuple):
     `architecture` is the class that its configuration names, `base` the one of its body, and
     `prefix` begins the names of its body's tensors ("" if everything is body). `source` is the path
     that was given, resolved. `more_heads` are tensors of an adapter that its base model does not
-    have; `hub` is the Hub id of the model or of an adapter's base, if it has one.
+    have; `hub` is the Hub id of the model or of an adapter's base, if it has one; `place` finds the
+    model again.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class Checkpoint(NamedTuple):
     source: Path
     more_heads: tuple[str, ...] = ()
     hub: str = ""
+    place: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -91,12 +94,20 @@ class Located(NamedTuple):
     name: str
     hub: str = ""
 
+    @property
+    def place(self) -> str:
+        """The Hub id with its commit, or the path."""
+        return f"{self.hub}@{self.path.name}" if self.hub else os.path.abspath(self.path)
+
 
 def opened(found: Located, allow_pickle: bool = False) -> Checkpoint:
     """The model in a folder or safetensors file that is not an adapter."""
-    path, name, hub = found
+    return _opened(found.path, found.name, allow_pickle)._replace(hub=found.hub, place=found.place)
+
+
+def _opened(path: Path, name: str, allow_pickle: bool) -> Checkpoint:
     if not path.is_file():
-        return _checkpoint(path, name, _headers(path, allow_pickle), path)._replace(hub=hub)
+        return _checkpoint(path, name, _headers(path, allow_pickle), path)
     tensors = headers_of_file(path)
     if (path.parent / "config.json").is_file():
         return _checkpoint(path.parent, name, tensors, path)
@@ -110,7 +121,7 @@ def locate(model: str) -> Located:
     path = expanded(model)
     if model and path.exists():
         path, chosen = checkpoint(path)
-        name = _run_name(path) or "/".join(path.absolute().parts[-2:])
+        name = _run_name(path) or "/".join(Path(os.path.abspath(path)).parts[-2:])
         return Located(path, name + chosen)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is neither a folder nor a file: check the path.")

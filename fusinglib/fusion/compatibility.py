@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusinglib.errors import InputError, optional
-from fusinglib.fusion import normal
+from fusinglib.fusion import normal, varying
 from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
 from fusinglib.fusion.streaming import BUFFER, CHUNK, threads
 from fusinglib.fusion.tensors import TensorInfo
@@ -41,13 +41,14 @@ class Report:
     things to know; `hashes` are those of the parents, over everything that was read from each.
     `updates`, if the pretrained model is given: a row per model with the norm of its update,
     relative to that of the pretrained weights, and its cosines with the others'. `hub` are the Hub
-    ids of models that come from there, `ancestor` the name and hash of the pretrained model.
+    ids of models that come from there, `ancestor` the name and hash of the pretrained model,
+    `recipe` what `recipes.write` writes (empty for a function of one's own).
     """
 
     method: str
     settings: dict
     parents: list[str]
-    weights: list[float]
+    weights: list
     architecture: str
     averaged: list[str]
     copied: list[str]
@@ -64,6 +65,7 @@ class Report:
     hashes: list[str] = field(default_factory=list)
     hub: list[str] = field(default_factory=list)
     ancestor: dict = field(default_factory=dict)
+    recipe: dict = field(default_factory=dict)
 
     def done(self) -> dict:
         """What was fused, as JSON data: the same on every machine."""
@@ -104,7 +106,7 @@ class Report:
         return f"<table>{''.join(lines)}</table>"
 
     def _model(self, i: int) -> str:
-        text = f"{self.parents[i]}: weight {self.weights[i]:.4g}"
+        text = f"{self.parents[i]}: weight {varying.text(self.weights[i])}"
         if self.updates:
             others = [value for value in self.updates[i]["cosines"] if value is not None]
             text += f", update {100 * self.updates[i]['norm']:.3g} % of the pretrained norm"

@@ -5,11 +5,9 @@ Models are compared by their headers first; then all are read in parallel, chunk
 """
 
 import contextlib
-import functools
-import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ import numpy as np
 import xxhash
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import compatibility, geometry, measures, normal
+from fusinglib.fusion import compatibility, geometry, measures, normal, recipes
 from fusinglib.fusion.checkpoints import Checkpoint
+from fusinglib.fusion.chosen import Chosen, choose, normalised, plain
 from fusinglib.fusion.compatibility import Report
-from fusinglib.fusion.methods import METHODS, Method, means
+from fusinglib.fusion.methods import METHODS, means
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import check_free, new_folder
 from fusinglib.fusion.streaming import CHUNK, Buffer, Chunk, chunks, stream
@@ -82,22 +81,24 @@ def fuse(
         check_free(folder)
     shard = _bytes(max_shard_size)
     _check_list(models)
-    recipe = _recipe(method, weights, len(models), settings)
-    if recipe.method.with_base and not pretrained:
-        raise InputError(f"The method {recipe.name} needs the pretrained model: pass pretrained.")
+    chosen = choose(method, weights, len(models), settings)
+    if chosen.method.with_base and not pretrained:
+        raise InputError(f"The method {chosen.name} needs the pretrained model: pass pretrained.")
     if dtype and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: expected {', '.join(DTYPES)}.")
     opened = _open_all(models, allow_pickle)  # which may download them
     base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
-    job = _compare(opened, base, recipe, heads, dtype)
+    job = _compare(opened, base, chosen, heads, dtype)
+    chosen.for_tensors(job.report.averaged)
     if base and not job.report.problems:
         _add_updates(job)
     if dry_run:
         return job.report
     compatibility.refuse(job.report.problems)
     names, count = job.report.averaged, len(opened)
-    recipe.known = measures.known(recipe.method, job.bodies, count, recipe.settings, names)
-    _carry_out(job, [(folder, range(count), job.report)], recipe, shard, progress)
+    settings = {name: chosen.settings_at(name) for name in names}
+    chosen.known = measures.known(chosen.method, job.bodies, count, settings)
+    _carry_out(job, [(folder, range(count), job.report)], chosen, shard, progress)
     return job.report
 
 
@@ -135,37 +136,17 @@ def fuse_subsets(
     Each equals, bit for bit, what `fuse` makes of these models in this order.
     """
     opened = _open_all(models, allow_pickle)
-    recipe = _recipe("mean", None, len(opened), {})
-    job = _compare(opened, None, recipe, False)
+    chosen = choose("mean", None, len(opened), {})
+    job = _compare(opened, None, chosen, False)
     compatibility.refuse(job.report.problems)
     wanted = []
     for folder, subset in zip(outputs, subsets, strict=True):
-        part = _compare([opened[i] for i in subset], None, recipe.of(len(subset)), False).report
+        part = _compare([opened[i] for i in subset], None, chosen.of(len(subset)), False).report
         if part.averaged != job.report.averaged:
             raise InputError("The models have different classes: fuse the subsets one at a time.")
         wanted.append((Path(folder), subset, part))
-    _carry_out(job, wanted, recipe, _bytes("50GB"), progress)
+    _carry_out(job, wanted, chosen, _bytes("50GB"), progress)
     return [report for _, _, report in wanted]
-
-
-@dataclass
-class Recipe:
-    """How models are fused: the method, its name, weights and settings, and what it must know."""
-
-    method: Method
-    name: str
-    weights: np.ndarray
-    settings: dict
-    known: Callable[[Chunk], dict] = field(default=lambda chunk: {})
-
-    @functools.cached_property
-    def wants_name(self) -> bool:
-        """Whether the method takes the name of the tensor."""
-        return "name" in inspect.signature(self.method.combine).parameters
-
-    def of(self, count: int) -> "Recipe":
-        """The same recipe for another number of models, equally weighted."""
-        return Recipe(self.method, self.name, np.full(count, 1 / count), self.settings)
 
 
 @dataclass
@@ -197,80 +178,6 @@ def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
     return opened
 
 
-def _recipe(method, weights, count: int, settings: dict) -> Recipe:
-    """The requested method with its weights and settings, checked."""
-    if isinstance(method, str) and method not in METHODS:
-        raise InputError(
-            f"Unknown method {method!r}: expected {', '.join(METHODS)}, or a function."
-        )
-    if not (isinstance(method, str) or callable(method)):
-        raise InputError(f"method is {method!r}: expected {', '.join(METHODS)}, or a function.")
-    own = not isinstance(method, str)
-    chosen = Method(method) if own else METHODS[method]
-    name = getattr(method, "__name__", "a function") if own else method
-    possible = measures.settings_of(chosen)
-    for setting, value in settings.items():
-        if setting not in possible and not measures.takes_any(chosen):
-            raise InputError(
-                f"The method {name} has no setting {setting!r}: expected "
-                f"{', '.join(possible) or 'none'}."
-            )
-        _check_setting(setting, value)
-    possible |= settings
-    if possible.get("which", 0) >= count and name == "scaled":
-        raise InputError(f"Setting which is {possible['which']}: there are {count} models, from 0.")
-    lacking = [setting for setting in possible if possible[setting] is inspect.Parameter.empty]
-    if lacking:
-        raise InputError(f"The method {name} needs the setting {lacking[0]}: pass it.")
-    return Recipe(chosen, name, _weights("" if own else name, chosen, weights, count), possible)
-
-
-def _plain(value):
-    """A setting as JSON data."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def _check_setting(name: str, value) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name == "density" and not (number and 0 < value <= 1):
-        raise InputError(f"Setting density is {value!r}: expected a number above 0, at most 1.")
-    if name == "gamma" and not (number and 0 <= value < 1):
-        raise InputError(f"Setting gamma is {value!r}: expected a number from 0, below 1.")
-    if name == "which" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise InputError(f"Setting which is {value!r}: expected the number of a model, from 0.")
-    if name == "scale" and not (number and np.isfinite(value)):
-        raise InputError(f"Setting scale is {value!r}: expected a number.")
-    if name == "seed" and (not isinstance(value, int) or isinstance(value, bool)):
-        raise InputError(f"Setting seed is {value!r}: expected a whole number.")
-
-
-def _weights(name: str, method: Method, weights, count: int) -> np.ndarray:
-    """One weight per model, normalised if the method divides by their sum."""
-    if name == "slerp" and count != 2:
-        raise InputError(f"slerp takes two models, not {count}.")
-    if weights is None:
-        return np.full(count, method.weight or 1 / count)
-    if name == "mean":
-        raise InputError("The mean takes no weights: choose the method weighted.")
-    if not method.weighted:
-        raise InputError(f"The method {name} takes no weights: leave them out.")
-    try:
-        values = np.array(list(weights), dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (count,) or not np.isfinite(values).all():
-        raise InputError(f"weights are {weights!r}: expected {count} numbers, one for each model.")
-    if name in ("fisher", "ties", "slerp") and (values < 0).any():
-        raise InputError(f"weights are {weights!r}: {name} takes no negative weights.")
-    if name in ("weighted", "fisher", "slerp"):
-        if abs(values.sum()) < 1e-9 * max(np.abs(values).max(), 1e-300):
-            raise InputError(f"weights are {weights!r}: their sum must not be zero.")
-        values = values / values.sum()
-    return values
-
-
 def _bytes(size: str | int) -> int:
     """A size such as "5GB" in bytes."""
     found = re.fullmatch(r"(\d+)\s*([KMG]?)B?", str(size).strip().upper())
@@ -294,7 +201,7 @@ def _result(bodies: list[dict[str, TensorInfo]], dtype: str) -> dict[str, Tensor
     return made
 
 
-def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool, dtype: str = "") -> Job:
+def _compare(models: list[Checkpoint], base, chosen: Chosen, heads: bool, dtype: str = "") -> Job:
     """Compare the headers of the models, and say whether they can be fused."""
     found = compatibility.compare(models, base, heads)
     body = _result(found.bodies[: len(models)], dtype)
@@ -303,10 +210,10 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool, dtype:
     names = compatibility.COPIED_FILES if models[0].config else []
     sentences, unequal = normal.equal_files([model.folder for model in models])
     report = Report(
-        method=recipe.name,
-        settings={key: _plain(value) for key, value in recipe.settings.items()},
+        method=chosen.name,
+        settings={key: plain(value) for key, value in chosen.settings.items()},
         parents=[model.name for model in models],
-        weights=[float(weight) for weight in recipe.weights],
+        weights=normalised(chosen),
         architecture=found.architecture,
         averaged=sorted(name for name in body if body[name].is_float),
         copied=sorted(name for name in body if not body[name].is_float),
@@ -318,7 +225,7 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool, dtype:
         bytes_written=written,
         memory=compatibility.memory(len(found.bodies)),
         seconds=read / compatibility.READING + written / compatibility.WRITING,
-        cost=recipe.method.cost,
+        cost=chosen.method.cost,
         hub=[model.hub for model in [*models, *([base] if base else [])] if model.hub],
     )
     report.notes += [f"{name} differs between the models: it is left out" for name in unequal]
@@ -326,6 +233,11 @@ def _compare(models: list[Checkpoint], base, recipe: Recipe, heads: bool, dtype:
     if len(dtypes) > 1:
         made = sorted({tensor.dtype for tensor in body.values() if tensor.is_float})
         report.notes.append(f"dtypes {', '.join(dtypes)}: the result is {', '.join(made)}")
+    if chosen.name in METHODS and chosen.method is METHODS[chosen.name]:
+        report.recipe = recipes.recipe(
+            chosen.name, [model.place for model in models], base.place if base else "",
+            chosen.weights, report.settings, dtype,
+        )  # fmt: skip
     return Job(models, base, found.bodies, body, report)
 
 
@@ -342,7 +254,7 @@ Wanted = tuple[Path, Sequence[int], Report]
 """A folder to write, the indices of the models it fuses, and its report."""
 
 
-def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progress: bool) -> None:
+def _carry_out(job: Job, wanted: list[Wanted], chosen: Chosen, shard: int, progress: bool) -> None:
     """Read all models once and write all folders, or none."""
     body, hashes = job.result, {}
     total = job.report.bytes_read + sum(report.bytes_written for _, _, report in wanted)
@@ -354,7 +266,7 @@ def _carry_out(job: Job, wanted: list[Wanted], recipe: Recipe, shard: int, progr
 
         def do(chunk: Chunk, buffer: Buffer) -> int:
             rows = _rows(chunk, buffer)
-            results = _results(chunk, rows, [subset for _, subset, _ in wanted], job, recipe)
+            results = _results(chunk, rows, [subset for _, subset, _ in wanted], job, chosen)
             with np.errstate(all="ignore"):  # non-finite values are refused by name
                 for folder, result in zip(folders, results, strict=True):
                     folder.write(chunk, result)
@@ -381,26 +293,26 @@ def _rows(chunk: Chunk, buffer: Buffer) -> list[np.ndarray]:
 
 
 def _results(
-    chunk: Chunk, rows: list, subsets: list[Sequence[int]], job: Job, recipe: Recipe
+    chunk: Chunk, rows: list, subsets: list[Sequence[int]], job: Job, chosen: Chosen
 ) -> Iterator[np.ndarray]:
     """The bytes of the fused chunk, for each subset of the models; several are means."""
     if chunk.tensors[0].dtype not in FLOATS:
         yield from (_equal(chunk, rows, subset, job) for subset in subsets)
-    elif recipe.method == METHODS["mean"]:
+    elif chosen.method == METHODS["mean"]:
         for subset, result in zip(subsets, means(rows, subsets), strict=True):
-            yield _checked(chunk, rows, subset, job, recipe, result)
+            yield _checked(chunk, rows, subset, job, chosen, result)
     else:
         (subset,) = subsets
-        known = recipe.settings | recipe.known(chunk)
-        if recipe.wants_name:
+        known = chosen.settings_at(chunk.name) | chosen.known(chunk)
+        if chosen.wants_name:
             known["name"] = chunk.name
-        base = rows[-1] if job.base else None
-        result = recipe.method.combine([rows[i] for i in subset], recipe.weights, base, **known)
-        yield _checked(chunk, rows, subset, job, recipe, result)
+        base, weights = rows[-1] if job.base else None, chosen.weights_at(chunk.name)
+        result = chosen.method.combine([rows[i] for i in subset], weights, base, **known)
+        yield _checked(chunk, rows, subset, job, chosen, result)
 
 
 def _checked(
-    chunk: Chunk, rows: list, subset: Sequence[int], job: Job, recipe: Recipe, result
+    chunk: Chunk, rows: list, subset: Sequence[int], job: Job, chosen: Chosen, result
 ) -> np.ndarray:
     """The bytes of a result; non-finite values are refused with the name of their origin."""
     dtype = job.result[chunk.name].dtype
@@ -409,12 +321,12 @@ def _checked(
         rows[0].dtype,
     ):
         raise InputError(
-            f"The method {recipe.name} must return an array of {rows[0].dtype} of the shape of its "
+            f"The method {chosen.name} must return an array of {rows[0].dtype} of the shape of its "
             f"inputs, but for tensor {chunk.name} it returned {type(result).__name__}."
         )
     narrow = narrowed(result, dtype)
     if not finite(narrow, dtype) or (
-        recipe.method != METHODS["mean"] and not np.isfinite(rows).all()
+        chosen.method != METHODS["mean"] and not np.isfinite(rows).all()
     ):
         _refuse_infinite(chunk, rows, subset, job)
     return narrow

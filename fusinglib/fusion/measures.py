@@ -36,36 +36,50 @@ def takes_any(method: Method) -> bool:
 
 
 def known(
-    method: Method, bodies: Bodies, count: int, settings: dict, names: Sequence[str]
+    method: Method, bodies: Bodies, count: int, settings: dict[str, dict]
 ) -> Callable[[Chunk], dict]:
     """What a method needs for a chunk, as keyword arguments. The first `count` bodies are those of
-    the models; the base's comes last, if there is one."""
-    parts = [_known(need, bodies, count, settings, names) for need in method.needs.split()]
+    the models; the base's comes last, if there is one. `settings` are those of every tensor."""
+    parts = [_known(need, bodies, count, settings) for need in method.needs.split()]
     return lambda chunk: {name: value for part in parts for name, value in part(chunk).items()}
 
 
-def _known(need: str, bodies: Bodies, count: int, settings: dict, names: Sequence[str]) -> Callable:
+def _known(need: str, bodies: Bodies, count: int, settings: dict[str, dict]) -> Callable:
     """One thing that a method needs (see `known`)."""
+    names, common = list(settings), next(iter(settings.values()), {})
     match need:
         case "thresholds":
-            found = thresholds(bodies, names, settings["density"])
+            found = thresholds(bodies, parts(bodies, settings, "density"))
         case "band":
-            found = band(bodies, names, settings["density"], settings["gamma"])
+            found = band(bodies, *(parts(bodies, settings, one) for one in ("density", "gamma")))
         case "angle":
             found = angle(bodies, names)
         case "cosine" | "norms" | "norm":
             found = of_updates(need, products(bodies, names), bodies[0])
         case "random":
-            seed = settings["seed"]
+            seed = common["seed"]
             return lambda chunk: {need: [random(seed, i, chunk) for i in range(count)]}
         case "fisher":
-            return fisher_of_files(settings["fisher"], bodies[:count])
+            return fisher_of_files(common["fisher"], bodies[:count])
     return lambda chunk: {need: found[chunk.name]}
 
 
-def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str, np.ndarray]:
-    """For every tensor, the smallest magnitude among the largest fraction `density` of each model's
-    update.
+Counts = dict[str, list[int]]
+"""How many numbers of a tensor's update, by the tensor's name; one count for each model."""
+
+
+def parts(bodies: Bodies, settings: dict[str, dict], fraction: str) -> Counts:
+    """The fraction of every tensor's numbers that a setting says."""
+    models = len(bodies) - 1
+    return {
+        name: [int(part * bodies[0][name].size) for part in np.broadcast_to(one[fraction], models)]
+        for name, one in settings.items()
+    }
+
+
+def thresholds(bodies: Bodies, largest: Counts) -> dict[str, np.ndarray]:
+    """For every tensor, the smallest magnitude among the `largest` (at least one) of each
+    model's update.
 
     Exact: magnitudes are ranked by their bits, 16 at a time from the highest, which takes two
     passes (four for float64) and 512 kB per model.
@@ -73,12 +87,11 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
     found = {}
 
     def rank(name: str, buffer: Buffer) -> int:
-        first = bodies[0][name]
         dtype = computed(*(body[name].dtype for body in bodies))
         digits = dtype.itemsize // 2
         unsigned = np.dtype(f"u{2 * digits}")
         models = range(len(bodies) - 1)
-        left = [max(int(density * first.size), 1)] * len(models)
+        left = [max(count, 1) for count in largest[name]]
         above = [0] * len(models)  # the bits found so far
         for digit in range(digits):
             shift = unsigned.type(16 * (digits - 1 - digit))
@@ -99,20 +112,23 @@ def thresholds(bodies: Bodies, names: Sequence[str], density: float) -> dict[str
         found[name] = np.array(above, unsigned).view(dtype)
         return 0
 
-    stream(iter([name for name in names if bodies[0][name].size]), rank)
+    stream(iter([name for name in largest if bodies[0][name].size]), rank)
     return found
 
 
-def band(bodies: Bodies, names: Sequence[str], density: float, gamma: float) -> dict:
-    """For every tensor and model, the smallest magnitude among the largest `gamma + density` of its
-    update, and the smallest among the largest `gamma` (infinite if that is not one number)."""
-    low = thresholds(bodies, names, min(density + gamma, 1.0))
-    high = thresholds(bodies, names, gamma) if gamma else {}
-    found = {}
+def band(bodies: Bodies, kept: Counts, dropped: Counts) -> dict[str, np.ndarray]:
+    """For every tensor and model, the smallest magnitude that is kept, and the smallest of the
+    `dropped` largest (infinite if they are none). Fewer are dropped where not enough would be left
+    to keep, as in mergekit."""
+    found, outliers, both = {}, {}, {}
+    for name, counts in kept.items():
+        size = bodies[0][name].size
+        outliers[name] = [min(d, size - k) for k, d in zip(counts, dropped[name], strict=True)]
+        both[name] = [k + d for k, d in zip(counts, outliers[name], strict=True)]
+    low, high = thresholds(bodies, both), thresholds(bodies, outliers)
     for name, lows in low.items():
-        some = int(gamma * bodies[0][name].size)
-        highs = high[name] if some else np.full(len(lows), np.inf)
-        found[name] = np.stack([lows, highs], axis=1)
+        some = np.array(outliers[name]) > 0
+        found[name] = np.stack([lows, np.where(some, high[name], np.inf)], axis=1)
     return found
 
 

@@ -50,7 +50,8 @@ def means(tensors: Tensors, subsets: Sequence[Sequence[int]]) -> Iterator[np.nda
 
 def weighted(tensors: Tensors, weights: np.ndarray, base=None) -> np.ndarray:
     """`sum_i w_i t_i / sum_i w_i`. Weights may be zero or negative; their sum must not be zero."""
-    return _weighted_sum(tensors, weights / weights.sum())
+    values = weights.astype(tensors[0].dtype)
+    return _weighted_sum(tensors, values) / values.sum()
 
 
 def fisher(tensors: Tensors, weights, base=None, *, fisher: Tensors = ()) -> np.ndarray:
@@ -119,8 +120,8 @@ def dare(
     `seed` fixes the draw.
     """
     updates = [
-        (tensor - base) * (drawn < density) / base.dtype.type(density)
-        for tensor, drawn in zip(tensors, random, strict=True)
+        (tensor - base) * (drawn < part) / base.dtype.type(part)
+        for tensor, drawn, part in zip(tensors, random, _each(density, tensors), strict=True)
     ]
     return base + _weighted_sum(updates, scale * weights)
 
@@ -137,20 +138,21 @@ def dare_ties(
 ) -> np.ndarray:
     """Drop and rescale entries as `dare` does, then elect signs as `ties` does (as in mergekit):
 
-        u_i = k_i (t_i - base)
+        u_i = k_i (t_i - base) / density
         s = sign(sum_i w_i u_i)
-        base + scale / density * sum_{i: sign(w_i u_i) = s} w_i u_i
+        base + scale * sum_{i: sign(w_i u_i) = s} w_i u_i
 
     The updates that agree are summed, not averaged.
     """
-    weights = weights.astype(base.dtype)
+    parts = _each(density, tensors)
+    factors = (weights * (parts[0] / parts)).astype(base.dtype)
     updates = [
-        (tensor - base) * (drawn < density) * weight
-        for tensor, drawn, weight in zip(tensors, random, weights, strict=True)
+        (tensor - base) * (drawn < part) * factor
+        for tensor, drawn, part, factor in zip(tensors, random, parts, factors, strict=True)
     ]
     elected = np.sign(sum(updates[1:], start=updates[0]))
     agreeing = [update * (np.sign(update) == elected) for update in updates]
-    return base + base.dtype.type(scale / density) * sum(agreeing[1:], start=agreeing[0])
+    return base + base.dtype.type(scale / parts[0]) * sum(agreeing[1:], start=agreeing[0])
 
 
 def breadcrumbs(
@@ -168,9 +170,9 @@ def breadcrumbs(
 
         base + scale * sum_i w_i m_i (t_i - base)
 
-    m_i is 0 for the fraction `gamma` of its tensor's entries with the largest magnitudes, 1 for the
-    next `density`, and 0 for the rest. `band`, (models, 2), are the smallest magnitude kept and the
-    smallest that is dropped for its size.
+    m_i is 0 for the fraction `gamma` (at most `1 - density`) of its tensor's entries with the
+    largest magnitudes, 1 for the next `density`, and 0 for the rest. `band`, (models, 2), are the
+    smallest magnitude kept and the smallest that is dropped for its size.
     """
     updates = []
     for tensor, (low, high) in zip(tensors, band, strict=True):
@@ -220,20 +222,29 @@ def placebo(tensors: Tensors, weights, base, *, seed: int = 0, norm: float, rand
     return base + base.dtype.type(norm) * signs
 
 
-def slerp(tensors: Tensors, weights, base=None, *, angle: float) -> np.ndarray:
+def slerp(
+    tensors: Tensors, weights, base=None, *, straight: float = 1.0, angle: float
+) -> np.ndarray:
     """A point on the arc between two models (Shoemake 1985, "Animating rotation with quaternion
     curves"), each tensor as one vector:
 
         sin((1 - p) a) / sin(a) * t_1 + sin(p a) / sin(a) * t_2
 
     with p = w_2 / (w_1 + w_2) and the `angle` a between the two, in radians; an angle of zero (or
-    pi, where no arc is the shortest) gives the straight line.
+    pi, where no arc is the shortest) gives the straight line, as does a cosine of more than
+    `straight` in magnitude (mergekit: 0.9995).
     """
     position = weights[1] / weights.sum()
     sine = np.sin(angle)
-    if sine < 1e-6:  # the cosine is known to about 1e-14, an angle near pi to its root
+    near = abs(np.cos(angle)) > straight
+    if near or sine < 1e-6:  # the cosine is known to about 1e-14, an angle near pi to its root
         return _weighted_sum(tensors, np.array([1 - position, position]))
     return _weighted_sum(tensors, np.sin(np.array([1 - position, position]) * angle) / sine)
+
+
+def _each(setting: float | np.ndarray, tensors: Tensors) -> np.ndarray:
+    """A setting that may differ between the models, one number for each."""
+    return np.broadcast_to(np.asarray(setting, dtype=np.float64), len(tensors))
 
 
 def _weighted_sum(tensors: Tensors, weights: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fusinglib.errors import InputError
+from fusinglib.fusion import recipes, varying
 from fusinglib.fusion.checkpoints import INDEX, Checkpoint
 from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
 from fusinglib.fusion.methods import METHODS
@@ -108,6 +109,8 @@ class Folder:
             config["architectures"] = [self.report.architecture]
             _name_dtype(config, self.files)
             write_json(self.path / "config.json", config)
+        if self.report.recipe:
+            recipes.write(self.report.recipe, self.path)
         (self.path / "README.md").write_text(_card(self.report), encoding="utf-8")
         for name in self.report.files:
             (self.path / name).parent.mkdir(exist_ok=True)
@@ -188,7 +191,7 @@ def _plain(name: str) -> str:
 def _card(report: Report) -> str:
     """The model card."""
     lines = [
-        f"| `{_plain(row['model'])}` | {row['weight']:.4g} | `{row['xxh3_128']}` |"
+        f"| `{_plain(row['model'])}` | {varying.text(row['weight'])} | `{row['xxh3_128']}` |"
         for row in _parents(report)
     ]
     if report.ancestor:
