@@ -294,7 +294,7 @@ def commands(
     found = {"ours": [command, within("ours", output, *models)]}
     if python:
         file = output.with_name("mergekit.yaml")
-        file.write_text(merge_config("linear", models, [1.0] * len(models), dtype=setting.dtype))
+        file.write_text(merge_config(models, setting.dtype))
         command = mergekit_command(python, file, output)
         found["mergekit"] = [command, [python, *within("mergekit", output, file)[1:]]]
     return found | {"load everything": [within("load_everything", output, *models)] * 2} | least
@@ -307,68 +307,85 @@ def mergekit_command(python: Path, configuration: Path, output: Path) -> list:
     return [program, configuration, output, *options]
 
 
-def merge_config(
-    method: str, models: list[Path], weights: list[float], base=None, dtype="fp32", **settings
-) -> str:
-    """A mergekit configuration (JSON is YAML); `settings` are for all models."""
-    parts = zip(models, weights, strict=True)
-    chosen = {
-        "merge_method": method,
-        "models": [{"model": str(m), "parameters": {"weight": weight}} for m, weight in parts],
-        "parameters": settings,
-        "dtype": DTYPES[dtype],
-    }
-    return json.dumps(chosen | ({"base_model": str(base)} if base else {}))
+def merge_config(models: list[Path], dtype: str) -> str:
+    """A mergekit configuration for the mean of models (JSON is YAML)."""
+    chosen = [{"model": str(model), "parameters": {"weight": 1.0}} for model in models]
+    return json.dumps({"merge_method": "linear", "models": chosen, "dtype": DTYPES[dtype]})
 
 
 # Agreement with mergekit.
 
 
 def agreement(work: Path, python: Path):
-    """Our results against mergekit's on tiny models: a row for each method.
+    """Our results against mergekit's, from the same recipes, on tiny models: a row for each recipe.
 
     `units` is the largest difference, in units of rounding of the largest input at that place, and
-    `beyond_4` the share of numbers that differ by more than four of them. Conventions:
-
-    - linear: mergekit divides by the sum of the weights, as our mean and weighted do.
-    - task_arithmetic: neither divides; mergekit's `lambda` is our `scale`.
-    - ties: both trim every tensor for itself, and divide by the weights that agree. mergekit keeps
-      a number of updates, we all from a magnitude on: equal magnitudes would make a difference.
-    - slerp: mergekit's `t` is our second weight. Where the cosine of two tensors is above 0.9995,
-      as in "close" models, it takes the straight line, which is our weighted; we take the arc.
+    `beyond_4` the share of numbers that differ by more than four of them. What differs by design
+    (`fusinglib.fusion.methods`): DARE draws other numbers and rescales by the density, not to the
+    update's L1 norm, so that only a density of 1 can be compared; TIES keeps all numbers of equal
+    magnitude; model_stock takes a negative mean cosine for 0.
     """
     import pandas as pd
 
     say("agreement with mergekit on tiny models")
-    *three, base = make_models(work / "fp32", "tiny", "fp32", 3)
-    bf16 = make_models(work / "bf16", "tiny", "bf16", 3)[:3]
-    close = make_models(work / "close", "tiny", "fp32", 2, update=0.01)[:2]
-    some = "--weights 0.5,0.8,0.3"
-    both, two = f"{some} --pretrained {base} --set scale=0.7", "--weights 0.7,0.3"
-    theirs, scale = [0.5, 0.8, 0.3], {"base": base, "lambda": 0.7}
-    cases = [  # our method, models, our options, mergekit's method, its weights and settings
-        ("mean", three, "", "linear", [1.0] * 3, {}),
-        ("mean", bf16, "", "linear", [1.0] * 3, {"dtype": "bf16"}),
-        ("weighted", three, some, "linear", theirs, {}),
-        ("weighted", bf16, some, "linear", theirs, {"dtype": "bf16"}),
-        ("task_arithmetic", three, both, "task_arithmetic", theirs, scale),
-        ("ties", three, f"{both} --set density=0.2", "ties", theirs, scale | {"density": 0.2}),
-        ("slerp", three[:2], two, "slerp", [1.0] * 2, {"base": three[0], "t": 0.3}),
-        ("slerp", close, two, "slerp", [1.0] * 2, {"base": close[0], "t": 0.3}),
-        ("weighted", close, two, "slerp", [1.0] * 2, {"base": close[0], "t": 0.3}),
-    ]
     rows = []
-    for number, (method, models, options, other, weights, settings) in enumerate(cases):
-        output = work / f"agreement-{number}"
-        (work / "mergekit.yaml").write_text(merge_config(other, models, weights, **settings))
-        run(mergekit_command(python, work / "mergekit.yaml", output / "theirs"))
-        command = [sys.executable, "-m", "fusinglib", "fuse", *models, "--method", method]
-        run([*command, *options.split(), "--output", output / "ours"])
-        units, beyond = difference(output, {*models, settings.get("base", models[0])})
-        kind = f"{len(models)} {models[0].parent.name}"
-        row = {"ours": method, "mergekit": other, "models": kind}
+    for number, (about, recipe) in enumerate(recipes(work)):
+        output, file = work / f"agreement-{number}", work / "recipe.yml"
+        file.write_text(json.dumps(recipe))  # JSON is YAML
+        run(mergekit_command(python, file, output / "theirs"))
+        run([sys.executable, "-m", "fusinglib", "fuse", file, "--output", output / "ours"])
+        named = [row["model"] for row in recipe["models"]] + [recipe.get("base_model")]
+        units, beyond = difference(output, {Path(model) for model in named if model})
+        row = {"recipe": recipe["merge_method"], "with": about}
         rows.append(row | {"units": units, "beyond_4": beyond})
     return pd.DataFrame(rows)
+
+
+def recipes(work: Path) -> list[tuple[str, dict]]:
+    """What is compared: a remark, and a recipe for models of tiny size."""
+    *three, base = map(str, make_models(work / "fp32", "tiny", "fp32", 3))
+    *bf16, _ = map(str, make_models(work / "bf16", "tiny", "bf16", 3))
+    *close, _ = map(str, make_models(work / "close", "tiny", "fp32", 2, update=0.01))
+    layers, names = [0.2, 1, 0.6], [{"filter": "Attention", "value": [1, 0.3]}, {"value": 0.5}]
+
+    def recipe(method, models=three, weights=(0.5, 0.8, 0.3), dtype="fp32", **shared) -> dict:
+        chosen = [
+            {"model": m, "parameters": {"weight": w}} for m, w in zip(models, weights, strict=False)
+        ]
+        found = {"merge_method": method, "models": chosen, "dtype": DTYPES[dtype]}
+        found |= {"parameters": shared} if shared else {}
+        return found if method == "linear" else found | {"base_model": base}
+
+    varied, scale = (layers, names, 0.3), {"lambda": 0.7}
+    densities = recipe("ties", density=0.5, **scale)
+    for row, density in zip(densities["models"], ([1, 0.7, 0.1], 0.4, names), strict=True):
+        row["parameters"]["density"] = density
+    found = [
+        ("equal weights", recipe("linear", weights=(1, 1, 1))),
+        ("equal weights, bf16", recipe("linear", bf16, (1, 1, 1), "bf16")),
+        ("weights", recipe("linear")),
+        ("weights, bf16", recipe("linear", bf16, dtype="bf16")),
+        ("weights by layer and name", recipe("linear", weights=varied)),
+        ("weights", recipe("task_arithmetic", **scale)),
+        ("weights by layer and name", recipe("task_arithmetic", weights=varied, **scale)),
+        ("density 0.2", recipe("ties", density=0.2, **scale)),
+        ("densities by layer, name and model", densities),
+        ("density 1", recipe("dare_linear", density=1.0)),
+        ("density 1", recipe("dare_ties", density=1.0, weights=varied)),
+        ("density 0.6, gamma 0.1", recipe("breadcrumbs", density=0.6, gamma=0.1)),
+        ("density 0.95, gamma 0.1", recipe("breadcrumbs", density=0.95, gamma=0.1)),
+    ]
+    stock = recipe("model_stock") | {"base_model": three[2]}
+    stock["models"] = [{"model": model} for model in (*three[:2], base)]
+    found.append(("updates that share a direction", stock))
+    for about, models, place in (
+        ("t 0.3", three, 0.3), ("t by layer and name", three, [names[0], {"value": layers}]),
+        ("t 0.3, nearly parallel", close, 0.3),
+    ):  # fmt: skip
+        both = [{"model": model} for model in models[:2]]
+        slerp = recipe("slerp", weights=(), t=place)
+        found.append((about, slerp | {"models": both, "base_model": models[0]}))
+    return found
 
 
 def difference(output: Path, parents: set[Path]) -> tuple[float, float]:
