@@ -547,3 +547,18 @@ def test_inputs_are_unchanged(tmp_path, berts):
     fuse(berts, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     assert content() == before
+
+
+def test_systems_without_reads_and_writes_at_a_position(tmp_path, berts, monkeypatch):
+    """Windows: threads take turns; folders cannot be synced, nor processes asked."""
+    large = {"x": torch.randn(2**21), "y": torch.arange(5)}
+    for number, folder in enumerate(berts):
+        edit(folder, lambda tensors, n=number: tensors.update(x=n + large["x"], y=large["y"]))
+    fuse(berts, tmp_path / "usual", progress=False)
+    for name in ("preadv", "pwrite", "posix_fallocate", "sched_getaffinity"):
+        monkeypatch.delattr(f"os.{name}")
+    fuse(berts, tmp_path / "out", progress=False)
+    for file in (tmp_path / "usual").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    edit(berts[0], lambda tensors: tensors.update(x=large["x"][:-1]))
+    refused(tmp_path, berts, "x", berts[0])

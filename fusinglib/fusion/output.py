@@ -19,7 +19,7 @@ from fusinglib.fusion.checkpoints import INDEX, Checkpoint
 from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
 from fusinglib.fusion.methods import METHODS
 from fusinglib.fusion.streaming import Chunk
-from fusinglib.fusion.tensors import SIZES, TensorInfo
+from fusinglib.fusion.tensors import BINARY, SIZES, TensorInfo, write_at
 from fusinglib.integrity import staged, write_json
 
 UNKNOWN = "0" * 32
@@ -75,7 +75,7 @@ class Folder:
             start, end = end, end + body[name].bytes
             shape = list(body[name].shape)
             header[name] = {"dtype": body[name].dtype, "shape": shape, "data_offsets": [start, end]}
-        opened = os.open(self.path / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        opened = os.open(self.path / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         self.files.append((opened, header))
         first = len(self._header(header))
         if hasattr(os, "posix_fallocate"):  # faster writes, and a full disk is noticed now
@@ -94,12 +94,12 @@ class Folder:
     def write(self, chunk: Chunk, content: np.ndarray) -> None:
         """Put the bytes of a chunk where they belong; threads may write at the same time."""
         file, start, size = self.places[chunk.name]
-        _write_all(file, content, start + chunk.start * size)
+        write_at(file, content, start + chunk.start * size)
 
     def finish(self, first: Checkpoint) -> None:
         """Write the other files; the configuration is the `first` model's."""
         for opened, header in self.files:
-            _write_all(opened, np.frombuffer(self._header(header), np.uint8), 0)
+            write_at(opened, np.frombuffer(self._header(header), np.uint8), 0)
         if len(self.shards) > 1:
             write_json(self.path / f"model{INDEX}", _index(self.shards, self.report))
         if first.config is not None:
@@ -133,13 +133,6 @@ def _name_dtype(config: dict, files: list) -> None:
 
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """What configurations call dtypes."""
-
-
-def _write_all(file: int, content: np.ndarray, position: int) -> None:
-    view = content.data
-    while view:
-        written = os.pwrite(file, view, position)
-        view, position = view[written:], position + written
 
 
 def _shards(body: dict[str, TensorInfo], largest: int) -> list[list[str]]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -164,7 +165,7 @@ class Reader:
             return
         done, position = 0, tensor.start + start * size
         while done < len(into):
-            count = os.preadv(self._open(tensor.file), [into[done:].data], position + done)
+            count = read_at(self._open(tensor.file), into[done:], position + done)
             if not count:
                 raise InputError(f"{tensor.file} shrank while it was being read: fuse again.")
             done += count
@@ -188,7 +189,7 @@ class Reader:
 
     def _open(self, file: Path) -> int:
         if file not in self._files:
-            opened = os.open(file, os.O_RDONLY)
+            opened = os.open(file, os.O_RDONLY | BINARY)
             if self._files.setdefault(file, opened) != opened:  # another thread was faster
                 os.close(opened)
         return self._files[file]
@@ -200,6 +201,39 @@ class Reader:
         """Close the files."""
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+BINARY = getattr(os, "O_BINARY", 0)
+"""A flag without which Windows changes the ends of lines."""
+
+_TURN = threading.Lock()
+
+
+def read_at(file: int, into: np.ndarray, position: int) -> int:
+    """Read bytes from a position of an open file; how many there were.
+
+    Where a system knows no such call (Windows), threads take turns to move and read.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(file, [into.data], position)
+    with _TURN:
+        os.lseek(file, position, os.SEEK_SET)
+        content = os.read(file, len(into))
+    into[: len(content)] = np.frombuffer(content, np.uint8)
+    return len(content)
+
+
+def write_at(file: int, content: np.ndarray, position: int) -> None:
+    """Write bytes to a position of an open file, as `read_at` reads them."""
+    view = content.data
+    while view:
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(file, view, position)
+        else:
+            with _TURN:
+                os.lseek(file, position, os.SEEK_SET)
+                count = os.write(file, view)
+        view, position = view[count:], position + count
 
 
 def widen(narrow: np.ndarray, dtype: str, into: np.ndarray) -> None:
