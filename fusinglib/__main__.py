@@ -231,7 +231,8 @@ def fuse(options: argparse.Namespace) -> int:
         )
     what = {
         "models": options.models, "method": options.method, "weights": options.weights,
-        "pretrained": options.pretrained, "dtype": options.dtype, **settings,
+        "pretrained": options.pretrained, "dtype": options.dtype, "heads": options.heads,
+        "untie": options.untie, **settings,
     }  # fmt: skip
     if options.models[0].endswith((".yml", ".yaml")):
         what = _recipe(options)
@@ -239,7 +240,7 @@ def fuse(options: argparse.Namespace) -> int:
     if what.get("pretrained"):
         what["pretrained"] = _place(what["pretrained"])
     report = fuse(
-        output=options.output, heads=options.heads, dry_run=options.dry_run,
+        output=options.output, dry_run=options.dry_run,
         max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle, **what,
     )  # fmt: skip
     print(report)
@@ -252,11 +253,13 @@ def _recipe(options: argparse.Namespace) -> dict:
     """The arguments that a recipe stands for; options that it replaces are refused."""
     from fusinglib.fusion import recipes
 
-    given = len(options.models) > 1 or options.weights or options.pretrained or options.set
-    if given or options.dtype or options.method != "mean":
+    names = ("weights", "pretrained", "set", "dtype", "heads", "untie")
+    given = [f"--{name}" for name in names if getattr(options, name)]
+    given += ["--method"] if options.method != "mean" else []
+    given += ["other models"] if len(options.models) > 1 else []
+    if given:
         raise InputError(
-            "a recipe says which models are fused and how: leave out other models, --method, "
-            "--weights, --pretrained, --dtype and --set"
+            f"a recipe says which models are fused and how: leave out {', '.join(given)}"
         )
     return recipes.read(options.models[0])
 
@@ -458,6 +461,11 @@ def command_line() -> argparse.ArgumentParser:
         "--heads",
         action="store_true",
         help="also average classification heads, if all labels agree",
+    )
+    command.add_argument(
+        "--untie",
+        action="store_true",
+        help="store output embeddings separately where some models tie them and others do not",
     )
     command.add_argument("--dry-run", action="store_true", help="only report what would be done")
     command.add_argument(

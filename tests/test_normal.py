@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_engine import edit, edit_config, make_bert, make_t5, refused, same_bits, save, save_all
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -21,6 +22,7 @@ from transformers import (
     RobertaModel,
 )
 
+from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.fusion.engine import fuse
 from fusinglib.fusion.tensors import widest
@@ -193,8 +195,49 @@ def test_a_head_that_is_the_embedding_is_stored_once(tmp_path):
     (row,) = report.left_out
     assert row["reason"] == "a copy of model.embed_tokens.weight, which some models store once"
     edit(folders[1], lambda t: t["lm_head.weight"].add_(1))
-    with pytest.raises(InputError, match="lm_head.weight .*with an untied one"):
+    with pytest.raises(InputError, match="stores them separately, as lm_head.weight: pass untie"):
         fuse(folders, tmp_path / "untied", progress=False)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_tied_and_untied_models_are_fused_on_request(tmp_path, order):
+    """mergekit#424: the tied model's output embeddings are its input embeddings."""
+    made = [make_llama(0, tied=True), make_llama(1, tied=True), make_llama(2)]
+    folders = [save_all(tmp_path, made)[i] for i in order]
+    with pytest.raises(InputError, match=r"ties its output .* as lm_head.weight: pass untie"):
+        fuse(folders, tmp_path / "out", progress=False)
+    report, found = mean_of(tmp_path, folders, untie=True)
+    heads = [made[i].lm_head.weight.detach() for i in order]
+    assert same_bits(found["lm_head.weight"], (heads[0] + heads[1] + heads[2]) / 3)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert same_bits(opened.lm_head.weight.detach(), found["lm_head.weight"])
+    assert not same_bits(opened.model.embed_tokens.weight.detach(), found["lm_head.weight"])
+    assert any("stored separately" in note for note in report.notes)
+    words = ["fuse", str(tmp_path / "out/recipe.yml"), "--output", str(tmp_path / "again")]
+    assert main(words) == 0
+    assert_equal_folders(tmp_path / "out", tmp_path / "again")
+
+
+def assert_equal_folders(one, other):
+    assert {file.name: file.read_bytes() for file in one.iterdir()} == {
+        file.name: file.read_bytes() for file in other.iterdir()
+    }
+
+
+def test_untying_changes_nothing_where_all_agree(tmp_path):
+    folders = save_all(tmp_path, [make_llama(seed, tied=True) for seed in range(2)])
+    mean_of(tmp_path, folders)
+    fuse(folders, tmp_path / "same", untie=True, progress=False)
+    (tmp_path / "same/recipe.yml").unlink()
+    (tmp_path / "out/recipe.yml").unlink()
+    assert_equal_folders(tmp_path / "out", tmp_path / "same")
+
+
+def test_a_t5_that_scales_its_outputs_is_not_untied(tmp_path):
+    tied = make_t5(0, feed_forward_proj="gated-gelu")
+    folders = save_all(tmp_path, [tied, make_t5(1, untied=True)])
+    with pytest.raises(InputError, match="scale their outputs where they are tied"):
+        fuse(folders, tmp_path / "out", untie=True, progress=False)
 
 
 def test_embeddings_that_t5_stores_again_are_dropped(tmp_path):

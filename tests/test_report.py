@@ -93,7 +93,9 @@ def test_a_card_cites_the_source_of_its_own_method(tmp_path):
         fuse(folders, tmp_path / method, method=method, progress=False)
         cards[method] = (tmp_path / method / "README.md").read_text()
     assert "with the method mean (Choshen et al. 2022" in cards["mean"]
-    assert "slerp (Shoemake 1985" in cards["slerp"] and "Choshen" not in cards["slerp"]
+    assert (
+        "slerp, straight 1.0 (Shoemake 1985" in cards["slerp"] and "Choshen" not in cards["slerp"]
+    )
     assert "with the method weighted, tensor by tensor" in cards["weighted"]
 
 

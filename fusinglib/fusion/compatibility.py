@@ -2,7 +2,7 @@
 weight is read."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fusinglib.errors import InputError, optional
 from fusinglib.fusion import normal, varying
 from fusinglib.fusion.checkpoints import Checkpoint, read_json, understood
-from fusinglib.fusion.streaming import BUFFER, CHUNK, threads
+from fusinglib.fusion.streaming import BUFFER, CHUNK, DIGEST, threads
 from fusinglib.fusion.tensors import TensorInfo
 from fusinglib.progress import amount
 
@@ -42,7 +42,8 @@ class Report:
     `updates`, if the pretrained model is given: a row per model with the norm of its update,
     relative to that of the pretrained weights, and its cosines with the others'. `hub` are the Hub
     ids of models that come from there, `ancestor` the name and hash of the pretrained model,
-    `recipe` what `recipes.write` writes (empty for a function of one's own).
+    `recipe` what `recipes.write` writes (empty for a function of one's own), `untied` whether
+    output embeddings are stored separately although some models tie them.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Report:
     hub: list[str] = field(default_factory=list)
     ancestor: dict = field(default_factory=dict)
     recipe: dict = field(default_factory=dict)
+    untied: bool = False
 
     def done(self) -> dict:
         """What was fused, as JSON data: the same on every machine."""
@@ -124,6 +126,7 @@ class Found(NamedTuple):
     left_out: list[dict]
     problems: list[str]
     notes: list[str]
+    untied: bool
 
 
 def refuse(problems: list[str]) -> None:
@@ -133,10 +136,14 @@ def refuse(problems: list[str]) -> None:
         raise InputError(problems[0] + more * (len(problems) > 1))
 
 
-def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) -> Found:
+def compare(
+    models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool, untie: bool = False
+) -> Found:
     """What the models' headers, configurations and tokenizers say.
 
-    With `heads`, or if all are language models of one class, nothing is left out.
+    With `heads`, or if all are language models of one class, nothing is left out. With `untie`,
+    output embeddings that some models store separately are copied from the input embeddings of
+    those that tie them.
     """
     everyone = [*models, *([base] if base else [])]
     first = models[0]
@@ -160,14 +167,23 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
         for name in (model.more_heads if whole else model.head())
     ]
     left_out += normal.dispensable(models, bodies)
+    problems, notes, untied = [], [], normal.tied(bodies)
+    for name, lacking in untied.items():
+        ties = everyone[lacking[0]]
+        if not untie or (first.config or {}).get("model_type") in normal.SCALED:
+            problems.append(_tied(name, everyone, bodies, ties))
+        else:
+            notes.append(f"{name} is stored separately; {ties.name} and others with tied embeddings"
+                         " give a copy of them")  # fmt: skip
+    if untied and not problems:
+        normal.untie(bodies)
     if base:  # only what a method can use
         bodies[-1] = {n: t for n, t in bodies[-1].items() if t.is_float and n in bodies[0]}
-    problems = []
     for other, body in zip(everyone[1:], bodies[1:], strict=True):
         ours = _floats(bodies[0]) if other is base else bodies[0]
         problems += _kinds(first, other) or [
-            *_tensors(first, other, ours, body),
-            *_settings(first, other),
+            *_tensors(first, other, _without(ours, untied), _without(body, untied)),
+            *_settings(first, other, {"tie_word_embeddings"} if untied else set()),
         ]
         if heads and first.labels() != other.labels():
             problems.append(
@@ -177,7 +193,25 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None, heads: bool) 
     problems += [problem for model in everyone for problem in _own_code(model)]
     problems += _vocabularies([model.folder for model in everyone])
     architecture = first.architecture if whole else first.base
-    return Found(bodies, architecture, left_out, problems, _notes(everyone, models, whole))
+    notes += _notes(everyone, models, whole)
+    return Found(bodies, architecture, left_out, problems, notes, bool(untied))
+
+
+def _without(body: dict[str, TensorInfo], names: Collection[str]) -> dict[str, TensorInfo]:
+    return {name: tensor for name, tensor in body.items() if name not in names}
+
+
+def _tied(name: str, everyone: Sequence[Checkpoint], bodies: list[dict], ties: Checkpoint) -> str:
+    """Why models with tied and with separate output embeddings are not fused as they are."""
+    stores = next(m for m, body in zip(everyone, bodies, strict=True) if name in body)
+    if (ties.config or {}).get("model_type") in normal.SCALED:
+        advice = "models of this kind scale their outputs where they are tied. Fuse only one sort."
+    else:
+        advice = "pass untie (--untie) to store them separately in the result."
+    return (
+        f"Model {ties.source} ties its output embeddings to the input embeddings, and model "
+        f"{stores.source} stores them separately, as {name}: {advice}"
+    )
 
 
 def _own_code(model: Checkpoint) -> list[str]:
@@ -265,9 +299,8 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
         for name in sorted(a.keys() - b.keys()):
             problems.append(
                 f"Tensor {name} of model {here.source} is missing in model {there.source}: bodies "
-                "must hold the same tensors. If they only differ in how they were saved (tied "
-                "weights stored once or twice, older names), load and save both with one version "
-                "of transformers. A model with tied weights cannot be fused with an untied one."
+                "must hold the same tensors. If they only differ in how they were saved (older "
+                "names), load and save both with one version of transformers."
             )
     for name in sorted(ours.keys() & theirs.keys()):
         a, b = ours[name], theirs[name]
@@ -288,7 +321,7 @@ def _tensors(first: Checkpoint, other: Checkpoint, ours: dict, theirs: dict) -> 
     return problems
 
 
-def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
+def _settings(first: Checkpoint, other: Checkpoint, free: Collection[str] = ()) -> list[str]:
     """The settings of the config class determine what weights mean; dropout and the like may
     differ.
 
@@ -308,6 +341,7 @@ def _settings(first: Checkpoint, other: Checkpoint) -> list[str]:
         f"and {theirs.get(key)!r}): their weights do not mean the same thing."
         for key in sorted(own)
         if not any(part in key for part in FREE_SETTINGS)
+        and key not in free
         and not normal.is_bookkeeping(key, ours)
         and ours.get(key) != theirs.get(key)
     ]
@@ -331,6 +365,9 @@ def _vocabularies(folders: list[Path]) -> list[str]:
     return problems
 
 
-def memory(models: int) -> int:
-    """Approximate private memory for fusing, in bytes."""
-    return int(INTERPRETER + threads() * 2 * max(BUFFER, models * CHUNK * 4))
+def memory(bodies: Sequence[dict[str, TensorInfo]]) -> int:
+    """Approximate private memory for fusing, in bytes: pieces of all models for every thread, and a
+    hash of each chunk."""
+    pieces = threads() * 2 * max(BUFFER, len(bodies) * CHUNK * 4)
+    hashed = sum(tensor.size for body in bodies for tensor in body.values()) // CHUNK
+    return int(INTERPRETER + pieces + DIGEST * hashed)

@@ -22,7 +22,7 @@ from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.methods import METHODS, means
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import check_free, new_folder
-from fusinglib.fusion.streaming import CHUNK, Buffer, Chunk, chunks, stream
+from fusinglib.fusion.streaming import Buffer, Chunk, chunks, stream
 from fusinglib.fusion.tensors import FLOATS, SIZES, TensorInfo, finite, narrowed, widest
 from fusinglib.integrity import staged
 from fusinglib.progress import Progress, amount
@@ -38,6 +38,7 @@ def fuse(
     weights: Sequence[float] | None = None,
     pretrained: Model | None = None,
     heads: bool = False,
+    untie: bool = False,
     dry_run: bool = False,
     dtype: str = "",
     max_shard_size: str | int = "50GB",
@@ -63,6 +64,8 @@ def fuse(
         pretrained: the models' ancestor, which some methods need; if it is given, norms and cosines
             of the updates are reported, which reads everything once more.
         heads: also average heads, if all have the same labels.
+        untie: where some models tie their output embeddings to the input embeddings and others
+            store them separately, store them separately.
         dry_run: return the report and write nothing; weights are read only for `pretrained`.
         dtype: "float32", "float16", "bfloat16" or "float64" for all of the result; by default, for
             each tensor, the narrowest that holds all models' numbers. Computed in float32, or in
@@ -88,7 +91,7 @@ def fuse(
         raise InputError(f"dtype is {dtype!r}: expected {', '.join(DTYPES)}.")
     opened = _open_all(models, allow_pickle)  # which may download them
     base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
-    job = _compare(opened, base, chosen, heads, dtype)
+    job = _compare(opened, base, chosen, heads, dtype, untie)
     chosen.for_tensors(job.report.averaged)
     if base and not job.report.problems:
         _add_updates(job)
@@ -201,9 +204,16 @@ def _result(bodies: list[dict[str, TensorInfo]], dtype: str) -> dict[str, Tensor
     return made
 
 
-def _compare(models: list[Checkpoint], base, chosen: Chosen, heads: bool, dtype: str = "") -> Job:
+def _compare(
+    models: list[Checkpoint],
+    base,
+    chosen: Chosen,
+    heads: bool,
+    dtype: str = "",
+    untie: bool = False,
+) -> Job:
     """Compare the headers of the models, and say whether they can be fused."""
-    found = compatibility.compare(models, base, heads)
+    found = compatibility.compare(models, base, heads, untie)
     body = _result(found.bodies[: len(models)], dtype)
     read = sum(tensor.bytes for tensors in found.bodies for tensor in tensors.values())
     written = sum(tensor.bytes for tensor in body.values())
@@ -223,9 +233,10 @@ def _compare(models: list[Checkpoint], base, chosen: Chosen, heads: bool, dtype:
         notes=found.notes,
         bytes_read=read,
         bytes_written=written,
-        memory=compatibility.memory(len(found.bodies)),
+        memory=compatibility.memory(found.bodies),
         seconds=read / compatibility.READING + written / compatibility.WRITING,
         cost=chosen.method.cost,
+        untied=found.untied,
         hub=[model.hub for model in [*models, *([base] if base else [])] if model.hub],
     )
     report.notes += [f"{name} differs between the models: it is left out" for name in unequal]
@@ -237,7 +248,7 @@ def _compare(models: list[Checkpoint], base, chosen: Chosen, heads: bool, dtype:
         report.recipe = recipes.recipe(
             chosen.name, [model.place for model in models], base.place if base else "",
             chosen.weights, report.settings, dtype,
-        )  # fmt: skip
+        ) | {name: True for name, on in (("heads", heads), ("untie", untie)) if on}  # fmt: skip
     return Job(models, base, found.bodies, body, report)
 
 
@@ -367,6 +378,5 @@ def _hash(hashes: dict, model: int, body: dict[str, TensorInfo]) -> str:
     total = xxhash.xxh3_128()
     for name in sorted(body):
         total.update(f"{name} {body[name].dtype} {list(body[name].shape)}".encode())
-        for number in range(-(-body[name].size // CHUNK)):
-            total.update(hashes[model, name, number])
+        total.update(hashes.get((model, name), b""))
     return total.hexdigest()

@@ -27,6 +27,12 @@ COPIES = {
 }  # fmt: skip
 """Tensors that some versions of transformers store again, and what they are copies of."""
 
+OUTPUTS = ("lm_head.weight", "cls.predictions.decoder.weight", "lm_head.decoder.weight")
+"""Of these, the output embeddings."""
+
+SCALED = {"t5", "mt5", "umt5", "longt5", "pop2piano", "switch_transformers"}
+"""Kinds of models that scale their outputs where the embeddings are tied."""
+
 BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|position_ids|token_type_ids|masked_bias|attn\.bias|"
     r"attention\.bias|relative_position_index)$"
@@ -85,6 +91,32 @@ def dispensable(models: Sequence[Checkpoint], bodies: Sequence[dict]) -> list[di
                 del body[name]
                 rows.append({"model": model.name, "tensor": name, "reason": reason})
     return rows
+
+
+def tied(bodies: Sequence[dict[str, TensorInfo]]) -> dict[str, list[int]]:
+    """The output embeddings that some bodies store separately, and the numbers of the bodies in
+    which they are tied to the input embeddings."""
+    names = {name for body in bodies for name in body if name in OUTPUTS}
+    return {
+        name: lacking
+        for name in sorted(names)
+        if (lacking := [i for i, body in enumerate(bodies) if name not in body])
+        and all(_original(name, bodies[i]) for i in lacking)
+    }
+
+
+def untie(bodies: Sequence[dict[str, TensorInfo]]) -> list[str]:
+    """Give the bodies with tied output embeddings a copy of them; the names of the copies."""
+    found = tied(bodies)
+    for name, lacking in found.items():
+        for i in lacking:
+            bodies[i][name] = bodies[i][_original(name, bodies[i])]
+    return list(found)
+
+
+def _original(name: str, body: dict[str, TensorInfo]) -> str:
+    """The tensor of a body that the named one is a copy of; "" if there is none."""
+    return next((one for one in COPIES[name] if one in body), "")
 
 
 def _reason(name: str, body: dict[str, TensorInfo]) -> str:

@@ -107,6 +107,8 @@ class Folder:
             dropped = {*dropped, "auto_map"}
             config = {key: first.config[key] for key in first.config if key not in dropped}
             config["architectures"] = [self.report.architecture]
+            if self.report.untied:
+                config["tie_word_embeddings"] = False
             _name_dtype(config, self.files)
             write_json(self.path / "config.json", config)
         if self.report.recipe:

@@ -59,6 +59,8 @@ IMPLIED = {
 """Switches whose values are part of a method here: false, except for these."""
 
 KNOWN = {"merge_method", "models", "base_model", "dtype", "parameters", "name"}
+OPTIONS = ("heads", "untie")
+"""Options of `fuse` that only our recipes have."""
 
 
 def read(file: str | Path) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def read(file: str | Path) -> dict[str, Any]:
     tokenizers made of several, experts.
     """
     said = _mapping(file)
-    for name in said.keys() - KNOWN:
+    for name in said.keys() - KNOWN - set(OPTIONS):
         raise InputError(f"{file}: {name} is not supported; expected {', '.join(sorted(KNOWN))}")
     method = said.get("merge_method")
     if method not in TAKEN:
@@ -89,6 +91,7 @@ def read(file: str | Path) -> dict[str, Any]:
         "models": [_place(file, row["model"]) for row in rows],
         "method": {**METHODS, **OURS}[method],
         "dtype": said.get("dtype") or "",
+        **{name: bool(said[name]) for name in OPTIONS if name in said},
         **_parameters(file, method, rows, shared),
     }
     if method == "linear" and set(map(str, arguments["weights"])) == {"1.0"}:

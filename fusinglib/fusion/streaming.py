@@ -19,6 +19,9 @@ from fusinglib.fusion.tensors import SIZES, Reader, TensorInfo
 CHUNK = 2**16
 """How many numbers are hashed together; reads are multiples of it."""
 
+DIGEST = 16
+"""Bytes of a chunk's hash."""
+
 BUFFER = 2**23
 """Bytes that a thread reads from all models together, unless one chunk of each is more."""
 
@@ -38,7 +41,8 @@ class Chunk(NamedTuple):
 class Buffer:
     """A thread's buffer: the same numbers of every model, one row each.
 
-    `hashes`, if given, collects a hash of every chunk that is read.
+    `hashes`, if given, collects the hashes of all chunks that are read, in their order, for every
+    model and tensor.
     """
 
     def __init__(self, reader: Reader, hashes: dict | None = None):
@@ -75,11 +79,15 @@ class Buffer:
         own = computed(chunk.tensors[model].dtype)
         if row.dtype != np.uint8 and row.dtype != own:  # a model's hash is that of its own numbers
             row = row.astype(own)
+        digests = self.hashes.get((model, chunk.name))
+        if digests is None:  # another thread may be faster
+            room = bytearray(DIGEST * -(-chunk.tensors[model].size // CHUNK))
+            digests = self.hashes.setdefault((model, chunk.name), room)
         step = CHUNK * row.nbytes // (chunk.stop - chunk.start)
         view = row.view(np.uint8)
         for number, start in enumerate(range(0, len(view), step), chunk.start // CHUNK):
             digest = xxhash.xxh3_128_digest(view[start : start + step].data)
-            self.hashes[model, chunk.name, number] = digest
+            digests[DIGEST * number : DIGEST * (number + 1)] = digest
 
 
 def not_finite(tensors: dict[str, TensorInfo]) -> list[str]:
