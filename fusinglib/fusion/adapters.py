@@ -20,7 +20,7 @@ CHANGING = re.compile("(pissa|corda|olora|loftq|lora_ga)")
 """Initialisations that subtract B @ A from the base weights before training."""
 
 
-def merged(located: Located, allow_pickle: bool) -> Checkpoint:
+def merged(located: Located, allow_pickle: bool, weights: bool = True) -> Checkpoint:
     """The base model of a LoRA adapter with its updates: `W + alpha / r * B @ A` (Hu et al. 2021,
     section 4.1), or `alpha / sqrt(r)` where the adapter says so (rsLoRA).
 
@@ -41,7 +41,7 @@ def merged(located: Located, allow_pickle: bool) -> Checkpoint:
             f"Adapter {folder} was initialised by {config['init_lora_weights']}, which changes its "
             "base: save it with peft's path_initial_model_for_weight_conversion."
         )
-    base = _base(folder, config, allow_pickle)
+    base = _base(folder, config, allow_pickle, weights)
     tensors = dict(base.tensors)
     adapter = _adapter(folder)
     for key in list(adapter):
@@ -82,14 +82,14 @@ def merged(located: Located, allow_pickle: bool) -> Checkpoint:
     )  # fmt: skip
 
 
-def _base(folder: Path, config: dict, allow_pickle: bool) -> Checkpoint:
+def _base(folder: Path, config: dict, allow_pickle: bool, weights: bool) -> Checkpoint:
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not base or not isinstance(base, str):
         raise InputError(f"Adapter {folder} names no base model (base_model_name_or_path).")
     if (Path(base) / "adapter_config.json").is_file():
         raise InputError(f"The base {base} of adapter {folder} is an adapter: merge it first.")
     pinned = f"{base}@{revision}" if revision and not Path(base).exists() else base
-    return opened(locate(pinned), allow_pickle)
+    return opened(locate(pinned, weights), allow_pickle)
 
 
 def _adapter(folder: Path) -> dict[str, TensorInfo]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusinglib.errors import InputError, optional
+from fusinglib.fusion import remote
 from fusinglib.fusion.pickles import unpickled
 from fusinglib.fusion.tensors import SIZES, TensorInfo, headers_of_file
 from fusinglib.places import expanded
@@ -101,8 +102,23 @@ class Located(NamedTuple):
 
 
 def opened(found: Located, allow_pickle: bool = False) -> Checkpoint:
-    """The model in a folder or safetensors file that is not an adapter."""
-    return _opened(found.path, found.name, allow_pickle)._replace(hub=found.hub, place=found.place)
+    """The model in a folder or safetensors file that is not an adapter, or on the Hub."""
+    if found.hub and not is_here(found.path):
+        tensors = remote.headers(found.hub, found.path.name)
+        model = _checkpoint(found.path, found.name, tensors, found.path)
+    else:
+        model = _opened(found.path, found.name, allow_pickle)
+    return model._replace(hub=found.hub, place=found.place)
+
+
+def is_here(folder: Path) -> bool:
+    """Whether a folder holds the weights of its model, or pickles that could be opened."""
+    index = folder / f"model{INDEX}"
+    if index.is_file():
+        files = read_json(index).get("weight_map")
+        names = set(files.values()) if isinstance(files, dict) else set()
+        return all((folder / str(name)).is_file() for name in names)
+    return (folder / "model.safetensors").is_file() or bool([*folder.glob("*.bin")])
 
 
 def _opened(path: Path, name: str, allow_pickle: bool) -> Checkpoint:
@@ -115,9 +131,12 @@ def _opened(path: Path, name: str, allow_pickle: bool) -> Checkpoint:
     return Checkpoint(path.parent, name, None, "", "", "", tensors, path.resolve())
 
 
-def locate(model: str) -> Located:
-    """Where a model is; its name is its Hub id and commit, the label and key of the run that made
-    it, or the last two parts of its path."""
+def locate(model: str, weights: bool = True) -> Located:
+    """Where a model is. A Hub id is downloaded if need be, if wanted without its weights.
+
+    Its name is its Hub id and commit, the label and key of the run that made it, or the last two
+    parts of its path.
+    """
     path = expanded(model)
     if model and path.exists():
         path, chosen = checkpoint(path)
@@ -126,7 +145,7 @@ def locate(model: str) -> Located:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", model):
         raise InputError(f"Model {model} is neither a folder nor a file: check the path.")
     identity, _, revision = model.partition("@")
-    folder = snapshot(identity, revision, FILES)
+    folder = snapshot(identity, revision, FILES if weights else TEXT_FILES)
     return Located(folder, f"{identity}@{folder.name[:12]}", identity)
 
 

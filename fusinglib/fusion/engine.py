@@ -23,7 +23,7 @@ from fusinglib.fusion.methods import METHODS, means
 from fusinglib.fusion.opening import open_checkpoint
 from fusinglib.fusion.output import check_free, new_folder
 from fusinglib.fusion.streaming import Buffer, Chunk, chunks, stream
-from fusinglib.fusion.tensors import FLOATS, SIZES, TensorInfo, finite, narrowed, widest
+from fusinglib.fusion.tensors import FLOATS, REMOTE, SIZES, TensorInfo, finite, narrowed, widest
 from fusinglib.integrity import staged
 from fusinglib.progress import Progress, amount
 
@@ -66,7 +66,8 @@ def fuse(
         heads: also average heads, if all have the same labels.
         untie: where some models tie their output embeddings to the input embeddings and others
             store them separately, store them separately.
-        dry_run: return the report and write nothing; weights are read only for `pretrained`.
+        dry_run: return the report and write nothing; weights are read only for `pretrained`, and
+            of a model on the Hub that is not in the cache only the headers are.
         dtype: "float32", "float16", "bfloat16" or "float64" for all of the result; by default, for
             each tensor, the narrowest that holds all models' numbers. Computed in float32, or in
             float64 where a model is.
@@ -89,8 +90,8 @@ def fuse(
         raise InputError(f"The method {chosen.name} needs the pretrained model: pass pretrained.")
     if dtype and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: expected {', '.join(DTYPES)}.")
-    opened = _open_all(models, allow_pickle)  # which may download them
-    base = open_checkpoint(pretrained, allow_pickle) if pretrained else None
+    opened = _open_all(models, allow_pickle, not dry_run)  # which may download them
+    base = open_checkpoint(pretrained, allow_pickle, not dry_run) if pretrained else None
     job = _compare(opened, base, chosen, heads, dtype, untie)
     chosen.for_tensors(job.report.averaged)
     if base and not job.report.problems:
@@ -172,9 +173,9 @@ def _check_list(models: Sequence[Model]) -> None:
         raise InputError(f"models is {models!r}: expected a list of at least one model.")
 
 
-def _open_all(models: Sequence[Model], allow_pickle: bool) -> list[Checkpoint]:
+def _open_all(models: Sequence[Model], allow_pickle: bool, weights=True) -> list[Checkpoint]:
     _check_list(models)
-    opened = [open_checkpoint(model, allow_pickle) for model in models]
+    opened = [open_checkpoint(model, allow_pickle, weights) for model in models]
     for i, model in enumerate(opened):
         if any(model.is_same(other) for other in opened[:i]):
             raise InputError(f"Model {models[i]} is listed twice: list each model once.")
@@ -254,6 +255,11 @@ def _compare(
 
 def _add_updates(job: Job) -> None:
     """How far the models are from the pretrained one, and in which directions."""
+    if any(tensor.start == REMOTE for body in job.bodies for tensor in body.values()):
+        job.report.notes.append(
+            "norms and cosines of updates need the weights: download them first"
+        )
+        return
     found = geometry.of_bodies(job.report.parents, job.bodies[-1], job.bodies[:-1])
     job.report.updates = found.rows()
     job.report.notes += [f"{name}: {note}" for name, note in found.out_of_line().items()]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusinglib.fusion.checkpoints import Checkpoint, read_json
 from fusinglib.fusion.streaming import CHUNK
-from fusinglib.fusion.tensors import Reader, TensorInfo
+from fusinglib.fusion.tensors import REMOTE, Reader, TensorInfo
 
 COPIES = {
     "encoder.embed_tokens.weight": ["shared.weight"],
@@ -128,6 +128,8 @@ def _reason(name: str, body: dict[str, TensorInfo]) -> str:
     if OPTIONAL.search(name):
         return "a pooler, which some models lack"
     for original in COPIES.get(name, []):
+        if original in body and REMOTE in (body[name].start, body[original].start):
+            return f"a copy of {original}, if they are equal, which only the weights tell"
         if original in body and _equal(body[name], body[original]):
             return f"a copy of {original}, which some models store once"
     return ""

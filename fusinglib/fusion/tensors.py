@@ -32,6 +32,10 @@ MOST_TENSORS, MOST_DIMENSIONS = 100_000, 64
 """In bytes; the safetensors library has the same limit."""
 
 
+REMOTE = -1
+"""Where a tensor starts that has not been downloaded."""
+
+
 class TensorInfo(NamedTuple):
     """Where a tensor is stored, and what its file's header says about it.
 
