@@ -4,6 +4,7 @@ Each test names the public report after which its folders are made.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from transformers import (
     LlamaForCausalLM,
     RobertaConfig,
     RobertaModel,
+    Wav2Vec2Config,
+    Wav2Vec2Model,
 )
 
 from fusinglib.__main__ import main
@@ -82,6 +85,113 @@ def test_a_gamma_outside_norms_keeps_its_name(tmp_path):
     assert "encoder.layer.0.scale.gamma" in made
 
 
+@pytest.mark.parametrize(
+    ("one", "wrapped"),
+    [
+        ("bert.encoder.", "bert.encoder._orig_mod."),  # pytorch#101107, transformers#28041
+        ("bert.", "_orig_mod.bert."),
+        ("bert.", "_orig_mod.module.bert."),
+    ],
+)
+def test_names_of_compiled_modules_are_those_of_others(tmp_path, one, wrapped):
+    folders = save_all(tmp_path, [make_bert(seed) for seed in range(2)])
+    _, wanted = mean_of(tmp_path, folders)
+    if "module" in wrapped:
+        edit(folders[1], lambda t: renamed(t, [("classifier.", "_orig_mod.module.classifier.")]))
+    edit(folders[1], lambda tensors: renamed(tensors, [(one, wrapped)]))
+    fuse(folders, tmp_path / "again", progress=False)
+    made = weights(tmp_path / "again")
+    assert made.keys() == wanted.keys() and all(same_bits(made[n], wanted[n]) for n in made)
+
+
+def test_names_of_models_saved_within_data_parallel(tmp_path):
+    """ColossalAI#768: every name begins with `module.`; a part of that name is no such thing."""
+    folders = save_all(tmp_path, [make_bert(seed) for seed in range(2)])
+    _, wanted = mean_of(tmp_path, folders)
+    edit(folders[0], lambda t: renamed(t, [("bert.", "module.bert."), ("class", "module.class")]))
+    fuse(folders, tmp_path / "again", progress=False)
+    made = weights(tmp_path / "again")
+    assert made.keys() == wanted.keys() and all(same_bits(made[n], wanted[n]) for n in made)
+
+
+def test_weight_normalisation_has_two_spellings(tmp_path):
+    """transformers#31633, pytorch#102999."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 8,
+             "num_attention_heads": 2, "conv_dim": [4], "conv_kernel": [3], "conv_stride": [2],
+             "num_feat_extract_layers": 1, "num_conv_pos_embeddings": 4,
+             "num_conv_pos_embedding_groups": 2}  # fmt: skip
+    folders = save_all(tmp_path, [Wav2Vec2Model(Wav2Vec2Config(**small)) for _ in range(2)])
+    _, wanted = mean_of(tmp_path, folders)
+    old = [("parametrizations.weight.original0", "weight_g"),
+           ("parametrizations.weight.original1", "weight_v")]  # fmt: skip
+    edit(folders[1], lambda tensors: renamed(tensors, old))
+    assert any(name.endswith("weight_g") for name in weights(folders[1]))
+    fuse(folders, tmp_path / "again", progress=False)
+    made = weights(tmp_path / "again")
+    assert made.keys() == wanted.keys() and all(same_bits(made[n], wanted[n]) for n in made)
+
+
+# Files.
+
+
+def sharded(tmp_path, name, seed) -> Path:
+    folder = tmp_path / name
+    make_bert(seed).save_pretrained(folder, max_shard_size="2kB")
+    assert len([*folder.glob("model-*")]) > 2
+    return folder
+
+
+def test_shards_without_their_index_are_read_if_they_are_all(tmp_path):
+    """unsloth#2355: a tool uploaded the shards and forgot the index."""
+    folders = [sharded(tmp_path, f"{seed}", seed) for seed in range(2)]
+    _, wanted = mean_of(tmp_path, folders)
+    (folders[1] / "model.safetensors.index.json").unlink()
+    fuse(folders, tmp_path / "again", progress=False)
+    made = weights(tmp_path / "again")
+    assert made.keys() == wanted.keys() and all(same_bits(made[n], wanted[n]) for n in made)
+    next(folders[1].glob("model-00002*")).unlink()
+    with pytest.raises(InputError, match="holds only model-00001.*: download the other shards"):
+        fuse(folders, tmp_path / "out2", progress=False)
+
+
+def test_an_index_that_lists_a_missing_shard_or_a_wrong_size(tmp_path):
+    """sglang#32279: weights were left uninitialised; axolotl#3758: a count instead of a size."""
+    folders = [sharded(tmp_path, f"{seed}", seed) for seed in range(2)]
+    index = folders[0] / "model.safetensors.index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "metadata": {"total_size": 7}}))
+    mean_of(tmp_path, folders)
+    lost = next(folders[1].glob("model-00002*"))
+    lost.unlink()
+    with pytest.raises(InputError, match=f"lists {lost.name}, which is missing: download it again"):
+        fuse(folders, tmp_path / "out2", progress=False)
+
+
+def test_of_two_sets_of_weights_the_one_that_transformers_loads_is_fused(tmp_path):
+    """mlx-vlm#1464: another model.safetensors lies beside shards and their index."""
+    folder = sharded(tmp_path, "both", 0)
+    (single,) = save_all(tmp_path, [make_bert(1)])
+    (single / "model.safetensors").rename(folder / "model.safetensors")
+    _, made = mean_of(tmp_path, [folder])
+    loaded = AutoModel.from_pretrained(folder).state_dict()
+    assert all(same_bits(made[name], loaded[name]) for name in made)
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    """mergekit#192: "Error while deserializing header: MetadataIncompleteBuffer"."""
+    folders = save_all(tmp_path, [make_bert(seed) for seed in range(2)])
+    file = folders[1] / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(tmp_path, folders, file, "truncated", "download or save it again")
+
+
+@pytest.mark.parametrize("rows", [32, 64])
+def test_padded_vocabularies_are_refused_with_advice(tmp_path, rows):
+    """mergekit#425, #47, fusion_bench#215: 151,665 tokens in 152,064 rows."""
+    folders = save_all(tmp_path, [make_llama(0), make_llama(1, vocab_size=rows)])
+    refused(tmp_path, folders, "[30, 8]", f"[{rows}, 8]", *folders, "resize them to the same size")
+
+
 # Tokenizers (swift-transformers#131, transformers#34744, mergekit#469).
 
 BPE = {
@@ -137,6 +247,20 @@ def test_line_ends_and_spelling_of_json_are_no_difference(tmp_path):
 
 
 # Settings (mergekit#667).
+
+
+def test_rotary_settings_of_older_and_newer_transformers(tmp_path):
+    """sglang#14745, vllm#28542: `rope_theta` moved into `rope_parameters`, and `torch_dtype` is
+    called `dtype`."""
+    folders = save_all(tmp_path, [make_llama(seed) for seed in range(2)])
+    file = folders[0] / "config.json"
+    older = json.loads(file.read_text())
+    older |= {"rope_theta": 10000.0, "rope_scaling": None, "torch_dtype": older.pop("dtype")}
+    del older["rope_parameters"]
+    file.write_text(json.dumps(older))
+    assert not fuse(folders, dry_run=True).problems
+    edit_config(folders[0], rope_theta=500000.0)
+    refused(tmp_path, folders, "rope_parameters", "500000.0", "10000.0")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Fusing: model files in, one model file out. Knows nothing about studies and needs only numpy.
 
 Start with `engine` (`fuse` and `leave_one_out`) and `methods` (the formulas). `opening`,
-`checkpoints`, `adapters`, `pickles` and `tensors` say what models contain; `compatibility` whether
-they fit together, `normal` which differences are bookkeeping; `geometry` how far and in which
-direction they have moved; `streaming` reads them in parallel; `chosen`, `varying` and `measures`
-say what a method gets for each tensor; `recipes` are files that say what is fused and how; `output`
+`checkpoints`, `remote`, `adapters`, `pickles` and `tensors` say what models contain;
+`compatibility` whether they fit together, `normal` which differences are bookkeeping; `geometry`
+how far they have moved; `streaming` reads them in parallel; `chosen`, `varying` and `measures` say
+what a method gets for each tensor; `recipes` are files that say what is fused and how; `output`
 writes the result atomically.
 """

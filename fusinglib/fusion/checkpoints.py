@@ -220,17 +220,25 @@ def _checkpoint(
 SPELLINGS = [
     (re.compile(r"((?:^|\.)[^.]*norm[^.]*)\.gamma$", re.IGNORECASE), r"\1.weight"),
     (re.compile(r"((?:^|\.)[^.]*norm[^.]*)\.beta$", re.IGNORECASE), r"\1.bias"),
+    (re.compile(r"(^|\.)_orig_mod\."), r"\1"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
 ]
-"""Older names of tensors, and those of today: of norms, as TensorFlow called them."""
+"""Other names of tensors, and those of today: of norms, as TensorFlow called them; of compiled
+modules; of weight normalisation before PyTorch 2.1."""
+
+WRAPPED = "module."
+"""What begins every name where a model was saved within DataParallel."""
 
 
 def spelt(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors under today's names."""
-    found = {}
-    for name, tensor in tensors.items():
-        for old, new in SPELLINGS:
-            name = old.sub(new, name)
-        found[name] = tensor
+    names = list(tensors)
+    for old, new in SPELLINGS:
+        names = [old.sub(new, name) for name in names]
+    if all(name.startswith(WRAPPED) for name in names):
+        names = [name.removeprefix(WRAPPED) for name in names]
+    found = dict(zip(names, tensors.values(), strict=True))
     return found if len(found) == len(tensors) else tensors
 
 
@@ -329,6 +337,8 @@ def _headers(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
         return headers_of_file(single)
     if index.is_file():
         return _headers_of_shards(folder, index)
+    if shards := sorted(folder.glob("model-*-of-*.safetensors")):
+        return _headers_without_index(folder, shards)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if allow_pickle and pickles:
         return unpickled(_complete(folder, pickles))
@@ -372,6 +382,21 @@ def _headers_of_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
             tensors[key] = stored
     for key in weight_map.keys() - tensors.keys():
         raise InputError(_disagreement(folder, key))
+    return tensors
+
+
+def _headers_without_index(folder: Path, shards: list[Path]) -> dict[str, TensorInfo]:
+    """The tensors of shards whose index is missing, if their names say that they are all."""
+    counts = {re.sub(r".*-of-0*(\d+)\.safetensors", r"\1", file.name) for file in shards}
+    if counts != {str(len(shards))}:
+        names = ", ".join(file.name for file in shards)
+        raise InputError(f"Model {folder} holds only {names}: download the other shards.")
+    tensors = {}
+    for shard in shards:
+        for name, stored in headers_of_file(shard).items():
+            if name in tensors:
+                raise InputError(f"{shard} holds {name}, as another shard does: download it again.")
+            tensors[name] = stored
     return tensors
 
 
