@@ -445,7 +445,7 @@ def command_line() -> argparse.ArgumentParser:
     command.add_argument(
         "--method",
         default="mean",
-        help="mean (default), weighted, fisher, task_arithmetic, ties, dare, dare_ties, "
+        help="mean (default), weighted, fisher, regmean, task_arithmetic, ties, dare, dare_ties, "
         "breadcrumbs, model_stock, slerp; as controls: scaled, placebo",
     )
     command.add_argument("--weights", type=_weights, metavar="W,W,...", help="one weight per model")

@@ -22,7 +22,7 @@ import yaml
 from fusinglib import fuse
 from fusinglib.places import PROJECT
 from fusinglib.study.settings import FamilyTable
-from fusinglib.training import miniworld, pretraining, tasks
+from fusinglib.training import miniworld, models, pretraining, tasks
 from fusinglib.training.settings import Data, Training
 
 # A shell's background job ignores Ctrl-C, and so would all that the tests start.
@@ -131,6 +131,26 @@ def tied_t5(tmp_path_factory) -> Path:
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def finetuned(tmp_path, training, how):
+    """Saves a model that differs from its start, as a finetuned one does: `(start, task, seed)`."""
+
+    def make(start, task, seed=0):
+        folder = tmp_path / f"{start.name}-{task.name}-{seed}"
+        model = models.load(start, task, training, how, seed=seed, device="cpu")
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.network.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            if hasattr(model.network, "classifier"):
+                for parameter in model.network.classifier.parameters():
+                    parameter *= 10  # far from uniform probabilities
+        model.save(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -14,28 +14,8 @@ from torch.nn.functional import cross_entropy
 from fusinglib import fuse
 from fusinglib.errors import InputError
 from fusinglib.fusion.opening import open_checkpoint
-from fusinglib.training import data, fisher, models
+from fusinglib.training import data, estimation, fisher
 from fusinglib.training.tokens import Tokens
-
-
-@pytest.fixture
-def finetuned(tmp_path, training, how):
-    """Saves a model that differs from its start, as a finetuned one does: `(start, task, seed)`."""
-
-    def make(start, task, seed=0):
-        folder = tmp_path / f"{start.name}-{task.name}-{seed}"
-        model = models.load(start, task, training, how, seed=seed, device="cpu")
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.network.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-            if hasattr(model.network, "classifier"):
-                for parameter in model.network.classifier.parameters():
-                    parameter *= 10  # far from uniform probabilities
-        model.save(folder)
-        return folder
-
-    return make
 
 
 def drawn(task, how, examples, seed=0):
@@ -158,7 +138,7 @@ def test_t5_by_loops(kind, task, request, finetuned, mini_tasks, how, tmp_path):
 
 def test_repeated_examples_change_nothing(encoder, finetuned, mini_tasks, how):
     task = mini_tasks["mood"]
-    model = fisher.Trained(finetuned(encoder, task), task, how, "cpu")
+    model = estimation.Trained(finetuned(encoder, task), task, how, "cpu")
     texts = [text[0] for text in drawn(task, how, 4)]
     tensors = list(model.body.parameters())
     one, twice = (
@@ -231,7 +211,7 @@ def test_progress_is_shown_of_what_takes_long(
     folder = finetuned(encoder, task)
     fisher.estimate(folder, task, how, tmp_path / "a", examples=3)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(fisher, "QUIET", -1)
+    monkeypatch.setattr(estimation, "QUIET", -1)
     fisher.estimate(folder, task, how, tmp_path / "b", examples=3)
     assert capsys.readouterr().err.splitlines()[-1] == "3 of 3 examples"
     fisher.estimate(folder, task, how, tmp_path / "c", examples=3, progress=False)
@@ -303,7 +283,7 @@ def test_failed_write_leaves_nothing(encoder, finetuned, mini_tasks, how, tmp_pa
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(fisher, "save_file", half)
+    monkeypatch.setattr(estimation, "save_file", half)
     task = mini_tasks["mood"]
     with pytest.raises(OSError, match="disk full"):
         fisher.estimate(finetuned(encoder, task), task, how, tmp_path / "n" / "f", examples=1)

@@ -188,6 +188,89 @@ def test_fisher(models, tmp_path):
         fuse(models[:3], tmp_path / "no", method="fisher")
 
 
+def grams(tmp_path, count, shapes=SHAPES, seed=0):
+    """Files of Gram matrices of random inputs, some of which are never used."""
+    random, files = np.random.default_rng(seed), []
+    tmp_path.mkdir(exist_ok=True)
+    for i in range(count):
+        found = {}
+        for name, shape in shapes.items():
+            if len(shape) == 2:
+                inputs = random.standard_normal((50, shape[1]))
+                inputs[:, :2] = 0
+                found[name] = torch.from_numpy((inputs.T @ inputs / 50).astype(np.float32))
+        files.append(write(tmp_path / f"g{i}", found))
+    return files
+
+
+def regmean(tensors, gram, weights, alpha):
+    """Float64, one row after the other."""
+    plain = sum(w * t for w, t in zip(weights, tensors, strict=True)) / sum(weights)
+    if gram is None:
+        return plain
+    total = [w * (alpha * g + (1 - alpha) * np.diag(np.diag(g)))
+             for w, g in zip(weights, gram, strict=True)]  # fmt: skip
+    used, found = np.diag(sum(total)) > 0, plain.copy()
+    inverse = np.linalg.inv(sum(total)[np.ix_(used, used)])
+    for row in range(len(plain)):
+        top = sum(g @ t[row] for g, t in zip(total, tensors, strict=True))
+        found[row, used] = inverse @ top[used]
+    return found
+
+
+@pytest.mark.parametrize("alpha", [0.9, 0.0])
+@pytest.mark.parametrize("weights", [None, [1, 2, 4]])
+def test_regmean(models, tmp_path, weights, alpha):
+    files = grams(tmp_path, 3)
+    fuse(models[:3], tmp_path / "out", method="regmean", gram=files, weights=weights, alpha=alpha,
+         progress=False)  # fmt: skip
+    known = [double(file) for file in files]
+
+    def formula(tensors, base, name):
+        gram = [matrices[name] for matrices in known] if name in known[0] else None
+        return regmean(tensors, gram, weights or [1, 1, 1], alpha)
+
+    expect([*models[:3], models[3]], tmp_path / "out", formula, places=18)
+
+
+@pytest.mark.parametrize("width", [3, 17, 64, 96])
+def test_regmean_takes_whole_rows(tmp_path, width, monkeypatch):
+    """Whatever the length of a row and of a chunk."""
+    random = np.random.default_rng(1)
+    arrays = random.standard_normal((2, 150, width)).astype(np.float32)
+    files, gram = make(tmp_path, *arrays), grams(tmp_path, 2, {"x": (150, width)})
+    whole = fuse(files, tmp_path / "whole", method="regmean", gram=gram, progress=False)
+    monkeypatch.setattr("fusinglib.fusion.streaming.CHUNK", 64)
+    monkeypatch.setattr("fusinglib.fusion.streaming.BUFFER", 64)
+    fuse(files, tmp_path / "parts", method="regmean", gram=gram, progress=False)
+    one, other = (load_file(tmp_path / n / "model.safetensors")["x"] for n in ("whole", "parts"))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    wanted = regmean(arrays.astype(float), [double(file)["x"] for file in gram], [1, 1], 0.9)
+    np.testing.assert_allclose(one, wanted, rtol=1e-4, atol=1e-5)
+    assert whole.cost.startswith("one pass")
+
+
+def test_regmean_refuses_what_does_not_fit(models, tmp_path):
+    how = {"method": "regmean", "progress": False}
+    files = grams(tmp_path, 3)
+    (extra,) = grams(tmp_path / "extra", 1, {**SHAPES, "y": (2, 3)})
+    (tmp_path / "other").mkdir()
+    (other,) = grams(tmp_path / "other", 1, {"a.weight": (9, 4)})
+    for options, said in (
+        ({}, "regmean needs the setting gram"),
+        ({"gram": files[:2]}, "gram has 2 files: expected 3"),
+        (
+            {"gram": [*files[:2], grams(tmp_path / "o", 1, {"a.weight": (9, 4)})[0]]},
+            "no Gram matri",
+        ),
+        ({"gram": [*files[:2], extra]}, "differ in having a Gram matrix for tensor y"),
+        ({"gram": files, "alpha": 1}, "alpha is 1: expected a number from 0, below 1"),
+        ({"gram": files, "weights": [1, -1, 1]}, "no negative weights"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fuse(models[:3], tmp_path / "out", **how, **options)
+
+
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_thresholds_are_exact(tmp_path, monkeypatch, density, dtype):
@@ -413,7 +496,11 @@ def test_infinity_is_refused_by_every_method_by_name(tmp_path, method, place, va
     arrays = NORMAL[[0, 1, 4]].copy()
     arrays[place, 2, 3] = value
     files = make(tmp_path, *arrays)
-    options = {"fisher": make(tmp_path, *np.abs(NORMAL[:2]))} if method == "fisher" else {}
+    options = {}
+    if method == "fisher":
+        options = {"fisher": make(tmp_path, *np.abs(NORMAL[:2]))}
+    if method == "regmean":
+        options = {"gram": make(tmp_path, *[np.eye(NORMAL.shape[2])] * 2)}
     if method == "mean" and place == 2:
         fuse(files[:2], tmp_path / "out", pretrained=files[2], progress=False)
         return  # which takes no part in the result

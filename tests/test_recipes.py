@@ -1,9 +1,12 @@
 """mergekit's recipes: the same fuse as by arguments, and what is refused by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_engine import make_bert, same_bits, save_all
 
 from fusinglib import fuse
@@ -269,6 +272,23 @@ def test_a_fused_folder_is_made_again_from_its_recipe(models, tmp_path, case, mo
         assert file.read_bytes() == (again / file.name).read_bytes(), file.name
     text = (out / "recipe.yml").read_text()
     assert "../../" in text and str(tmp_path) not in text
+
+
+def test_files_of_a_recipe_are_found_from_the_recipe(models, tmp_path, monkeypatch):
+    shapes = {n: t.shape for n, t in load_file(f"{models[1]}/model.safetensors").items()}
+    names = [name for name in shapes if "dense.weight" in name and name.startswith("bert.")]
+    for number in range(2):
+        gram = {n.removeprefix("bert."): torch.eye(shapes[n][1]) * (number + 1) for n in names}
+        save_file(gram, tmp_path / f"g{number}")
+    monkeypatch.chdir(tmp_path)
+    how = {"method": "regmean", "gram": ["g0", "g1"], "alpha": 0.5, "progress": False}
+    fuse(models[1:3], tmp_path / "out", **how)
+    monkeypatch.chdir("/")
+    said = recipes.read(tmp_path / "out/recipe.yml")
+    assert [Path(file).resolve() for file in said["gram"]] == [tmp_path / "g0", tmp_path / "g1"]
+    fuse(output=tmp_path / "again", progress=False, **said)
+    made, again = (load_file(tmp_path / n / "model.safetensors") for n in ("out", "again"))
+    assert all(same_bits(made[name], again[name]) for name in made)
 
 
 def test_a_function_of_ones_own_leaves_no_recipe(models, tmp_path):

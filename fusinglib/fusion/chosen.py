@@ -16,8 +16,8 @@ from fusinglib.fusion.streaming import Chunk
 VARYING = ("density", "gamma", "scale")
 """Settings that may vary between tensors, and the first two between models."""
 
-NOT_NEGATIVE = ("fisher", "ties", "slerp")
-DIVIDED = ("weighted", "fisher", "slerp")
+NOT_NEGATIVE = ("fisher", "regmean", "ties", "slerp")
+DIVIDED = ("weighted", "fisher", "regmean", "slerp")
 """Methods that take no negative weights, and those that divide by their sum."""
 
 
@@ -123,6 +123,8 @@ def _check_setting(name: str, value, count: int) -> None:
         raise InputError(f"Setting which is {value!r}: expected the number of a model, from 0.")
     if name == "straight" and not (varying.is_number(value) and 0 <= value <= 1):
         raise InputError(f"Setting straight is {value!r}: expected a number from 0 to 1.")
+    if name == "alpha" and not (varying.is_number(value) and 0 <= value < 1):
+        raise InputError(f"Setting alpha is {value!r}: expected a number from 0, below 1.")
     if name == "seed" and (not isinstance(value, int) or isinstance(value, bool)):
         raise InputError(f"Setting seed is {value!r}: expected a whole number.")
 

@@ -292,7 +292,8 @@ def _carry_out(job: Job, wanted: list[Wanted], chosen: Chosen, shard: int, progr
             return (chunk.stop - chunk.start) * (read + written)
 
         show = (lambda done: bar.update(done, "", last=done == total)) if bar else None
-        stream(chunks(sorted(body), job.bodies), do, hashes, show)
+        widths = measures.aligned(chosen.name, chosen.settings, job.bodies[: len(job.models)])
+        stream(chunks(sorted(body), job.bodies, widths), do, hashes, show)
         for folder, (_, subset, report) in zip(folders, wanted, strict=True):
             report.hashes = [_hash(hashes, i, job.bodies[i]) for i in subset]
             if job.base:

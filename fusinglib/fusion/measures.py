@@ -61,6 +61,8 @@ def _known(need: str, bodies: Bodies, count: int, settings: dict[str, dict]) -> 
             return lambda chunk: {need: [random(seed, i, chunk) for i in range(count)]}
         case "fisher":
             return fisher_of_files(common["fisher"], bodies[:count])
+        case "gram":
+            return gram_of_files(common["gram"], bodies[:count])
     return lambda chunk: {need: found[chunk.name]}
 
 
@@ -208,32 +210,87 @@ def random(seed: int, model: int, chunk: Chunk) -> np.ndarray:
 
 def fisher_of_files(files: Sequence | None, bodies: Bodies) -> Callable[[Chunk], dict]:
     """The Fisher information of every model, from files that `fisher.estimate` wrote."""
-    if isinstance(files, str) or not files:
-        raise InputError(
-            "The method fisher needs the setting fisher: a file for each model, in order."
-        )
-    opened = [headers_of_file(locate(str(file)).path) for file in files]
-    if len(opened) != len(bodies):
-        raise InputError(f"fisher has {len(opened)} files: expected {len(bodies)}.")
-    for file, tensors in zip(files, opened, strict=True):
+    opened = _opened("fisher", files, len(bodies))
+    for file, tensors in zip(files or (), opened, strict=True):
         for name, stored in bodies[0].items():
             theirs = tensors.get(name)
             if stored.is_float and (not theirs or theirs.shape != stored.shape):
                 raise InputError(
                     f"{file} has no Fisher information on tensor {name} of that shape."
                 )
-            if theirs and theirs.dtype not in FLOATS:
-                raise InputError(f"{file} has {name} as {theirs.dtype}: expected floats.")
     reader = Reader()
 
     def read(chunk: Chunk) -> dict:
         rows = []
-        for file, tensors in zip(files, opened, strict=True):
-            row = np.empty(chunk.stop - chunk.start, computed(tensors[chunk.name].dtype))
-            reader.numbers(tensors[chunk.name], chunk.start, chunk.stop, row)
+        for file, tensors in zip(files or (), opened, strict=True):
+            row = _numbers(reader, tensors[chunk.name], chunk.start, chunk.stop)
             if not (np.isfinite(row).all() and (row >= 0).all()):
                 raise InputError(f"{file} has negative or non-finite values in {chunk.name}.")
             rows.append(row.astype(computed(chunk.tensors[0].dtype)))
         return {"fisher": rows}
 
     return read
+
+
+def gram_of_files(files: Sequence | None, bodies: Bodies) -> Callable[[Chunk], dict]:
+    """The Gram matrices of every model, float64, from files that `gram.estimate` wrote."""
+    opened = _opened("gram", files, len(bodies))
+    widths = aligned("regmean", {"gram": files}, bodies)
+    for file, tensors in zip(files or (), opened, strict=True):
+        if differing := sorted(tensors.keys() ^ opened[0].keys()):
+            raise InputError(
+                f"{file} and the first file differ in having a Gram matrix for tensor "
+                f"{differing[0]}: estimate both on these models."
+            )
+        for name, width in widths.items():
+            if name not in tensors or tensors[name].shape != (width, width):
+                raise InputError(
+                    f"{file} has no Gram matrix of shape {[width, width]} for tensor {name}: "
+                    "estimate it on this model."
+                )
+    reader = Reader()
+
+    def read(chunk: Chunk) -> dict:
+        if chunk.name not in widths:
+            return {"gram": ()}
+        matrices = []
+        for file, tensors in zip(files or (), opened, strict=True):
+            matrix = _numbers(reader, tensors[chunk.name], 0, tensors[chunk.name].size)
+            if not np.isfinite(matrix).all():
+                raise InputError(f"{file} has non-finite values in {chunk.name}.")
+            matrices.append(matrix.astype(np.float64).reshape(tensors[chunk.name].shape))
+        return {"gram": matrices}
+
+    return read
+
+
+def aligned(method: str, settings: dict, bodies: Bodies) -> dict[str, int]:
+    """The tensors that a method takes in whole rows, and the rows' widths."""
+    if method != "regmean":
+        return {}
+    opened = _opened("gram", settings["gram"], len(bodies))
+    shapes = {name: bodies[0][name].shape for name in opened[0] if name in bodies[0]}
+    return {name: shape[1] for name, shape in shapes.items() if len(shape) == 2}
+
+
+def _opened(setting: str, files: Sequence | None, count: int) -> list[dict[str, TensorInfo]]:
+    """The tensors of a setting's files, of which there is one for each model."""
+    if isinstance(files, str) or not files:
+        method = {"fisher": "fisher", "gram": "regmean"}[setting]
+        raise InputError(
+            f"The method {method} needs the setting {setting}: a file for each model, in order."
+        )
+    if len(files) != count:
+        raise InputError(f"{setting} has {len(files)} files: expected {count}.")
+    opened = [headers_of_file(locate(str(file)).path) for file in files]
+    for file, tensors in zip(files, opened, strict=True):
+        for name, stored in tensors.items():
+            if stored.dtype not in FLOATS:
+                raise InputError(f"{file} has {name} as {stored.dtype}: expected floats.")
+    return opened
+
+
+def _numbers(reader: Reader, stored: TensorInfo, start: int, stop: int) -> np.ndarray:
+    values = np.empty(stop - start, computed(stored.dtype))
+    reader.numbers(stored, start, stop, values)
+    return values

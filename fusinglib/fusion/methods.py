@@ -67,6 +67,32 @@ def fisher(tensors: Tensors, weights, base=None, *, fisher: Tensors = ()) -> np.
     return np.divide(top, total, out=plain, where=total > 0, casting="same_kind")
 
 
+def regmean(
+    tensors: Tensors, weights, base=None, *, alpha: float = 0.9, gram: Tensors = ()
+) -> np.ndarray:
+    """For the weights of linear layers, the matrix whose outputs are nearest to those of all models
+    on their own inputs (Jin et al. 2022, "Dataless knowledge fusion by merging weights of language
+    models", section 3.3), row by row:
+
+        (sum_i w_i G_i)^-1 sum_i w_i G_i t_i
+
+    G_i, (inputs, inputs), is model i's Gram matrix with everything but the diagonal multiplied by
+    `alpha`, below 1, so that there is one solution. Inputs that no model uses, and tensors without
+    matrices, get the weighted mean.
+    """
+    plain = weighted(tensors, weights)
+    if not len(gram):
+        return plain
+    own = np.eye(len(gram[0]), dtype=bool)
+    parts = [w * np.where(own, g, alpha * g) for w, g in zip(weights, gram, strict=True)]
+    total, width = np.sum(parts, axis=0), len(own)
+    used = np.diag(total) > 0
+    top = np.sum([g @ t.reshape(-1, width).T for g, t in zip(parts, tensors, strict=True)], axis=0)
+    found = plain.reshape(-1, width).copy()
+    found[:, used] = np.linalg.solve(total[np.ix_(used, used)], top[used]).T
+    return found.reshape(plain.shape)
+
+
 def task_arithmetic(tensors: Tensors, weights, base, *, scale: float = 1.0) -> np.ndarray:
     """`base + scale * sum_i w_i (t_i - base)` (Ilharco et al. 2022, "Editing models with task
     arithmetic", section 2). With weights 1 / n and scale 1 it is the mean."""
@@ -260,9 +286,9 @@ class Method(NamedTuple):
 
     `needs` names what the engine computes first (see `measures.known`): "thresholds", "band",
     "angle" and "cosine" of whole tensors and "norms" of updates take passes over all inputs before
-    the one that fuses; others are "random" numbers, or files of "fisher" information. `weight` is
-    the default weight of a model (None: 1 / n); methods that are not `weighted` take none; `source`
-    is the publication.
+    the one that fuses; others are "random" numbers, or files of "fisher" information or "gram"
+    matrices. `weight` is the default weight of a model (None: 1 / n); methods that are not
+    `weighted` take none; `source` is the publication.
     """
 
     combine: Callable
@@ -282,6 +308,10 @@ METHODS = {
     "fisher": Method(
         fisher, "Matena and Raffel 2021, Merging models with Fisher-weighted averaging",
         "fisher", cost="one pass, over twice as many files",
+    ),
+    "regmean": Method(
+        regmean, "Jin et al. 2022, Dataless knowledge fusion by merging weights of language models",
+        "gram", cost="one pass, with a matrix to invert for each linear layer",
     ),
     "task_arithmetic": Method(
         task_arithmetic, "Ilharco et al. 2022, Editing models with task arithmetic",

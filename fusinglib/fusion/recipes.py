@@ -22,14 +22,15 @@ METHODS = {
 }
 """mergekit's names of methods, and ours."""
 
-OURS = {"fisher": "fisher", "scaled": "scaled", "placebo": "placebo"}
+OURS = {"fisher": "fisher", "regmean": "regmean", "scaled": "scaled", "placebo": "placebo"}
 """Methods that mergekit does not have."""
 
 SETTINGS = {
     "density": "density", "gamma": "gamma", "lambda": "scale", "seed": "seed",
     "straight": "straight", "which": "which", "fisher": "fisher",
+    "gram": "gram", "alpha": "alpha",
 }  # fmt: skip
-"""mergekit's names of parameters, and ours; the last four are only ours."""
+"""mergekit's names of parameters, and ours; those after `lambda` are only ours."""
 
 TAKEN = {
     "linear": "weight",
@@ -41,10 +42,14 @@ TAKEN = {
     "model_stock": "",
     "slerp": "weight t straight",
     "fisher": "weight fisher",
+    "regmean": "weight gram alpha",
     "scaled": "which",
     "placebo": "seed",
 }
 """The parameters of each method; `weight`, `density` and `gamma` may differ between models."""
+
+FILES = ("fisher", "gram")
+"""Parameters that are files."""
 
 PER_MODEL = ("weight", "density", "gamma")
 
@@ -97,7 +102,7 @@ def read(file: str | Path) -> dict[str, Any]:
     if method == "linear" and set(map(str, arguments["weights"])) == {"1.0"}:
         arguments = {**arguments, "method": "mean"}
         del arguments["weights"]
-    if method not in ("linear", "fisher"):
+    if method not in ("linear", "fisher", "regmean"):
         arguments["pretrained"] = _place(file, _needed(file, "base_model", base))
     return arguments
 
@@ -119,6 +124,8 @@ def _parameters(file, method: str, rows: list[dict], shared: Mapping) -> dict[st
                 found[SETTINGS[name]] = values[0] if same else {"each": values}
         elif any(name in (row.get("parameters") or {}) for row in rows):
             raise InputError(f"{file}: {name} is one for all models: set it below parameters")
+        elif name in FILES and name in shared:
+            found[name] = [_place(file, one) for one in shared[name]]
         elif (value := _first(shared.get(name), default)) is not None:
             found[SETTINGS[name]] = value
     return found
@@ -252,6 +259,10 @@ def write(recipe: Mapping, folder: Path) -> None:
     found["models"] = [{**row, "model": _relative(row["model"], folder)} for row in found["models"]]
     if "base_model" in found:
         found["base_model"] = _relative(found["base_model"], folder)
+    for name in FILES:
+        if name in (shared := found.get("parameters", {})):
+            places = [_relative(os.path.abspath(file), folder) for file in shared[name]]
+            found["parameters"] = {**shared, name: places}
     text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, default_flow_style=None)
     (folder / NAME).write_text(text, encoding="utf-8")
 

@@ -5,10 +5,12 @@ A tensor's chunks begin at multiples of `CHUNK` numbers whatever the number of m
 neither hashes nor random draws depend on how many are read together.
 """
 
+import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -108,14 +110,20 @@ def computed(*dtypes: str) -> np.dtype:
     return np.dtype(np.float64 if "F64" in dtypes else np.float32)
 
 
-def chunks(names: Sequence[str], bodies: Sequence[dict[str, TensorInfo]]) -> Iterator[Chunk]:
-    """The named tensors of several models, chunk by chunk."""
+def chunks(
+    names: Sequence[str],
+    bodies: Sequence[dict[str, TensorInfo]],
+    widths: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[Chunk]:
+    """The named tensors of several models, chunk by chunk; of those with `widths`, in whole
+    rows."""
     for name in names:
         tensors = [body[name] for body in bodies if name in body]  # the base has only floats
         first = tensors[0]
         sizes = [SIZES[tensor.dtype] for tensor in tensors]
         itemsize = max(*sizes, 4 if first.is_float else 1)
-        length = max(BUFFER // len(bodies) // itemsize // CHUNK, 1) * CHUNK
+        unit = math.lcm(CHUNK, widths.get(name, 1))
+        length = max(BUFFER // len(bodies) // itemsize // unit, 1) * unit
         for start in range(0, first.size, length):
             yield Chunk(name, start, min(start + length, first.size), tensors)
 

@@ -4,6 +4,6 @@ Start with `finetuning`, the training loop. `tasks` is the table of tasks, `rows
 `files` among them), `data` makes splits of these (`groups` finds texts in common, `description`
 summarizes), `tokens` caches token ids, `models` are T5 and encoders, `folders` hold them, `scoring`
 scores labels, `cards` record what a model was trained on; `settings` holds the settings.
-`miniworld` generates the miniature world, `pretraining` trains its model, and `fisher` estimates
-how much each weight matters.
+`miniworld` generates the miniature world, `pretraining` trains its model, and by `estimation`,
+`fisher` and `gram` say how much weights and inputs matter.
 """
