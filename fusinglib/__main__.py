@@ -224,6 +224,8 @@ def fuse(options: argparse.Namespace) -> int:
     """Fuse models into a new folder, or only report whether and how they can be fused."""
     from fusinglib.fusion.engine import fuse
 
+    if options.adapter:
+        return _fuse_adapters(options)
     settings = _settings(options.set)
     for name in settings.keys() & inspect.signature(fuse).parameters.keys():
         raise InputError(
@@ -247,6 +249,24 @@ def fuse(options: argparse.Namespace) -> int:
     if not options.dry_run:
         print(options.output)
     return 2 if report.problems else 0
+
+
+def _fuse_adapters(options: argparse.Namespace) -> int:
+    """Fuse adapters into an adapter; options that say nothing about that are refused."""
+    from fusinglib.fusion.adapter_sums import fuse_adapters
+
+    names = ("pretrained", "set", "dtype", "heads", "untie", "dry_run", "allow_pickle")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
+    given += ["--method"] if options.method != "mean" else []
+    if given:
+        raise InputError(f"--adapter takes --weights and --rank: leave out {', '.join(given)}")
+    if not options.output:
+        raise InputError("No output given: name a new folder with --output.")
+    models = [_place(model) for model in options.models]
+    report = fuse_adapters(models, options.output, weights=options.weights, rank=options.rank)
+    print(report)
+    print(options.output)
+    return 0
 
 
 def _recipe(options: argparse.Namespace) -> dict:
@@ -461,6 +481,18 @@ def command_line() -> argparse.ArgumentParser:
         "--heads",
         action="store_true",
         help="also average classification heads, if all labels agree",
+    )
+    command.add_argument(
+        "--adapter",
+        action="store_true",
+        help="fuse LoRA adapters of one base into an adapter, not into a model",
+    )
+    command.add_argument(
+        "--rank",
+        type=int,
+        default=0,
+        metavar="R",
+        help="with --adapter: the rank of the result (default: the sum of all ranks, exact)",
     )
     command.add_argument(
         "--untie",

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 import transformers
 import yaml
@@ -65,6 +66,10 @@ def models(tmp_path_factory) -> Path:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         for part in (tokenizer, model):
             part.save_pretrained(folder / name)
+    for name in ("emotion", "irony"):
+        network = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder / "base")
+        adapter = peft.get_peft_model(network, peft.LoraConfig(r=2, target_modules=["q", "v"]))
+        adapter.save_pretrained(folder.parent / "adapters" / name)
     return folder
 
 
@@ -90,7 +95,8 @@ def project(tmp_path, models) -> Path:
             values |= {"points": 3, "targets": ["unseen"]}
             values["families"] = {**TINY["families"], "unseen": ["emotion"]}
         file.write_text(yaml.safe_dump(values))
-    shutil.copytree(models, folder / "models")
+    for name in ("models", "adapters"):
+        shutil.copytree(models.parent / name, folder / name)
     Store(folder / "runs")
     rows = [f"the baker sold the bread {i},{(1, 5)[i % 2]}" for i in range(60)]
     (folder / "reviews.csv").write_text("\n".join(["text,stars", *rows]) + "\n")
@@ -134,6 +140,7 @@ NEEDS_DATA = {"docs/how-to/fuse.md", "docs/concepts/splits.md"}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_every_code_block_works(page, project, monkeypatch, request):
     if name_of(page) in NEEDS_DATA:

@@ -1,6 +1,6 @@
 """Fusing: model files in, one model file out. Knows nothing about studies and needs only numpy.
 
-Start with `engine` (`fuse` and `leave_one_out`) and `methods` (the formulas). `opening`,
+Start with `engine` (`fuse`), `methods` (the formulas) and `adapter_sums` (LoRA). `opening`,
 `checkpoints`, `remote`, `adapters`, `pickles` and `tensors` say what models contain;
 `compatibility` whether they fit together, `normal` which differences are bookkeeping; `geometry`
 how far they have moved; `streaming` reads them in parallel; `chosen`, `varying` and `measures` say

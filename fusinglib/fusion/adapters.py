@@ -27,23 +27,10 @@ def merged(located: Located, allow_pickle: bool, weights: bool = True) -> Checkp
     Nothing is multiplied yet: what is averaged are the products, not their factors.
     """
     folder = located.path
-    config = read_json(folder / "adapter_config.json")
-    if config.get("peft_type") != "LORA":
-        raise InputError(f"Adapter {folder} is of type {config.get('peft_type')}: expected LORA.")
-    for key, plain in PLAIN.items():
-        if config.get(key, plain) not in (plain, None):
-            raise InputError(
-                f"Adapter {folder} has {key} {config[key]!r}: only plain LoRA is merged here "
-                f"({key} {plain!r}). Merge it with peft's merge_and_unload and use the result."
-            )
-    if CHANGING.match(str(config.get("init_lora_weights")).lower()):
-        raise InputError(
-            f"Adapter {folder} was initialised by {config['init_lora_weights']}, which changes its "
-            "base: save it with peft's path_initial_model_for_weight_conversion."
-        )
+    config = configuration(folder)
     base = _base(folder, config, allow_pickle, weights)
     tensors = dict(base.tensors)
-    adapter = _adapter(folder)
+    adapter = tensors_of(folder)
     for key in list(adapter):
         if key.endswith(".lora_A.weight"):
             module = key.removesuffix(".lora_A.weight")
@@ -82,6 +69,25 @@ def merged(located: Located, allow_pickle: bool, weights: bool = True) -> Checkp
     )  # fmt: skip
 
 
+def configuration(folder: Path) -> dict:
+    """The configuration of a plain LoRA adapter; raises `InputError` for any other."""
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"Adapter {folder} is of type {config.get('peft_type')}: expected LORA.")
+    for key, plain in PLAIN.items():
+        if config.get(key, plain) not in (plain, None):
+            raise InputError(
+                f"Adapter {folder} has {key} {config[key]!r}: only plain LoRA is merged here "
+                f"({key} {plain!r}). Merge it with peft's merge_and_unload and use the result."
+            )
+    if CHANGING.match(str(config.get("init_lora_weights")).lower()):
+        raise InputError(
+            f"Adapter {folder} was initialised by {config['init_lora_weights']}, which changes its "
+            "base: save it with peft's path_initial_model_for_weight_conversion."
+        )
+    return config
+
+
 def _base(folder: Path, config: dict, allow_pickle: bool, weights: bool) -> Checkpoint:
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not base or not isinstance(base, str):
@@ -92,7 +98,7 @@ def _base(folder: Path, config: dict, allow_pickle: bool, weights: bool) -> Chec
     return opened(locate(pinned, weights), allow_pickle)
 
 
-def _adapter(folder: Path) -> dict[str, TensorInfo]:
+def tensors_of(folder: Path) -> dict[str, TensorInfo]:
     """The adapter's tensors, under the names in the model that it was made for."""
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
@@ -114,13 +120,7 @@ def _updated(folder, stored: TensorInfo, pair: list, config: dict, module: str) 
     if None in pair or any(len(s.shape) != 2 or not s.is_float for s in (stored, *pair)):
         raise InputError(f"Adapter {folder} has an incomplete update for {module}.")
     a, b = (_matrix(part, stored) for part in pair)
-    rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
-    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if not isinstance(alpha, (int, float)) or rank != len(a) or not rank:
-        raise InputError(
-            f"Adapter {folder}: the configuration gives {module} rank {rank!r} and alpha "
-            f"{alpha!r}, but its update has rank {len(a)}."
-        )
+    scale = scale_of(folder, config, module, len(a))
     if config.get("fan_in_fan_out"):
         a, b = b.T, a.T
     if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != stored.shape:
@@ -128,8 +128,19 @@ def _updated(folder, stored: TensorInfo, pair: list, config: dict, module: str) 
             f"Adapter {folder}: the update of {module} has shapes {b.shape} and {a.shape}, which "
             f"do not give the shape {stored.shape} of its base."
         )
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return stored._replace(update=LowRank(np.ascontiguousarray(b), np.ascontiguousarray(a), scale))
+
+
+def scale_of(folder: Path, config: dict, module: str, found: int) -> float:
+    """What an update `B @ A` of the rank that was found is multiplied by."""
+    rank = _pattern(config.get("rank_pattern"), module, config.get("r"))
+    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
+    if not isinstance(alpha, (int, float)) or rank != found or not rank:
+        raise InputError(
+            f"Adapter {folder}: the configuration gives {module} rank {rank!r} and alpha "
+            f"{alpha!r}, but its update has rank {found}."
+        )
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _pattern(patterns: dict | None, module: str, default):

@@ -178,7 +178,7 @@ def _metadata(report: Report) -> dict[str, str]:
     return {"format": "pt", "method": report.method} | {k: json.dumps(v) for k, v in facts.items()}
 
 
-def _plain(name: str) -> str:
+def one_line(name: str) -> str:
     """A name as one line of a Markdown table's code."""
     return " ".join(name.split()).replace("|", "\\|").replace("`", "'")
 
@@ -186,12 +186,12 @@ def _plain(name: str) -> str:
 def _card(report: Report) -> str:
     """The model card."""
     lines = [
-        f"| `{_plain(row['model'])}` | {varying.text(row['weight'])} | `{row['xxh3_128']}` |"
+        f"| `{one_line(row['model'])}` | {varying.text(row['weight'])} | `{row['xxh3_128']}` |"
         for row in _parents(report)
     ]
     if report.ancestor:
         name, hash_ = report.ancestor.values()
-        lines.append(f"| ancestor: `{_plain(name)}` | | `{hash_}` |")
+        lines.append(f"| ancestor: `{one_line(name)}` | | `{hash_}` |")
     bases = [f"- {name}" for name in report.hub]
     front = ["library_name: transformers", "tags:", "- merge", "- fusinglib"]
     if bases:

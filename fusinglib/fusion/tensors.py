@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -238,6 +238,21 @@ def write_at(file: int, content: np.ndarray, position: int) -> None:
                 os.lseek(file, position, os.SEEK_SET)
                 count = os.write(file, view)
         view, position = view[count:], position + count
+
+
+def write_file(file: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of small float32 arrays, in the order of their names."""
+    header: dict[str, dict] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in sorted(tensors):
+        shape, start, end = list(tensors[name].shape), end, end + tensors[name].nbytes
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(tensors):
+            opened.write(np.ascontiguousarray(tensors[name], np.float32).tobytes())
 
 
 def widen(narrow: np.ndarray, dtype: str, into: np.ndarray) -> None:
