@@ -222,6 +222,7 @@ def tasks(options: argparse.Namespace) -> int:
 
 def fuse(options: argparse.Namespace) -> int:
     """Fuse models into a new folder, or only report whether and how they can be fused."""
+    from fusinglib.fusion import upload
     from fusinglib.fusion.engine import fuse
 
     if options.adapter:
@@ -241,6 +242,8 @@ def fuse(options: argparse.Namespace) -> int:
     what["models"] = [_place(model) for model in what["models"]]
     if what.get("pretrained"):
         what["pretrained"] = _place(what["pretrained"])
+    if options.push and not _may_push(options, fuse, what):
+        return 1
     report = fuse(
         output=options.output, dry_run=options.dry_run,
         max_shard_size=options.max_shard_size, allow_pickle=options.allow_pickle, **what,
@@ -248,14 +251,34 @@ def fuse(options: argparse.Namespace) -> int:
     print(report)
     if not options.dry_run:
         print(options.output)
+    if options.push:
+        print(upload.push(Path(options.output), options.push, report.recipe))
     return 2 if report.problems else 0
+
+
+def _may_push(options: argparse.Namespace, fuse, what: dict) -> bool:
+    """Show what will be fused and uploaded, and ask; raises `InputError` if it cannot be."""
+    from fusinglib.fusion import upload
+
+    if options.dry_run or not options.output:
+        raise InputError("--push needs --output, and no --dry-run: it shows the plan and asks")
+    upload.check(options.push)
+    report = fuse(dry_run=True, allow_pickle=options.allow_pickle, **what)
+    if report.problems:
+        raise InputError(report.problems[0])
+    if options.yes:
+        return True
+    print(report)
+    if not sys.stdin.isatty():
+        raise InputError("--push asks before it uploads: pass --yes to answer beforehand")
+    return input(f"Fuse, and upload to {options.push}? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _fuse_adapters(options: argparse.Namespace) -> int:
     """Fuse adapters into an adapter; options that say nothing about that are refused."""
     from fusinglib.fusion.adapter_sums import fuse_adapters
 
-    names = ("pretrained", "set", "dtype", "heads", "untie", "dry_run", "allow_pickle")
+    names = ("pretrained", "set", "dtype", "heads", "untie", "dry_run", "allow_pickle", "push")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]
     given += ["--method"] if options.method != "mean" else []
     if given:
@@ -510,6 +533,12 @@ def command_line() -> argparse.ArgumentParser:
         help="largest weight file (default: 50GB)",
     )
     command.add_argument("--allow-pickle", action="store_true", help="load pickled .bin weights")
+    command.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload the result to the Hub, as a private repository if it is new; asks first",
+    )
+    command.add_argument("--yes", action="store_true", help="with --push: do not ask")
 
     command = commands.add_parser(
         "store", help="list, check, prune or export a store", description=store.__doc__

@@ -273,7 +273,10 @@ def test_cards_of_fused_models_hold_what_their_parents_names_say(encoder, tmp_pa
     fuse(parents, tmp_path / "out", progress=False)
     card = (tmp_path / "out/README.md").read_text()
     _, front, rest = card.split("---\n", 2)
-    assert yaml.safe_load(front) == {"library_name": "transformers", "tags": ["merge", "fusinglib"]}
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers", "pipeline_tag": "feature-extraction",
+        "tags": ["merge", "fusinglib"],
+    }  # fmt: skip
     assert "---\n" not in rest.replace("|---|---|---|\n", "")
     table = [line for line in rest.splitlines() if line.startswith("| `")]
     assert len(table) == 4 and all(line.count("`") == 4 for line in table)

@@ -43,7 +43,8 @@ class Report:
     relative to that of the pretrained weights, and its cosines with the others'. `hub` are the Hub
     ids of models that come from there, `ancestor` the name and hash of the pretrained model,
     `recipe` what `recipes.write` writes (empty for a function of one's own), `untied` whether
-    output embeddings are stored separately although some models tie them.
+    output embeddings are stored separately although some models tie them, `options` those of the
+    command line that the recipe does not hold, `licence` the one that all models' cards name.
     """
 
     method: str
@@ -67,6 +68,8 @@ class Report:
     hub: list[str] = field(default_factory=list)
     ancestor: dict = field(default_factory=dict)
     recipe: dict = field(default_factory=dict)
+    options: str = ""
+    licence: str = ""
     untied: bool = False
 
     def done(self) -> dict:

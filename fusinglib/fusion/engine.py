@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from fusinglib.errors import InputError
-from fusinglib.fusion import compatibility, geometry, measures, normal, recipes
+from fusinglib.fusion import compatibility, geometry, licences, measures, normal, recipes
 from fusinglib.fusion.checkpoints import Checkpoint
 from fusinglib.fusion.chosen import Chosen, choose, normalised, plain
 from fusinglib.fusion.compatibility import Report
@@ -29,6 +29,9 @@ from fusinglib.progress import Progress, amount
 
 Model = str | Path
 
+LARGEST = "50GB"
+"""The largest weight file, if nothing else is asked for."""
+
 
 def fuse(
     models: Sequence[Model],
@@ -41,7 +44,7 @@ def fuse(
     untie: bool = False,
     dry_run: bool = False,
     dtype: str = "",
-    max_shard_size: str | int = "50GB",
+    max_shard_size: str | int = LARGEST,
     allow_pickle: bool = False,
     progress: bool = True,
     **settings: Any,
@@ -99,6 +102,8 @@ def fuse(
     if dry_run:
         return job.report
     compatibility.refuse(job.report.problems)
+    job.report.options = f" --max-shard-size {max_shard_size}" * (max_shard_size != LARGEST)
+    job.report.options += " --allow-pickle" * allow_pickle
     names, count = job.report.averaged, len(opened)
     settings = {name: chosen.settings_at(name) for name in names}
     chosen.known = measures.known(chosen.method, job.bodies, count, settings)
@@ -149,7 +154,7 @@ def fuse_subsets(
         if part.averaged != job.report.averaged:
             raise InputError("The models have different classes: fuse the subsets one at a time.")
         wanted.append((Path(folder), subset, part))
-    _carry_out(job, wanted, chosen, _bytes("50GB"), progress)
+    _carry_out(job, wanted, chosen, _bytes(LARGEST), progress)
     return [report for _, _, report in wanted]
 
 
@@ -241,6 +246,8 @@ def _compare(
         hub=[model.hub for model in [*models, *([base] if base else [])] if model.hub],
     )
     report.notes += [f"{name} differs between the models: it is left out" for name in unequal]
+    report.licence, said = licences.common([*models, *([base] if base else [])])
+    report.notes += [said] if said else []
     dtypes = sorted({t.dtype for one in found.bodies for t in one.values() if t.is_float})
     if len(dtypes) > 1:
         made = sorted({tensor.dtype for tensor in body.values() if tensor.is_float})

@@ -15,7 +15,7 @@ import numpy as np
 
 from fusinglib.errors import InputError
 from fusinglib.fusion import recipes, varying
-from fusinglib.fusion.checkpoints import INDEX, Checkpoint
+from fusinglib.fusion.checkpoints import ARCHITECTURE, INDEX, Checkpoint
 from fusinglib.fusion.compatibility import HEAD_SETTINGS, Report
 from fusinglib.fusion.methods import METHODS
 from fusinglib.fusion.streaming import Chunk
@@ -192,8 +192,11 @@ def _card(report: Report) -> str:
     if report.ancestor:
         name, hash_ = report.ancestor.values()
         lines.append(f"| ancestor: `{one_line(name)}` | | `{hash_}` |")
-    bases = [f"- {name}" for name in report.hub]
-    front = ["library_name: transformers", "tags:", "- merge", "- fusinglib"]
+    bases = [f"- {name}" for name in dict.fromkeys(report.hub)]
+    front = [f"license: {report.licence}"] if report.licence else []
+    front += ["library_name: transformers"]
+    front += [f"pipeline_tag: {tag}"] if (tag := _pipeline(report)) else []
+    front += ["tags:", "- merge", "- fusinglib"]
     if bases:
         front += ["base_model:", *bases, "base_model_relation: merge"]
     settings = "".join(f", {name} {value}" for name, value in report.settings.items())
@@ -207,5 +210,34 @@ def _card(report: Report) -> str:
         "", "| parent | weight | XXH3-128 of its weights |", "|---|---|---|", *lines, "",
         f"{report.architecture or 'A bare file'}: {len(report.averaged)} tensors averaged, "
         f"{len(report.copied)} copied, {len(report.left_out)} left out (heads).",
-        f"Made with {versions}.", "",
+        f"Made with {versions}.", "", *_again(report),
     ])  # fmt: skip
+
+
+def _again(report: Report) -> list[str]:
+    """How the folder is made again."""
+    if not report.recipe:
+        return ["The method is a function of its author's own, so that there is no recipe.", ""]
+    command = f"fusinglib fuse {recipes.NAME} --output again{report.options}"
+    return ["`recipe.yml` makes it again, bit for bit:", "", "```bash", command, "```", ""]
+
+
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+    "ForImageClassification": "image-classification",
+    "ForMaskedLM": "fill-mask", "ForPreTraining": "fill-mask",
+    "ForCausalLM": "text-generation", "LMHeadModel": "text-generation",
+    "ForConditionalGeneration": "text2text-generation", "Model": "feature-extraction",
+}  # fmt: skip
+"""What the Hub calls the tasks of transformers' classes."""
+
+
+def _pipeline(report: Report) -> str:
+    """The Hub's task of the result; "" if it is not known."""
+    if "modules.json" in report.files:
+        return "sentence-similarity"
+    kind = ARCHITECTURE.fullmatch(report.architecture)
+    return PIPELINES.get(kind[2], "") if kind else ""

@@ -267,6 +267,13 @@ def write(recipe: Mapping, folder: Path) -> None:
     (folder / NAME).write_text(text, encoding="utf-8")
 
 
+def is_portable(recipe: Mapping) -> bool:
+    """Whether a recipe names nothing but models on the Hub."""
+    named = [row["model"] for row in recipe.get("models", [])] + [recipe.get("base_model") or ""]
+    local = any(name in recipe.get("parameters", {}) for name in FILES)
+    return bool(recipe) and not local and not any(os.path.isabs(place) for place in named)
+
+
 NAME = "recipe.yml"
 
 
