@@ -1,5 +1,6 @@
 """Results of the playground: one target, a few base models, some seeds."""
 
+import json
 import math
 from typing import Any
 
@@ -61,6 +62,56 @@ def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
         return statistics.Estimate(float(right.mean()) if right.size else math.nan)
     known = worlds.estimate(right, worlds.SCOPES[SCOPES.index(scope)])
     return known._replace(variance=max(known.variance, 1 / (12 * texts**2 * seeds)))
+
+
+def tried(plan: Plan, store: Store) -> pd.DataFrame:
+    """All base models in the store that were finetuned on the plan's target in the plan's way, the
+    best first: a row each.
+
+    ``key`` is that of the base model's run, ``models`` are the keys of the models it is made of
+    (itself, if it is not fused), ``method``, ``weights`` and ``settings`` say how; ``accuracy`` in
+    percent, over ``seeds`` seeds; ``gain`` over pretrained in points, paired by seed, with its 95 %
+    interval over seeds (``low``, ``high``: this test set).
+    """
+    start = next(row["run"] for row in plan.rows if row["base"] == "pretrained")
+    pretrained, found = start.parents[0].key, {}
+    by_f1 = start.settings["training"]["metric"] == "macro_f1"
+    metric = "macro_f1" if by_f1 else "accuracy"
+    for path in store.root.glob("target/*/run.json"):
+        said = json.loads(path.read_text())
+        if _but_seed(said["settings"]) == _but_seed(start.settings):
+            runs = found.setdefault(said["parents"][0], {})
+            result = json.loads((path.parent / "result.json").read_text())
+            runs[said["settings"]["seed"]] = 100 * result[metric]
+    base = pd.Series(found.get(pretrained, {}), dtype=float)
+    rows = [
+        _one_tried(key, pd.Series(runs), base, pretrained, store) for key, runs in found.items()
+    ]
+    columns = "key models method weights settings accuracy gain low high seeds".split()
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values("gain", ascending=False, ignore_index=True)
+
+
+def _but_seed(settings: dict) -> dict:
+    return {name: value for name, value in settings.items() if name != "seed"}
+
+
+def _one_tried(key: str, runs: pd.Series, base: pd.Series, pretrained: str, store: Store) -> dict:
+    file = store.root / "fuse" / key / "run.json"
+    said = json.loads(file.read_text()) if file.is_file() else {"parents": [key], "settings": {}}
+    settings = dict(said["settings"])
+    method = settings.pop("method", "mean") if file.is_file() else ""
+    settings.pop("with_pretrained", None)
+    gain = statistics.over_seeds((runs - base).dropna().to_numpy())
+    return {
+        "key": key,
+        "models": [one for one in said["parents"] if one != pretrained or key == pretrained],
+        "method": "pretrained" if key == pretrained else method or "one model",
+        "weights": settings.pop("weights", []),
+        "settings": settings,
+        "accuracy": runs.mean(),
+        "gain": gain.estimate, "low": gain.low, "high": gain.high, "seeds": len(runs),
+    }  # fmt: skip
 
 
 def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -149,14 +200,17 @@ def verdict(results: pd.DataFrame, target: str, right: dict[str, pd.DataFrame]) 
 
 
 def call(settings: FusePlayground) -> str:
-    """The Python call that repeats the fuse."""
-    words = [f"models={settings.models}", f"target={settings.target!r}"]
+    """The Python code that repeats the choice, in the notebook or anywhere else."""
+    shared = ("model", "tasks", "world_seeds", "pretraining_seed", "source_seeds")
+    words = [f"{name}={getattr(settings, name)!r}" for name in shared]
+    words += [f"models={settings.models}", f"target={settings.target!r}"]
     words += [f"trained_on={settings.trained_on}"] if settings.trained_on else []
     words += [f"method={settings.method!r}"] if settings.method != "mean" else []
     words += [f"weights={settings.weights}"] if settings.weights else []
     words += [f"method_settings={settings.method_settings}"] if settings.method_settings else []
     words += [f"seeds={settings.seeds}", f"target_max_steps={settings.target_max_steps}"]
-    return f"fusinglib.widgets.playground({', '.join(words)})"
+    inside = "".join(f"    {word},\n" for word in words)
+    return f"from fusinglib import widgets\n\nwidgets.playground(\n{inside})"
 
 
 def parameter_file(settings: FusePlayground) -> str:

@@ -87,6 +87,41 @@ def fuse(
     if not dry_run:
         check_free(folder)
     shard = _bytes(max_shard_size)
+    job, chosen = _planned(
+        models, method, weights, pretrained, heads, untie, dtype, allow_pickle, dry_run, settings
+    )
+    if job.base and not job.report.problems:
+        _add_updates(job)
+    if dry_run:
+        return job.report
+    compatibility.refuse(job.report.problems)
+    job.report.options = f" --max-shard-size {max_shard_size}" * (max_shard_size != LARGEST)
+    job.report.options += " --allow-pickle" * allow_pickle
+    names, count = job.report.averaged, len(models)
+    settings = {name: chosen.settings_at(name) for name in names}
+    chosen.known = measures.known(chosen.method, job.bodies, count, settings)
+    _carry_out(job, [(folder, range(count), job.report)], chosen, shard, progress)
+    return job.report
+
+
+def preview(
+    models: Sequence[Model],
+    *,
+    method: str | Callable = "mean",
+    weights: Sequence[float] | None = None,
+    pretrained: Model | None = None,
+    **settings: Any,
+) -> Report:
+    """What `fuse` would report with these arguments, from headers alone: a dry run without the
+    norms and cosines of updates."""
+    job, _ = _planned(models, method, weights, pretrained, False, False, "", False, True, settings)
+    return job.report
+
+
+def _planned(
+    models, method, weights, pretrained, heads, untie, dtype, allow_pickle, dry_run, settings
+) -> tuple["Job", Chosen]:
+    """The models, compared, and the method, checked (arguments are those of `fuse`)."""
     _check_list(models)
     chosen = choose(method, weights, len(models), settings)
     if chosen.method.with_base and not pretrained:
@@ -97,18 +132,7 @@ def fuse(
     base = open_checkpoint(pretrained, allow_pickle, not dry_run) if pretrained else None
     job = _compare(opened, base, chosen, heads, dtype, untie)
     chosen.for_tensors(job.report.averaged)
-    if base and not job.report.problems:
-        _add_updates(job)
-    if dry_run:
-        return job.report
-    compatibility.refuse(job.report.problems)
-    job.report.options = f" --max-shard-size {max_shard_size}" * (max_shard_size != LARGEST)
-    job.report.options += " --allow-pickle" * allow_pickle
-    names, count = job.report.averaged, len(opened)
-    settings = {name: chosen.settings_at(name) for name in names}
-    chosen.known = measures.known(chosen.method, job.bodies, count, settings)
-    _carry_out(job, [(folder, range(count), job.report)], chosen, shard, progress)
-    return job.report
+    return job, chosen
 
 
 def leave_one_out(

@@ -269,12 +269,12 @@ class FusePlayground(Settings):
     """Settings of the playground: finetuned models of your choice, fused, tried on one target.
 
     `models` are finetuned models: names of tasks (their source models, trained if necessary), run
-    keys, folders, Hub ids; `trained_on` as in `Families`. `weights` has one number per model
-    (empty: equal), and `method_settings` the settings of the method (see
-    `fusinglib.fusion.methods`).
+    keys, folders, Hub ids; one alone for "task_arithmetic", which scales its update. `trained_on`
+    is as in `Families`. `weights` has one number per model (empty: equal), and `method_settings`
+    the settings of the method (see `fusinglib.fusion.methods`).
     """
 
-    models: Annotated[list[str], Field(min_length=2), AfterValidator(_once)]
+    models: Annotated[list[str], Field(min_length=1), AfterValidator(_once)]
     trained_on: dict[str, list[str]]
     target: str
     method: Annotated[str, AfterValidator(_methods)]
@@ -284,6 +284,8 @@ class FusePlayground(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.world_seeds) == 1, "world_seeds", self.world_seeds, "one world")
+        several = len(self.models) > 1 or self.method == "task_arithmetic"
+        require(several, "models", self.models, "at least 2, or one for task_arithmetic")
         weighted = METHODS[self.method].weighted
         fits = not self.weights or (weighted and len(self.weights) == len(self.models))
         wanted = "none, or one per model" if weighted else f"none for the method {self.method}"

@@ -22,7 +22,8 @@ class Candidate:
 
     `name` is what the settings' `models` call it: a task (whose source model is trained if
     necessary), a run key, a folder or a Hub id. `trained_on` are the identities of its tasks, as
-    far as known; `dev` its accuracy there in percent; `key` that of its run, if it has one.
+    far as known; `dev` its accuracy there in percent; `key` that of its run, if it has one; `group`
+    where it comes from: "tasks", "in the store" or "named by you".
     """
 
     name: str
@@ -33,6 +34,7 @@ class Candidate:
     megabytes: float = math.nan
     date: str = ""
     key: str = ""
+    group: str = "tasks"
 
     def knows(self, target: tasks.Task) -> bool:
         """Whether it may have been trained on the target."""
@@ -67,7 +69,7 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
         if path.parent.name not in taken and (path.parent / "model").is_dir():
             said = json.loads(path.read_text())
             if said["parents"] == [pretrained.key]:
-                found.append(of_run(said["key"], said, store))
+                found.append(replace(of_run(said["key"], said, store), group="in the store"))
     names = {one.name for one in found}
     return found + [named(name, settings) for name in settings.models if name not in names]
 
@@ -111,17 +113,20 @@ def named(name: str, settings: FusePlayground) -> Candidate:
     run, folder = model.run, Path(model.run.place or store.path(model.run) / "model")
     if run.kind == "source":
         made = of_run(name, {**run.identity, "key": run.key, "label": run.label}, store)
-        return replace(made, trained_on=model.trained_on)
+        return replace(made, trained_on=model.trained_on, group="named by you")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     label = run.label if is_key(name) else "/".join(folder.parts[-2:])
-    return Candidate(name, label, model.trained_on, model.examples, megabytes=size / 1e6)
+    return Candidate(
+        name, label, model.trained_on, model.examples, megabytes=size / 1e6, group="named by you"
+    )
 
 
-def objections(chosen: list[Candidate], target: tasks.Task) -> list[str]:
+def objections(chosen: list[Candidate], target: tasks.Task, least: int = 2) -> list[str]:
     """Why these models cannot be fused for this target: too few, or trained on it."""
     found = [
         f"{one.label} was trained on {target.name}, the target: untick it, or choose another target"
         for one in chosen
         if one.knows(target)
     ]
-    return found + ["tick at least two models"] * (len(chosen) < 2)
+    few = {1: "tick a model", 2: "tick at least two models, or scale the update of one"}[least]
+    return found + [few] * (len(chosen) < least)

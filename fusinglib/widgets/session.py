@@ -6,29 +6,26 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import figures, playground
+from fusinglib.evaluation import playground
 from fusinglib.fusion import geometry
 from fusinglib.fusion.compatibility import Report
-from fusinglib.fusion.engine import fuse
+from fusinglib.fusion.engine import preview
+from fusinglib.fusion.methods import METHODS
 from fusinglib.integrity import staged
 from fusinglib.places import expanded
 from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.plans import MEAN, PRETRAINED, Plan, Run
+from fusinglib.study.plans import PRETRAINED, Plan, Run
 from fusinglib.study.pools import keep, kept_workers, workers
 from fusinglib.study.resolver import model_of
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
-
-LINEAR = ("mean", "weighted")
-"""Methods whose result is a linear combination of the models, so that its position is known before
-fusing."""
 
 
 @dataclasses.dataclass
@@ -51,7 +48,10 @@ class Session:
     def __init__(self, settings: FusePlayground):
         self.settings, self.store = settings, Store(settings.store_folder())
         self.lock, self.state = threading.Lock(), State()
+        SESSIONS.add(self)
         self.plan: Plan | None = None
+        self.last: tuple[FusePlayground, Plan] | None = None
+        self.known: dict[tuple[str, ...], geometry.Updates] = {}
         self.rounds = 0
         self.execution: Execution | None = None
         self.thread: threading.Thread | None = None
@@ -127,12 +127,21 @@ class Session:
         with self.lock:
             self.state = dataclasses.replace(self.state, text=event)
 
-    def recall(self, settings: FusePlayground) -> None:
-        """Show the results of these settings if the store has all of them."""
-        plan = plan_experiment(settings)
+    def recall(self, settings: FusePlayground) -> bool:
+        """Take these settings' plan for the current one, if the store has all of its runs, or if it
+        is the one that was executed; whether the results are those of these settings."""
+        plan = self.planned(settings)
         with self.lock:
             if not self.busy and all(self.store.has(row["run"]) for row in plan.rows):
                 self.plan = plan
+            ours = self.plan and [row["run"].key for row in self.plan.rows]
+        return ours == [row["run"].key for row in plan.rows]
+
+    def planned(self, settings: FusePlayground) -> Plan:
+        """The plan of these settings; the last one is kept."""
+        if self.last is None or self.last[0] != settings:
+            self.last = settings, plan_experiment(settings)
+        return self.last[1]
 
     # Results.
 
@@ -151,20 +160,30 @@ class Session:
         assert self.plan
         return results(self.plan, self.store)
 
-    def fused(self) -> Run | None:
-        """The run of the fused model, once it is finished."""
-        runs = self.plan.runs if self.plan else []
-        made = [run for run in runs if run.kind == "fuse" and self.store.has(run)]
-        return made[0] if made else None
+    def tried(self, settings: FusePlayground) -> pd.DataFrame:
+        """What was tried on the target before (see `playground.tried`)."""
+        return playground.tried(self.planned(settings), self.store)
 
-    def save(self, folder: str) -> Path:
-        """Copy the fused model into a new folder, which appears complete or not at all.
+    # The current choice.
 
-        Raises `InputError` if nothing is fused yet, or if the folder exists or cannot be created.
+    def fused(self, settings: FusePlayground) -> Run | None:
+        """The run of the chosen models' fused model, once it is finished."""
+        run = self._fused(settings)
+        return run if self.store.has(run) else None
+
+    def _fused(self, settings: FusePlayground) -> Run:
+        rows = {row["base"]: row["run"].parents[0] for row in self.planned(settings).rows}
+        return rows["fused"]
+
+    def save(self, settings: FusePlayground, folder: str) -> Path:
+        """Copy the chosen models' fused model into a new folder, which appears complete or not at
+        all.
+
+        Raises `InputError` if they are not fused yet, or if the folder exists or cannot be created.
         """
-        run, path = self.fused(), expanded(folder)
+        run, path = self.fused(settings), expanded(folder)
         if not run:
-            raise InputError("there is no fused model yet: fuse first")
+            raise InputError("these models are not fused yet: fuse first")
         if not folder.strip() or os.path.lexists(path):
             raise InputError(f"folder {folder!r} already exists: choose a new one")
         model = model_of(run, self.store)
@@ -175,42 +194,68 @@ class Session:
             raise InputError(f"folder {folder} cannot be written ({error.strerror})") from error
         return path.resolve()
 
-    # Before anything is computed.
+    def places(
+        self, settings: FusePlayground, keys: dict[str, str]
+    ) -> tuple[Path | None, dict[str, Path]]:
+        """The folders of the pretrained model and of the chosen models, by name, as far as they are
+        finished. `keys` are those of the models' runs, where they are known; others are told by
+        their labels."""
+        plan = self.planned(settings)
+        pretrained = next(row for row in plan.rows if row["base"] == PRETRAINED)["run"].parents[0]
+        runs = [run for run in self._fused(settings).parents if run.key != pretrained.key]
+        known = {run.label: run for run in runs} | {run.key: run for run in runs}
+        found = {name: known.get(keys.get(name) or name) for name in settings.models}
+        finished = {name: run for name, run in found.items() if run and self.store.has(run)}
+        there = {name: model_of(run, self.store) for name, run in finished.items()}
+        return self.store.model(pretrained) if self.store.has(pretrained) else None, there
 
-    def chosen(self, settings: FusePlayground) -> tuple[Run, Run, dict[str, Path]]:
-        """The runs of the fused and of the pretrained model, and the folders of the available
-        models to fuse, by name."""
-        rows = {row["base"]: row["run"].parents[0] for row in plan_experiment(settings).rows}
-        fused, pretrained = rows["fused"], rows["pretrained"]
-        models = [run for run in fused.parents if run.key != pretrained.key]
-        there = {run.label: model_of(run, self.store) for run in models if self.store.has(run)}
-        return fused, pretrained, there
-
-    def report(self, settings: FusePlayground) -> Report | str:
-        """What fusing would do, from headers, norms and cosines; a sentence if models are
-        missing."""
-        _, pretrained, models = self.chosen(settings)
-        lacking = len(settings.models) - len(models)
-        if lacking or not self.store.has(pretrained):
-            return f"{lacking} of these models are not trained yet: Fuse trains them first."
-        origin = self.store.model(pretrained)
-        return fuse(list(models.values()), pretrained=origin, dry_run=True)
-
-    def map(self, settings: FusePlayground) -> figures.Figure | None:
-        """The weight space, with the mean in it if the method is linear; None until two of the
-        models exist."""
-        fused, pretrained, models = self.chosen(settings)
-        if len(models) < 2 or not self.store.has(pretrained):
+    def updates(self, settings: FusePlayground, keys: dict[str, str]) -> geometry.Updates | None:
+        """The updates of the chosen models that are finished, in their order; read once and kept.
+        None if there are none."""
+        pretrained, models = self.places(settings, keys)
+        if not models or pretrained is None:
             return None
-        places = [self.store.model(pretrained), *models.values()]
-        names = [PRETRAINED, *(label.split(" from ")[0] for label in models)]
-        updates = geometry.updates(places[0], places, names)
-        if settings.method in LINEAR and len(models) == len(settings.models):
-            weights = np.array(fused.settings.get("weights") or [1.0] * len(models))
-            updates = updates.mixed([0.0, *weights / weights.sum()], MEAN)
-        return figures.weight_figure(updates)
+        place = (str(pretrained), *map(str, models.values()))
+        if place not in self.known:
+            self.known[place] = geometry.updates(pretrained, list(models.values()), list(models))
+        return self.known[place]
+
+    def of_runs(self, keys: list[str]) -> geometry.Updates:
+        """The updates of finished source models, by their keys; read once and kept."""
+        place = tuple(keys)
+        if place not in self.known:
+            runs = [self.store.find(key) for key in keys]
+            origin = self.store.model(runs[0].parents[0])
+            self.known[place] = geometry.updates(
+                origin, [model_of(run, self.store) for run in runs], keys
+            )
+        return self.known[place]
+
+    def report(self, settings: FusePlayground, keys: dict[str, str]) -> Report | str:
+        """What fusing the chosen models in the chosen way would do, from headers; a sentence if
+        models are missing."""
+        pretrained, models = self.places(settings, keys)
+        lacking = len(settings.models) - len(models)
+        if lacking or pretrained is None:
+            return f"{lacking} of these models are not trained yet: Fuse trains them first."
+        numbers = {k: int(v) if k == "seed" else v for k, v in settings.method_settings.items()}
+        return preview(
+            list(models.values()), method=settings.method, weights=settings.weights or None,
+            pretrained=pretrained if METHODS[settings.method].with_base else None, **numbers,
+        )  # fmt: skip
 
 
 def only_models(plan: Plan) -> Plan:
     """The runs of the plan that lead to the fused model, without finetuning on the target."""
     return Plan([run for run in plan.runs if run.kind != "target"], [], {}, {})
+
+
+SESSIONS: weakref.WeakSet[Session] = weakref.WeakSet()
+"""The sessions of this kernel."""
+
+
+def end_others() -> None:
+    """Stop what earlier playgrounds of this kernel still run: a cell that is run again shows a new
+    one, and the old one can no longer be stopped."""
+    for session in list(SESSIONS):
+        session.stop()

@@ -1,30 +1,71 @@
-"""The playground's look: controls for a `Session`."""
+"""The playground's look: a board of controls and pictures for a `Session`."""
 
-import base64
 import dataclasses
 import html
-import io
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as ipw
+import numpy as np
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import figures, playground, tables
+from fusinglib.fusion.geometry import Updates
 from fusinglib.fusion.methods import METHODS
 from fusinglib.study.settings import FusePlayground
-from fusinglib.widgets import choice
+from fusinglib.widgets import choice, pictures, shown
+from fusinglib.widgets.history import History
+from fusinglib.widgets.models import Models
 from fusinglib.widgets.session import Session
 
 EVERY = 0.3
 """Seconds between updates."""
 
-SETTINGS = {"task_arithmetic": ["scale"]} | dict.fromkeys(
-    ("ties", "dare", "dare_ties", "breadcrumbs"), ["scale", "density"]
-)
-"""The settings of each method that has any."""
+DENSE = ("ties", "dare", "dare_ties", "breadcrumbs")
+SCALED = ("mean", "weighted", "task_arithmetic", *DENSE)
+"""Methods that have a density, and those whose update can be scaled."""
+
+LINEAR = ("mean", "weighted", "task_arithmetic")
+"""Methods whose result is known from inner products alone."""
+
+WORDS = {
+    "mean": "The mean of the ticked models.",
+    "weighted": "Their weighted mean: what counts are the shares.",
+    "task_arithmetic": "The weighted sum of their updates, added to pretrained.",
+    "ties": "The largest entries of every update; where signs differ, the majority's.",
+    "dare": "A random part of every update, scaled up again, summed.",
+    "dare_ties": "A random part of every update; where signs differ, the majority's.",
+    "breadcrumbs": "Every update without its largest and its smallest entries, summed.",
+    "model_stock": "Between pretrained and the mean, nearer to it the more updates agree.",
+    "scaled": "A control: the first model alone, its update shrunk to the mean update's norm.",
+    "placebo": "A control: a random update with the mean update's norm.",
+    "slerp": "A point on the arc between two models.",
+    "regmean": "", "fisher": "",
+}  # fmt: skip
+"""What every method does, in a sentence."""
+
+STYLE = """<style>
+.fusinglib-playground {container-type: inline-size; overflow: visible}
+.fusinglib-board {display: grid; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 1em}
+.fusinglib-look {position: sticky; top: 0; align-self: start; background:
+  var(--jp-layout-color1, #fff); color: var(--jp-ui-font-color1, #222)}
+@container (max-width: 900px) {
+  .fusinglib-board {grid-template-columns: minmax(0, 1fr)} .fusinglib-look {position: static}}
+.fusinglib-models {max-height: 24em; overflow: auto; border: 1px solid
+  var(--jp-border-color2, #ccc)}
+.fusinglib-row {display: grid; align-items: center;
+  grid-template-columns: minmax(8em, 1.4fr) minmax(7em, 2fr) 7.5em 6.5em 8em}
+@container (max-width: 700px) {.fusinglib-row {grid-template-columns: 1fr 1fr}}
+.fusinglib-bar {display: inline-block; height: .7em; background: #D55E00}
+.fusinglib-chip {display: inline-block; margin: 2px; padding: 1px 8px; border-radius: 9px;
+  border: 1px solid var(--jp-border-color2, #ccc)}
+.fusinglib-chip.bad {border-color: #D55E00; font-weight: bold}
+.fusinglib-old {opacity: .45}
+.fusinglib-playground table {border-collapse: collapse}
+.fusinglib-playground th, .fusinglib-playground td {text-align: right; padding: 2px 8px}
+.fusinglib-playground tbody th {text-align: left}
+</style>"""
 
 WIDE = ipw.Layout(width="auto")
 
@@ -32,8 +73,9 @@ WIDE = ipw.Layout(width="auto")
 class Playground(ipw.VBox):
     """Tick models, choose a method and a target, fuse, finetune and compare, save.
 
-    Equivalent to the notebook `fuse_playground`, with the same runs in the same store. `session`
-    does the work; callbacks only read the controls and wake a thread.
+    Equivalent to the notebook `fuse_playground`, with the same runs in the same store. What is
+    shown belongs to the current choice; older results are dimmed. `session` does the work;
+    callbacks only read the controls, redraw what inner products tell, and wake a thread.
     """
 
     def __init__(self, settings: FusePlayground):
@@ -41,8 +83,12 @@ class Playground(ipw.VBox):
         self.candidates = choice.candidates(settings)
         self.targets, self.families = settings.known_tasks()
         self.wake, self.rounds, self.drawn = threading.Event(), 0, ()
+        self.updates: Updates | None = None
+        self.drawing = threading.Lock()
         self._make_controls()
-        super().__init__([self._choosing(), self._doing(), self._shown()])
+        board = ipw.Box([self._choosing(), self._looking()])
+        board.add_class("fusinglib-board")
+        super().__init__([ipw.HTML(STYLE), board, self._doing(), self._shown()])
         self.add_class("fusinglib-playground")  # for tests and style sheets
         self.status.add_class("fusinglib-status")
         self.outcome.add_class("fusinglib-outcome")
@@ -54,22 +100,18 @@ class Playground(ipw.VBox):
 
     def _make_controls(self) -> None:
         settings = self.settings
-        self.rows = ipw.GridBox(layout=ipw.Layout(grid_template_columns="16em 26em 17em 6em"))
-        self.facts: dict[str, ipw.HTML] = {}
-        self.ticks: dict[str, ipw.Checkbox] = {}
-        self.weights: dict[str, ipw.BoundedFloatText] = {}
-        self.shares: dict[str, ipw.HTML] = {}
-        given = settings.weights or [1.0] * len(settings.models)
-        start = dict(zip(settings.models, given, strict=True))
-        for one in self.candidates:
-            self._add_row(one, one.name in start, start.get(one.name, 1.0))
+        self.models = Models(lambda: self._changed())
+        self.ticks, self.weights = self.models.ticks, self.models.weights
+        self.facts, self.shares = self.models.facts, self.models.shares
+        self.message, self.words = ipw.HTML(), ipw.HTML()
         self.more = _labelled(ipw.Text, "Add a model", placeholder="key, folder or Hub id")
         self.add = ipw.Button(description="Add", tooltip="Add this model")
-        names = [name for name in METHODS if name != "fisher"]
+        names = [name for name in METHODS if name not in ("fisher", "regmean")]
         self.method = _labelled(ipw.Dropdown, "Method", options=names, value=settings.method)
         numbers = {"scale": 1.0, "density": 0.2, **settings.method_settings}
-        self.scale = _labelled(ipw.FloatText, "scale", value=numbers["scale"])
-        share = {"value": numbers["density"], "min": 0.01, "max": 1.0}
+        scale = {"value": numbers["scale"], "min": -2.0, "max": 3.0, "step": 0.05}
+        self.scale = _labelled(ipw.BoundedFloatText, "scale", **scale)
+        share = {"value": numbers["density"], "min": 0.01, "max": 1.0, "step": 0.01}
         self.density = _labelled(ipw.BoundedFloatText, "density", **share)
         target = {"options": list(self.targets), "value": settings.target}
         self.target = _labelled(ipw.Dropdown, "Target task", **target)
@@ -82,45 +124,53 @@ class Playground(ipw.VBox):
         self.stop = ipw.Button(description="Stop", disabled=True)
         self.folder = _labelled(ipw.Text, "Save model to", placeholder="a new folder")
         self.save = ipw.Button(description="Save model", disabled=True)
-        self.message = ipw.HTML()
         self.status, self.saved = ipw.HTML("ready"), ipw.HTML()
-        self.report, self.map, self.curves, self.outcome, self.repeat = (
-            ipw.HTML() for _ in range(5)
+        self.report, self.map, self.curves, self.outcome, self.repeat, self.numbers = (
+            ipw.HTML() for _ in range(6)
         )
-
-    def _add_row(self, one: choice.Candidate, ticked: bool, weight: float) -> None:
-        tick = ipw.Checkbox(ticked, description=one.label, indent=False, layout=WIDE)
-        limits = {"value": weight, "min": -100, "max": 100, "step": 0.1, "layout": WIDE}
-        number = _labelled(ipw.BoundedFloatText, f"weight of {one.label}", **limits)
-        self.ticks[one.name], self.weights[one.name] = tick, number
-        self.facts[one.name], self.shares[one.name] = ipw.HTML(html.escape(one.facts)), ipw.HTML()
-        row = [tick, self.facts[one.name], number, self.shares[one.name]]
-        self.rows.children = [*self.rows.children, *row]
+        self.past = History(self.bring_back)
+        given = settings.weights or [1.0] * len(settings.models)
+        start = dict(zip(settings.models, given, strict=True))
+        for one in self.candidates:
+            self.models.add(one, one.name in start, start.get(one.name, 1.0))
 
     def _choosing(self) -> ipw.Widget:
         buttons = []
-        for name in ("all", "none", *self.families):
+        for name in ("all", "none", "most alike", *self.families):
             button = ipw.Button(description=name, tooltip=f"tick {name}", layout=WIDE)
             button.on_click(lambda _, name=name: self._tick(name, self.families.get(name, [])))
             buttons.append(button)
+        buttons[2].tooltip = "tick the three models whose updates are nearest to the target's own"
         heading = ipw.HTML("<b>Finetuned models</b>")
         adding = ipw.HBox([self.more, self.add])
-        how = ipw.HBox([self.method, self.scale, self.density])
+        self.settings_of = {
+            name: ipw.HBox([_slider(number, low, high), number, ipw.HTML(words)])
+            for name, number, low, high, words in (
+                ("scale", self.scale, 0.0, 1.5, "how far along the update: 1 is all of it"),
+                ("density", self.density, 0.01, 1.0, "which part of every update is kept"),
+            )
+        }
+        how = ipw.VBox([ipw.HBox([self.method, self.words]), *self.settings_of.values()])
         what = ipw.HBox([self.target, self.seeds, self.steps])
-        return ipw.VBox([heading, ipw.HBox(buttons), self.rows, adding, how, what])
+        for row in (adding, what, how.children[0], presets := ipw.HBox(buttons)):
+            row.layout.flex_flow = "row wrap"
+        return ipw.VBox([heading, presets, self.models, adding, how, what])
+
+    def _looking(self) -> ipw.Widget:
+        look = ipw.VBox([self.map, self.numbers, self.report])
+        look.add_class("fusinglib-look")
+        return look
 
     def _doing(self) -> ipw.Widget:
         buttons = ipw.HBox([self.fuse, self.compare, self.stop])
-        saving = ipw.HBox([self.folder, self.save, self.saved])
-        return ipw.VBox([self.message, buttons, self.status, saving])
+        return ipw.VBox([self.message, buttons, self.status])
 
     def _shown(self) -> ipw.Widget:
-        look = ipw.HBox([self.report, self.map], layout=ipw.Layout(flex_flow="row wrap"))
-        return ipw.VBox([self.curves, self.outcome, look, self.repeat])
+        saving = ipw.HBox([self.folder, self.save, self.saved])
+        return ipw.VBox([self.outcome, saving, self.repeat, self.curves, self.past])
 
     def _observe(self) -> None:
-        for control in [*self.ticks.values(), *self.weights.values(), self.method, self.scale,
-                        self.density, self.target, self.seeds, self.steps]:  # fmt: skip
+        for control in (self.method, self.scale, self.density, self.target, self.seeds, self.steps):
             control.observe(lambda change: self._changed(), "value")
         self.folder.observe(lambda change: self._enable(), "value")
         self.fuse.on_click(lambda _: self._start(finetune=False))
@@ -132,61 +182,124 @@ class Playground(ipw.VBox):
     # The choice.
 
     def chosen(self) -> FusePlayground:
-        """The settings that the controls say; raises `InputError` for what cannot be fused."""
-        names = [name for name, tick in self.ticks.items() if tick.value]
+        """The settings that the controls say; raises `InputError` for what cannot be fused.
+
+        A scaled mean is task arithmetic with the models' shares as weights.
+        """
+        names, method = self.models.ticked(), self.method.value
+        shrunk = method in LINEAR and self.scale.value != 1
         picked = [one for one in self.candidates if one.name in names]
-        objections = choice.objections(picked, self.targets[self.target.value])
+        least = 1 if shrunk or method == "task_arithmetic" else 2
+        objections = choice.objections(picked, self.targets[self.target.value], least)
         if objections:
             raise InputError(objections[0])
-        weighted = METHODS[self.method.value].weighted
-        weights = [self.weights[name].value for name in names] if weighted else []
-        numbers = {"scale": self.scale.value, "density": self.density.value}
-        settings = {name: numbers[name] for name in SETTINGS.get(self.method.value, [])}
-        if self.method.value in ("dare", "dare_ties", "placebo"):
+        weights = [self.weights[name].value for name in names] if METHODS[method].weighted else []
+        if method in ("weighted", "slerp") and abs(sum(weights)) < 1e-9:
+            raise InputError("the weights sum to zero: change one")
+        if method == "slerp" and len(names) != 2:
+            raise InputError(f"slerp takes two models, not {len(names)}: tick two")
+        settings = {"scale": self.scale.value, "density": self.density.value}
+        wanted = {"scale": method in SCALED[2:], "density": method in DENSE}
+        settings = {name: settings[name] for name in settings if wanted[name]}
+        if method in ("dare", "dare_ties", "placebo"):
             settings["seed"] = self.settings.method_settings.get("seed", 0.0)
+        if shrunk and method != "task_arithmetic":
+            weights = [float(share) for share in self._shares()]
+            method, settings = "task_arithmetic", {"scale": self.scale.value}
         seeds = self.settings.seeds
         seeds = [*seeds, *range(max(seeds) + 1, max(seeds) + 51)][: self.seeds.value]
         return self.session.choose(
-            models=names, target=self.target.value, method=self.method.value, weights=weights,
+            models=names, target=self.target.value, method=method, weights=weights,
             method_settings=settings, seeds=seeds,
             target_max_steps=self.steps.value,
         )  # fmt: skip
 
+    def _shares(self) -> list[float]:
+        """What part of the update each ticked model has; of the sum for task arithmetic."""
+        names = self.models.ticked()
+        if not METHODS[self.method.value].weighted:
+            return [1 / len(names)] * len(names)
+        weights = [self.weights[name].value for name in names]
+        whole = 1.0 if self.method.value == "task_arithmetic" else sum(weights)
+        return [weight / whole if whole else 0.0 for weight in weights]
+
+    def run_keys(self) -> dict[str, str]:
+        """The keys of the models' runs, where they are known."""
+        return {one.name: one.key for one in self.candidates}
+
     def _tick(self, group: str, members: list[str]) -> None:
-        """Tick a family, or all models, except those trained on the target; untick others."""
+        """Tick a family, or all tasks' models, except those trained on the target; untick
+        others."""
         target = self.targets[self.target.value]
-        for one in self.candidates:
-            wanted = group == "all" or one.name in members
-            self.ticks[one.name].value = wanted and not one.knows(target)
+        free = [one for one in self.candidates if not one.knows(target)]
+        if group == "most alike":
+            return self._tick_alike(free)
+        tasks = [one.name for one in free if one.group == "tasks"]
+        self.models.tick(
+            tasks if group == "all" else [one.name for one in free if one.name in members]
+        )
+
+    def _tick_alike(self, free: list[choice.Candidate]) -> None:
+        """Tick the three models whose updates have the largest cosines with that of the model that
+        was trained on the target."""
+        own = next((o for o in self.candidates if o.name == self.target.value and o.date), None)
+        there = [one for one in free if one.date and one.group == "tasks"]
+        if not own or len(there) < 3:
+            self.message.value = (
+                "<b>Not known yet:</b> the target's own model and three others must be trained"
+            )
+            return
+        known = self.session.of_runs([own.key, *(one.key for one in there)])
+        nearest = np.argsort(-known.cosines[0, 1:])[:3]
+        self.models.tick(there[i].name for i in nearest)
 
     def _changed(self) -> None:
-        """Say what is wrong with the choice, show shares, and wake the thread."""
-        names = [name for name, tick in self.ticks.items() if tick.value]
-        equal = not METHODS[self.method.value].weighted
-        total = sum(self.weights[name].value for name in names)
-        for name, share in self.shares.items():
-            self.weights[name].disabled = equal
-            value = 1 / len(names) if equal and names else self.weights[name].value / (total or 1)
-            share.value = f"share {value:.0%}" if name in names else ""
-        wanted = SETTINGS.get(self.method.value, [])
-        self.scale.disabled, self.density.disabled = (
-            name not in wanted for name in ("scale", "density")
-        )
+        """Say what is wrong with the choice, draw what is known of it, and wake the thread."""
+        names, method = self.models.ticked(), self.method.value
+        shares = dict(zip(names, self._shares(), strict=True)) if names else {}
+        self.models.show(shares, METHODS[method].weighted)
+        self.words.value = html.escape(WORDS[method])
+        for name, methods in (("scale", SCALED), ("density", DENSE)):
+            getattr(self, name).disabled = method not in methods
+            self.settings_of[name].layout.display = "" if method in methods else "none"
         try:
             self.chosen()
             objection = ""
         except InputError as error:
             objection = f"<b>Cannot be fused:</b> {html.escape(str(error))}"
-        self.message.value = objection
+        self.message.value, self.saved.value = objection, ""
+        self._draw()
         self._enable(objection)
         self.wake.set()
 
+    def _draw(self) -> None:
+        """The map of the weight space and the numbers beside it, from the inner products of the
+        models' updates, if these are at hand."""
+        with self.drawing:
+            known, names = self.updates, self.models.ticked()
+            if known is None or not set(known.names) <= set(names):
+                return
+            labels = {one.name: one.label for one in self.candidates}
+            drawn = Updates([labels[n] for n in known.names], known.products, known.origin)
+            made = None
+            if self.method.value in LINEAR and list(known.names) == names:
+                name = self.method.value if len(names) > 1 else "scaled"
+                made = pictures.start(name, drawn, self._shares(), self.scale.value)
+            self.map.value = pictures.weight_map(drawn, made) + pictures.cosines(drawn)
+            self.numbers.value = shown.of_start(made, drawn) if made else ""
+
     def _enable(self, objection: str | None = None) -> None:
         busy = self.session.busy
-        blocked = busy or bool(self.message.value if objection is None else objection)
-        self.fuse.disabled = self.compare.disabled = blocked
+        wrong = bool(self.message.value if objection is None else objection)
+        self.fuse.disabled = self.compare.disabled = busy or wrong
         self.stop.disabled = not busy
-        self.save.disabled = not (self.session.fused() and self.folder.value.strip())
+        self.save.disabled = wrong or not (self.folder.value.strip() and self._is_fused())
+
+    def _is_fused(self) -> bool:
+        try:
+            return self.session.fused(self.chosen()) is not None
+        except InputError:
+            return False
 
     # Actions.
 
@@ -204,7 +317,7 @@ class Playground(ipw.VBox):
 
     def _save(self) -> None:
         try:
-            path = self.session.save(self.folder.value)
+            path = self.session.save(self.chosen(), self.folder.value)
             self.saved.value = f"saved: <code>{html.escape(str(path))}</code>"
         except InputError as error:
             self.saved.value = f"<b>Not saved:</b> {html.escape(str(error))}"
@@ -217,11 +330,23 @@ class Playground(ipw.VBox):
             return
         if one.name not in self.ticks:
             self.candidates.append(one)
-            self._add_row(one, True, 1.0)
-            for control in (self.ticks[one.name], self.weights[one.name]):
-                control.observe(lambda change: self._changed(), "value")
+            self.models.add(one, True, 1.0)
         self.more.value = ""
         self._changed()
+
+    def bring_back(self, key: str) -> None:
+        """Tick the models of a base model that was tried before, with its method and settings."""
+        row = self.past.found.set_index("key").loc[key]
+        names = {one.key: one.name for one in self.candidates}
+        given = row["weights"] or [1.0] * len(row["models"])
+        weights = dict(zip(row["models"], given, strict=True))
+        if row["method"] in METHODS:
+            self.method.value = row["method"]
+        for run, weight in weights.items():
+            self.weights[names[run]].value = weight
+        for name in ("scale", "density"):
+            getattr(self, name).value = row["settings"].get(name, 1.0 if name == "scale" else 0.2)
+        self.models.tick(names[run] for run in row["models"])
 
     # Display, by a separate thread: nothing else writes these.
 
@@ -243,27 +368,51 @@ class Playground(ipw.VBox):
         self._enable()
         if self.session.rounds != self.rounds:  # there are models now
             self.rounds = self.session.rounds
-            self._show_choice()
             self._show_facts()
+            self._show_choice()
 
     def _show_facts(self) -> None:
-        for one in choice.candidates(self.settings):
-            if one.name in self.facts:
-                self.facts[one.name].value = html.escape(one.facts)
+        found = {one.name: one for one in choice.candidates(self.settings)}
+        self.candidates = [found.get(one.name, one) for one in self.candidates]
+        for one in self.candidates:
+            self.facts[one.name].value = html.escape(one.facts)
+            self.models.known[one.name] = one
 
     def _show_choice(self) -> None:
-        """Show report, map and the code that repeats the choice, or what is wrong with it."""
+        """Show report, map, history and the code that repeats the choice, or what is wrong."""
         try:
             settings = self.chosen()
-            report, figure = self.session.report(settings), self.session.map(settings)
+            report = self.session.report(settings, self.run_keys())
+            updates = self.session.updates(settings, self.run_keys())
         except InputError as error:
-            self.report.value, self.map.value = html.escape(str(error)), ""
+            self.report.value, self.map.value = shown.chips([str(error)], "bad"), ""
+            self.numbers.value = ""
             return
-        plain = isinstance(report, str)
-        self.report.value = html.escape(report) if plain else report._repr_html_()
-        self.map.value = _image(figure, "The weight space: the models and their mean")
-        self.repeat.value = _copyable(settings)
-        self.session.recall(settings)
+        with self.drawing:
+            self.updates = updates
+        if updates is None:
+            self.map.value = self.numbers.value = ""
+        self._draw()
+        self.report.value = shown.report(report, updates)
+        self.repeat.value = shown.copyable(settings)
+        self._show_outcome(self.session.recall(settings))
+        names = {one.key: one.label for one in self.candidates}
+        self.past.show(self.session.tried(settings), names)
+
+    def _show_outcome(self, current: bool) -> None:
+        """What came out of the last plan; dimmed if it is not that of the current choice."""
+        plan = self.session.plan
+        found = self.session.results() if plan else None
+        if plan is None or found is None or not len(found["accuracy"].dropna()):
+            return
+        drawn = (current, *(row["run"].key for row in plan.rows), len(self.session.histories()))
+        if drawn != self.drawn:
+            self.drawn = drawn
+            self.curves.value = shown.dimmed(
+                shown.curves(self.session.histories(), self.steps.value), current
+            )
+            outcome = shown.outcome(found, self.session.answers(), plan)
+            self.outcome.value = shown.dimmed(outcome, current)
 
     def _show_progress(self) -> None:
         with self.session.lock:
@@ -271,65 +420,23 @@ class Playground(ipw.VBox):
         bar = f"<progress value='{state.done}' max='{state.total or 1}'></progress> "
         count = f"{state.done} of {state.total} runs, " if state.total else ""
         bar = bar if state.phase == "working" else ""
-        plan = self.session.plan
-        found = self.session.results() if plan else None
-        if plan and found is not None and (len(found["accuracy"].dropna()) or bar):
-            histories = self.session.histories()
-            drawn = (*(row["run"].key for row in plan.rows), len(histories))
-            if drawn != self.drawn:
-                self.drawn = drawn
-                self.curves.value = _curves(histories, self.steps.value)
-            self.outcome.value = _outcome(found, self.session.answers())
+        try:
+            current = self.session.recall(self.chosen())
+        except InputError:
+            current = False
+        self._show_outcome(current)
         self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
+
+
+def _slider(number: Any, low: float, high: float) -> ipw.Widget:
+    """A slider that moves with a number box, which can be typed into."""
+    value = min(max(number.value, low), high)
+    slider = ipw.FloatSlider(value, min=low, max=high, step=0.01, readout=False)
+    slider.layout.width = "12em"
+    ipw.jslink((slider, "value"), (number, "value"))
+    return slider
 
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
     """A control with its label beside it, as wide as needed."""
     return kind(description=label, style={"description_width": "initial"}, **settings)
-
-
-def _image(figure, label: str) -> str:
-    """A figure as HTML, with alternative text."""
-    if figure is None:
-        return ""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80)
-    data = base64.b64encode(file.getvalue()).decode()
-    style, alt = "max-width: 100%", html.escape(label)
-    return f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
-
-
-def _curves(histories, steps: int) -> str:
-    """The learning curves in the colours of the page's theme, and their numbers, as HTML."""
-    file = io.StringIO()
-    figures.learning_curves(histories, steps).savefig(file, format="svg", transparent=True)
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
-    drawn = drawn.replace("<svg ", "<svg fill='currentColor' ", 1)
-    last = histories.groupby("base", sort=False)["accuracy"].last()
-    said = ", ".join(f"{base} {number:.1f} %" for base, number in last.items()) or "nothing yet"
-    numbers = histories.to_html(index=False, float_format="{:.3g}".format, border=0)
-    return (
-        f"<div role='img' aria-label='training loss, and dev accuracy: {said}'>{drawn}</div>"
-        f"<details><summary>numbers</summary>{numbers}</details>"
-    )
-
-
-def _outcome(results, right) -> str:
-    """Accuracies, differences and the verdict, as HTML; `right` are the `playground.answers`."""
-    shown = [playground.accuracies(results, right), playground.differences(results, right)]
-    parts = [tables.show(table).to_html(border=0, col_space="6em") for table in shown]
-    models = ", ".join(results[results["base"] == "fused"]["sources"].iloc[0])
-    parts.append(f"<p>Fused: {html.escape(models)}</p>")
-    verdict = html.escape(playground.verdict(results, results["target"].iloc[0], right))
-    parts += [f"<p>{html.escape(sentence)}</p>" for sentence in playground.collapses(results)]
-    return f"{''.join(parts)}<p><b>{verdict}</b></p>"
-
-
-def _copyable(settings: FusePlayground) -> str:
-    call, file = playground.call(settings), playground.parameter_file(settings)
-    return (
-        f"<details><summary>repeat it</summary><pre>{html.escape(call)}</pre>"
-        f"<pre># fusinglib run fuse_playground --params FILE\n{html.escape(file)}</pre>"
-        "</details>"
-    )

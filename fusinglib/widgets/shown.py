@@ -1,0 +1,95 @@
+"""What the playground shows, as HTML: every name is escaped."""
+
+import html
+import io
+
+from fusinglib.evaluation import figures, playground, tables
+from fusinglib.evaluation.tables import scored
+from fusinglib.fusion.compatibility import Report
+from fusinglib.fusion.geometry import Updates
+from fusinglib.study.settings import FusePlayground
+from fusinglib.widgets import pictures
+
+
+def chips(texts: list[str], kind: str = "") -> str:
+    return "".join(f"<span class='fusinglib-chip {kind}'>{html.escape(t)}</span>" for t in texts)
+
+
+def report(report: Report | str, updates: Updates | None) -> str:
+    """Problems and notes of the report as chips, then the report itself."""
+    if isinstance(report, str):
+        return chips([report])
+    far = [f"{name}: {note}" for name, note in updates.out_of_line().items()] if updates else []
+    bad = chips([*report.problems, *far], "bad")
+    head = f"<details><summary>{html.escape(report.rows()[0]['value'])}</summary>"
+    return f"{bad}{chips(report.notes)}{head}{report._repr_html_()}</details>"
+
+
+def of_start(made: pictures.Start, updates: Updates) -> str:
+    """The norm of a base model's update and its cosines with the models, in words."""
+    rows = "".join(
+        f"<tr><th>{html.escape(str(name))}</th><td>{100 * norm / updates.origin:.2g} %</td>"
+        f"<td>{cosine:.2f}</td></tr>"
+        for name, norm, cosine in zip(updates.names, updates.norms, made.cosines, strict=True)
+    )
+    return (
+        f"<p>{html.escape(made.name)}: its update is {100 * made.norm:.2g} % of the pretrained "
+        "norm.</p><details><summary>norms and cosines</summary><table><tr><th></th><th>norm</th>"
+        f"<th>cosine with it</th></tr>{rows}</table></details>"
+    )
+
+
+def dimmed(text: str, current: bool) -> str:
+    """Results; those of another choice are marked so."""
+    if current or not text:
+        return text
+    return f"<div class='fusinglib-old'><p><i>of the previous choice:</i></p>{text}</div>"
+
+
+def outcome(results, right, plan) -> str:
+    """The verdict, then accuracies as a picture and in numbers, and differences, as HTML; `right`
+    are the `playground.answers`."""
+    verdict = html.escape(playground.verdict(results, results["target"].iloc[0], right))
+    table = playground.accuracies(results, right)
+    runs = {
+        base: list(100 * scored(rows).dropna())
+        for base, rows in results.groupby("base", sort=False)
+    }
+    picture = pictures.arms(table, runs)
+    shown = [table, playground.differences(results, right)]
+    numbers = [
+        tables.show(one).rename_axis(None).to_html(border=0, col_space="6em") for one in shown
+    ]
+    fused = next(row["run"].parents[0] for row in plan.rows if row["base"] == "fused")
+    how = ", ".join(f"{k} {v}" for k, v in fused.settings.items() if k != "with_pretrained")
+    models = ", ".join(results[results["base"] == "fused"]["sources"].iloc[0])
+    said = [f"<p>{html.escape(sentence)}</p>" for sentence in playground.collapses(results)]
+    return (
+        f"<p><b>{verdict}</b></p>{picture}<p>Fused: {html.escape(models)} "
+        f"({html.escape(how or 'method mean')})</p>{''.join(said)}{''.join(numbers)}"
+    )
+
+
+def curves(histories, steps: int) -> str:
+    """The learning curves in the colours of the page's theme, and their numbers, as HTML."""
+    file = io.StringIO()
+    figures.learning_curves(histories, steps).savefig(file, format="svg", transparent=True)
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
+    drawn = drawn.replace("<svg ", "<svg fill='currentColor' ", 1)
+    last = histories.groupby("base", sort=False)["accuracy"].last()
+    said = ", ".join(f"{base} {number:.1f} %" for base, number in last.items()) or "nothing yet"
+    numbers = histories.to_html(index=False, float_format="{:.3g}".format, border=0)
+    return (
+        f"<div role='img' aria-label='training loss, and dev accuracy: {said}'>{drawn}</div>"
+        f"<details><summary>numbers</summary>{numbers}</details>"
+    )
+
+
+def copyable(settings: FusePlayground) -> str:
+    call, file = playground.call(settings), playground.parameter_file(settings)
+    return (
+        f"<details><summary>repeat it</summary><pre>{html.escape(call)}</pre>"
+        f"<pre># fusinglib run fuse_playground --params FILE\n{html.escape(file)}</pre>"
+        "</details>"
+    )
