@@ -25,7 +25,8 @@ class History(ipw.VBox):
         if found.equals(self.found):
             return
         self.found, rows = found, []
-        best = found["gain"].idxmax() if found["gain"].notna().any() else None
+        gains = found["gain"].to_numpy(dtype=float)
+        best = int(np.nanargmax(gains)) if np.isfinite(gains).any() else None
         for number, row in enumerate(found.to_dict("records")):
             button = ipw.Button(description="Bring back", tooltip="tick these models again")
             known = all(key in names for key in row["models"]) and row["method"] in METHODS
@@ -38,7 +39,7 @@ class History(ipw.VBox):
 
 def line(row: dict, names: dict[str, str], best: bool) -> str:
     """A base model that was tried, in a line."""
-    models = ", ".join(names.get(key, key[:8]) for key in row["models"])
+    models = ", ".join(str(names.get(key, key[:8])) for key in row["models"])
     models = "" if row["method"] == "pretrained" else models
     how = [f"{name} {value}" for name, value in row["settings"].items()]
     if row["weights"]:
@@ -55,6 +56,6 @@ def _download(found: pd.DataFrame, names: dict[str, str]) -> str:
     """A link to the rows as a CSV file."""
     if found.empty:
         return "nothing yet"
-    models = [", ".join(names.get(key, key) for key in one) for one in found["models"]]
+    models = [", ".join(str(names.get(key, key)) for key in one) for one in found["models"]]
     data = base64.b64encode(found.assign(models=models).to_csv(index=False).encode()).decode()
     return f'<a download="tried.csv" href="data:text/csv;base64,{data}">as CSV</a>'

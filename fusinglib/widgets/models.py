@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import ipywidgets as ipw
 
@@ -23,6 +24,10 @@ KINDS = {
     "ticked": None,
 }
 """Filters of the list; the last one asks the tick."""
+
+
+STEP = 0.05
+"""How far a slider moves."""
 
 
 class Models(ipw.VBox):
@@ -55,23 +60,25 @@ class Models(ipw.VBox):
         """Add a row."""
         wide = ipw.Layout(width="auto")
         tick = ipw.Checkbox(ticked, description=one.label, indent=False, layout=wide)
-        tick.tooltip = f"{one.label}: {one.facts}"
         limits = {"value": weight, "min": -100, "max": 100, "step": 0.1}
         number = ipw.BoundedFloatText(description=f"weight of {one.label}", **limits)
-        top = max(3.0, abs(weight))
-        slider = ipw.FloatSlider(weight, min=min(0.0, weight), max=top, step=0.05, readout=False)
-        slider.layout.width, number.layout.width = "7em", "6em"
-        number.style.description_width = "0"
-        ipw.jslink((slider, "value"), (number, "value"))
-        self.known[one.name] = one
-        self.ticks[one.name], self.weights[one.name], self.sliders[one.name] = tick, number, slider
-        self.facts[one.name], self.shares[one.name] = ipw.HTML(html.escape(one.facts)), ipw.HTML()
-        row = ipw.Box([tick, self.facts[one.name], slider, number, self.shares[one.name]])
+        number.layout.width, number.style.description_width = "6em", "0"
+        handle = slider(number, min(0.0, weight), max(3.0, weight), "7em")
+        self.ticks[one.name], self.weights[one.name], self.sliders[one.name] = tick, number, handle
+        self.facts[one.name], self.shares[one.name] = ipw.HTML(), ipw.HTML()
+        self.tell(one)
+        row = ipw.Box([tick, self.facts[one.name], handle, number, self.shares[one.name]])
         row.add_class("fusinglib-row")
         self.rows[one.name] = row
         for control in (tick, number):
             control.observe(lambda _: self.changed(), "value")
         self.filter()
+
+    def tell(self, one: Candidate) -> None:
+        """Show what is known of a model, the rest when it is pointed at."""
+        self.known[one.name] = one
+        self.ticks[one.name].tooltip = f"{one.label}: {one.facts}"
+        self.facts[one.name].value = html.escape(", ".join(one.facts.split(", ")[:2]))
 
     def ticked(self) -> list[str]:
         """The names of the ticked models, as listed."""
@@ -115,3 +122,26 @@ class Models(ipw.VBox):
         self.changed = changed
         self.filter()
         changed()
+
+
+def slider(number: Any, low: float, high: float, width: str) -> ipw.FloatSlider:
+    """A slider that moves with a number box, which can also be typed into.
+
+    The two are linked here, not in the browser, where positions are no round numbers.
+    """
+    start = min(max(number.value, low), high)
+    made = ipw.FloatSlider(start, min=low, max=high, step=STEP, readout=False)
+    made.layout.width = width
+
+    def moved(change) -> None:
+        if abs(change["new"] - number.value) >= STEP / 2:  # less is the browser's rounding
+            number.value = round(change["new"], 2)
+
+    def typed(change) -> None:
+        inside = min(max(change["new"], low), high)
+        if abs(inside - made.value) > STEP / 2:
+            made.value = inside
+
+    made.observe(moved, "value")
+    number.observe(typed, "value")
+    return made

@@ -16,7 +16,7 @@ from fusinglib.fusion.methods import METHODS
 from fusinglib.study.settings import FusePlayground
 from fusinglib.widgets import choice, pictures, shown
 from fusinglib.widgets.history import History
-from fusinglib.widgets.models import Models
+from fusinglib.widgets.models import Models, slider
 from fusinglib.widgets.session import Session
 
 EVERY = 0.3
@@ -54,7 +54,7 @@ STYLE = """<style>
   .fusinglib-board {grid-template-columns: minmax(0, 1fr)} .fusinglib-look {position: static}}
 .fusinglib-models {max-height: 24em; overflow: auto; border: 1px solid
   var(--jp-border-color2, #ccc)}
-.fusinglib-row {display: grid; align-items: center;
+.fusinglib-row {display: grid; align-items: center; flex: none; overflow: visible;
   grid-template-columns: minmax(8em, 1.4fr) minmax(7em, 2fr) 7.5em 6.5em 8em}
 @container (max-width: 700px) {.fusinglib-row {grid-template-columns: 1fr 1fr}}
 .fusinglib-bar {display: inline-block; height: .7em; background: #D55E00}
@@ -144,10 +144,10 @@ class Playground(ipw.VBox):
         heading = ipw.HTML("<b>Finetuned models</b>")
         adding = ipw.HBox([self.more, self.add])
         self.settings_of = {
-            name: ipw.HBox([_slider(number, low, high), number, ipw.HTML(words)])
+            name: ipw.HBox([slider(number, low, high, "12em"), number, ipw.HTML(words)])
             for name, number, low, high, words in (
                 ("scale", self.scale, 0.0, 1.5, "how far along the update: 1 is all of it"),
-                ("density", self.density, 0.01, 1.0, "which part of every update is kept"),
+                ("density", self.density, 0.0, 1.0, "which part of every update is kept"),
             )
         }
         how = ipw.VBox([ipw.HBox([self.method, self.words]), *self.settings_of.values()])
@@ -375,8 +375,7 @@ class Playground(ipw.VBox):
         found = {one.name: one for one in choice.candidates(self.settings)}
         self.candidates = [found.get(one.name, one) for one in self.candidates]
         for one in self.candidates:
-            self.facts[one.name].value = html.escape(one.facts)
-            self.models.known[one.name] = one
+            self.models.tell(one)
 
     def _show_choice(self) -> None:
         """Show report, map, history and the code that repeats the choice, or what is wrong."""
@@ -426,15 +425,6 @@ class Playground(ipw.VBox):
             current = False
         self._show_outcome(current)
         self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
-
-
-def _slider(number: Any, low: float, high: float) -> ipw.Widget:
-    """A slider that moves with a number box, which can be typed into."""
-    value = min(max(number.value, low), high)
-    slider = ipw.FloatSlider(value, min=low, max=high, step=0.01, readout=False)
-    slider.layout.width = "12em"
-    ipw.jslink((slider, "value"), (number, "value"))
-    return slider
 
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
