@@ -4,7 +4,9 @@ import html
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import anywidget
 import ipywidgets as ipw
+import traitlets
 
 from fusinglib.widgets.choice import Candidate
 
@@ -38,7 +40,7 @@ class Models(ipw.VBox):
         self.changed, self.known = changed, {}
         self.ticks: dict[str, ipw.Checkbox] = {}
         self.weights: dict[str, ipw.BoundedFloatText] = {}
-        self.sliders: dict[str, ipw.FloatSlider] = {}
+        self.sliders: dict[str, Slider] = {}
         self.facts: dict[str, ipw.HTML] = {}
         self.shares: dict[str, ipw.HTML] = {}
         self.rows: dict[str, ipw.Box] = {}
@@ -63,7 +65,8 @@ class Models(ipw.VBox):
         limits = {"value": weight, "min": -100, "max": 100, "step": 0.1}
         number = ipw.BoundedFloatText(description=f"weight of {one.label}", **limits)
         number.layout.width, number.style.description_width = "6em", "0"
-        handle = slider(number, min(0.0, weight), max(3.0, weight), "7em")
+        label = f"slider for the weight of {one.label}"
+        handle = slider(number, min(0.0, weight), max(3.0, weight), "7em", label)
         self.ticks[one.name], self.weights[one.name], self.sliders[one.name] = tick, number, handle
         self.facts[one.name], self.shares[one.name] = ipw.HTML(), ipw.HTML()
         self.tell(one)
@@ -124,24 +127,55 @@ class Models(ipw.VBox):
         changed()
 
 
-def slider(number: Any, low: float, high: float, width: str) -> ipw.FloatSlider:
+class Slider(anywidget.AnyWidget):
+    """A slider with a name that screen readers say, moved by mouse or arrow keys. Of ipywidgets'
+    own, handles have none."""
+
+    _esm = """
+    function render({ model, el }) {
+      const input = document.createElement("input");
+      input.type = "range";
+      input.setAttribute("data-lm-suppress-shortcuts", "true");
+      const show = () => {
+        for (const name of ["min", "max", "step"]) input[name] = model.get(name);
+        input.value = model.get("value");
+        input.disabled = model.get("disabled");
+        input.setAttribute("aria-label", model.get("label"));
+        input.style.width = "100%";
+      };
+      input.addEventListener("input", () => {
+        model.set("moved", Number(input.value));
+        model.save_changes();
+      });
+      model.on("change", show);
+      show();
+      el.appendChild(input);
+    }
+    export default { render };
+    """
+    label = traitlets.Unicode().tag(sync=True)
+    min = traitlets.Float(0.0).tag(sync=True)
+    max = traitlets.Float(1.0).tag(sync=True)
+    step = traitlets.Float(STEP).tag(sync=True)
+    value = traitlets.Float(0.0).tag(sync=True)
+    moved = traitlets.Float(0.0).tag(sync=True)
+    disabled = traitlets.Bool(False).tag(sync=True)
+
+
+def slider(number: Any, low: float, high: float, width: str, label: str) -> Slider:
     """A slider that moves with a number box, which can also be typed into.
 
-    The two are linked here, not in the browser, where positions are no round numbers.
+    The browser writes `moved` and Python `value`, so that they never answer each other.
     """
-    start = min(max(number.value, low), high)
-    made = ipw.FloatSlider(start, min=low, max=high, step=STEP, readout=False)
+    made = Slider(value=min(max(number.value, low), high), min=low, max=high, label=label)
     made.layout.width = width
 
     def moved(change) -> None:
-        if abs(change["new"] - number.value) >= STEP / 2:  # less is the browser's rounding
-            number.value = round(change["new"], 2)
+        number.value = round(change["new"], 2)
 
     def typed(change) -> None:
-        inside = min(max(change["new"], low), high)
-        if abs(inside - made.value) > STEP / 2:
-            made.value = inside
+        made.value = min(max(change["new"], low), high)
 
-    made.observe(moved, "value")
+    made.observe(moved, "moved")
     number.observe(typed, "value")
     return made

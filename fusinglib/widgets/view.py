@@ -144,7 +144,9 @@ class Playground(ipw.VBox):
         heading = ipw.HTML("<b>Finetuned models</b>")
         adding = ipw.HBox([self.more, self.add])
         self.settings_of = {
-            name: ipw.HBox([slider(number, low, high, "12em"), number, ipw.HTML(words)])
+            name: ipw.HBox(
+                [slider(number, low, high, "12em", f"slider for {name}"), number, ipw.HTML(words)]
+            )
             for name, number, low, high, words in (
                 ("scale", self.scale, 0.0, 1.5, "how far along the update: 1 is all of it"),
                 ("density", self.density, 0.0, 1.0, "which part of every update is kept"),
@@ -425,6 +427,10 @@ class Playground(ipw.VBox):
             current = False
         self._show_outcome(current)
         self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
+
+
+def _handle(name: str, number: Any, low: float, high: float) -> ipw.Widget:
+    return slider(number, low, high, "12em", f"slider for {name}")
 
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
