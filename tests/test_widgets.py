@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 
@@ -20,13 +21,14 @@ from fusinglib import fuse, widgets
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.evaluation import pairs, playground
+from fusinglib.fusion import geometry
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import VERSIONS
 from fusinglib.study.pools import KeptPool, end_kept
 from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
 from fusinglib.study.store import Store
-from fusinglib.widgets import choice
+from fusinglib.widgets import choice, pictures
 from fusinglib.widgets import shown as shown_as
 from fusinglib.widgets.session import Session
 from fusinglib.widgets.view import Playground
@@ -480,6 +482,220 @@ def test_the_call_of_the_notebook(mini):
     assert shown.ticks["topic"].value and not shown.ticks["sentiment"].value
     with pytest.raises(InputError, match="did you mean 'target'"):
         widgets.playground(targt="irony")
+
+
+# What is shown belongs to the current choice.
+
+
+def test_save_stores_the_chosen_models_and_nothing_else(made, tmp_path):
+    shown = Playground(made)
+    until(lambda: "On irony, the fused model ends" in shown.outcome.value)
+    shown.folder.value = str(tmp_path / "mine")
+    until(lambda: not shown.save.disabled)
+    shown.ticks["topic"].value = True
+    assert shown.save.disabled  # these three are not fused yet
+    shown.save.click()
+    assert (
+        "these models are not fused yet" in shown.saved.value and not (tmp_path / "mine").exists()
+    )
+    shown.fuse.click()
+    until(lambda: "<b>done</b>" in shown.status.value and not shown.save.disabled)
+    shown.save.click()
+    card = (tmp_path / "mine/README.md").read_text()
+    assert all(name in card for name in ("sentiment", "mood", "topic"))
+    shown.ticks["topic"].value = False
+    assert not shown.saved.value
+
+
+def test_results_of_another_choice_are_dimmed_and_come_back(made):
+    shown = Playground(made)
+    until(lambda: "On irony, the fused model ends" in shown.outcome.value)
+    assert "of the previous choice" not in shown.outcome.value
+    assert "Fused: sentiment, mood (method mean)" in shown.outcome.value
+    shown.method.value = "ties"
+    until(lambda: "of the previous choice" in shown.outcome.value)
+    assert "of the previous choice" in shown.curves.value
+    until(lambda: "ties of 2 models" in shown.report.value)
+    shown.method.value = "mean"
+    until(lambda: "of the previous choice" not in shown.outcome.value)
+
+
+def test_the_report_is_that_of_method_weights_and_settings(made):
+    shown = Playground(made)
+    shown.method.value = "weighted"
+    shown.weights["mood"].value = 3.0
+    until(lambda: "weighted of 2 models" in shown.report.value and "0.75" in shown.report.value)
+    shown.method.value = "slerp"
+    until(lambda: "slerp of 2 models" in shown.report.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "said"),
+    [
+        ("weighted", {"sentiment": 1.0, "mood": -1.0}, "the weights sum to zero"),
+        ("slerp", {"topic": 1.0}, "slerp takes two models, not 3"),
+    ],
+)
+def test_what_would_fail_later_is_said_at_once(shown, method, weights, said):
+    shown.method.value = method
+    for name, weight in weights.items():
+        shown.ticks[name].value, shown.weights[name].value = True, weight
+    assert said in shown.message.value and shown.fuse.disabled
+
+
+# The live map.
+
+
+def test_the_map_moves_with_a_weight_before_anything_is_fused(made, monkeypatch):
+    shown = Playground(made)
+    until(lambda: "1.00" in shown.map.value and "mean" in shown.map.value)
+    shown.method.value = "weighted"
+    before = shown.map.value
+    monkeypatch.setattr("fusinglib.fusion.geometry.updates", None)  # nothing is read again
+    shown.weights["mood"].value = 3.0
+    assert shown.map.value != before  # at once, by the callback
+    updates = shown.updates
+    made_of = pictures.start("x", updates, [0.25, 0.75], 1.0)
+    way = np.array([0.25, 0.75])
+    assert made_of.norm * updates.origin == pytest.approx(np.sqrt(way @ updates.products @ way))
+    mixed = updates.mixed(way, "mixed")
+    assert made_of.cosines == pytest.approx(mixed.cosines[-1, :2])
+    assert f"{100 * made_of.norm:.2g} % of the pretrained norm" in shown.numbers.value
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.4, 1.3])
+def test_a_start_is_where_it_will_be(made, tmp_path, scale):
+    """Norm and cosines foretold from inner products are those of the fused model."""
+    session, plan = Session(made), plan_experiment(made)
+    updates = session.updates(made, {})
+    store = Store(made.store_folder())
+    pretrained = next(run for run in plan.runs if run.kind == "pretrain")
+    _, models = session.places(made, {})
+    how = {"method": "task_arithmetic", "weights": [0.3, 0.7], "scale": scale}
+    fuse(list(models.values()), tmp_path / "out", pretrained=store.model(pretrained), **how)
+    found = geometry.updates(store.model(pretrained), [tmp_path / "out", *models.values()])
+    start = pictures.start("start", updates, [0.3, 0.7], scale)
+    assert start.norm == pytest.approx(found.norms[0] / found.origin, rel=1e-4, abs=1e-9)
+    if scale:
+        assert start.cosines == pytest.approx(found.cosines[0, 1:], rel=1e-3)
+
+
+def test_pictures_are_named_and_escaped():
+    products = np.eye(14) + 0.1
+    names = [*map(str, range(13)), "<img src=x>"]
+    updates = geometry.Updates(names, products, 10.0)
+    start = pictures.start("mean", updates, [1 / 14] * 14, 1.0)
+    for drawn in (pictures.weight_map(updates, start), pictures.weight_map(updates, None),
+                  pictures.cosines(updates)):  # fmt: skip
+        assert 'role="img"' in drawn and "aria-label=" in drawn and "<img" not in drawn
+    assert pictures.cosines(updates).count("<rect") == 14 * 14
+
+
+def test_a_dot_an_interval_and_a_point_for_every_seed():
+    table = pd.DataFrame(
+        {"accuracy": [60.0, np.nan, 70.0], "low": [55.0, np.nan, np.nan],
+         "high": [65.0, np.nan, np.nan]},
+        index=["pretrained", "intertrained", "fused"],
+    )  # fmt: skip
+    drawn = pictures.arms(table, {"pretrained": [58.0, 62.0], "fused": [70.0]})
+    assert "60.0 % (55.0 to 65.0)" in drawn and "intertrained" not in drawn
+    assert drawn.count("<circle") == 2 + 3 and drawn.count("<path") == 1
+    assert 'aria-label="Test accuracy: pretrained 60.0 %; fused 70.0 %"' in drawn
+
+
+# One model, scaled.
+
+
+def test_one_models_update_can_be_scaled_and_compared(made):
+    shown = Playground(made)
+    shown.ticks["sentiment"].value = False
+    assert "or scale the update of one" in shown.message.value
+    shown.scale.value = 0.35
+    chosen = shown.chosen()
+    assert not shown.message.value and chosen.method == "task_arithmetic"
+    assert (chosen.models, chosen.weights) == (["mood"], [1.0])
+    assert chosen.method_settings == {"scale": 0.35}
+    shown.compare.click()
+    until(lambda: "<b>done</b>" in shown.status.value)
+    until(lambda: "method task_arithmetic" in shown.outcome.value)
+
+
+def test_one_model_as_it_is_is_refused(settings):
+    assert "at least 2, or one for task_arithmetic" in refusal(settings, models=["mood"])
+
+
+def test_a_scaled_mean_is_task_arithmetic_with_equal_shares(shown):
+    shown.scale.value = 0.5
+    chosen = shown.chosen()
+    assert chosen.method == "task_arithmetic" and chosen.weights == [0.5, 0.5]
+    shown.scale.value = 1.0
+    assert shown.chosen().method == "mean" and shown.chosen().weights == []
+
+
+# The list, the presets, and what was tried before.
+
+
+def test_the_list_is_searched_filtered_and_ordered(shown):
+    listed = lambda: [row.children[0].description for row in shown.models.list.children]  # noqa: E731
+    assert len(listed()) == len(shown.candidates)
+    shown.models.search.value = "moo"
+    assert listed() == ["mood"] and "ticked, not shown: sentiment" in shown.models.count.value
+    shown.models.search.value = ""
+    shown.models.kind.value = "ticked"
+    assert listed() == ["sentiment", "mood"]
+    shown.models.kind.value = "all models"
+    shown.models.order.value = "most examples"
+    assert listed()[0] == "captions" and listed()[-1] == "topic"
+
+
+def test_the_most_alike_are_those_with_the_largest_cosines(made):
+    shown = Playground(made)
+    shown._tick("most alike", [])
+    assert "Not known yet" in shown.message.value
+    names = ["sentiment", "topic", "irony", "emoji", "mood"]
+    for name in names[1:]:
+        wide = dataclasses.replace(made, models=["sentiment", name], target="emotion")
+        execute(plan_experiment(wide), Store(made.store_folder()), wide)
+    shown = Playground(made)
+    shown._tick("most alike", [])
+    known = shown.session.of_runs(
+        [next(o.key for o in shown.candidates if o.name == n) for n in ["irony", *names]]
+    )
+    others = [(known.cosines[0, i + 1], n) for i, n in enumerate(names) if n != "irony"]
+    assert set(shown.models.ticked()) == {n for _, n in sorted(others)[-3:]}
+
+
+def test_a_comparison_of_the_store_is_brought_back(made):
+    other = dataclasses.replace(made, models=["sentiment", "topic"], method="ties",
+                                method_settings={"density": 0.4, "scale": 0.8})  # fmt: skip
+    execute(plan_experiment(other), Store(made.store_folder()), other)
+    shown = Playground(made)
+    until(lambda: len(shown.past.rows.children) == 4)  # pretrained, mood, the mean, TIES
+    table = shown.past.found
+    assert table["gain"].dropna().is_monotonic_decreasing
+    ties = table[table["method"] == "ties"].iloc[0]
+    runs = results(plan_experiment(other), Store(made.store_folder()))
+    wide = 100 * runs.pivot(index="seed", columns="base", values="accuracy")
+    assert ties["gain"] == pytest.approx((wide["fused"] - wide["pretrained"]).mean())
+    texts = [row.children[1].value for row in shown.past.rows.children]
+    assert sum("best so far" in text for text in texts) == 1
+    assert any("ties sentiment, topic (density 0.4, scale 0.8)" in text for text in texts)
+    shown.bring_back(ties["key"])
+    again = shown.chosen()
+    assert (again.models, again.method) == (["sentiment", "topic"], "ties")
+    assert again.method_settings == {"density": 0.4, "scale": 0.8}
+    until(lambda: "Fused: sentiment, topic (" in shown.outcome.value)
+    assert shown.past.export.value.startswith('<a download="tried.csv"')
+
+
+def test_a_cell_that_is_run_again_stops_what_the_first_one_runs(mini):
+    how = {"models": ["topic", "mood"], "target": "irony", "store": mini["store"]}
+    first = widgets.playground(**how)
+    first.session.state.phase = "working"
+    first.session.thread = threading.Thread(target=time.sleep, args=[0.5])
+    first.session.thread.start()
+    widgets.playground(**how)
+    assert first.session.state.text == "stopping"
 
 
 # The heatmap.
