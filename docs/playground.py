@@ -1,7 +1,8 @@
 """Take the documentation's picture of the playground: `python docs/playground.py`, some minutes.
 
 Runs `fuse_playground.ipynb` on the miniature world in JupyterLab, in a new project, and saves what
-the widget shows after **Finetune and compare**. Needs `chromium` on the path.
+the widget shows after **Finetune and compare**; a store that FUSINGLIB_STORE names is used. Needs
+`chromium` on the path.
 """
 
 import json
@@ -33,7 +34,7 @@ def picture(folder: Path) -> None:
     words = ["--no-browser", "--allow-root", f"--port={PORT}", "--IdentityProvider.token=t"]
     words += [f"--LabApp.app_settings_dir={folder}", f"--LabApp.workspaces_dir={folder}/spaces"]
     words += [f"--LabApp.user_settings_dir={folder}/settings", "--LabApp.news_url="]
-    environment = {**os.environ, "FUSINGLIB_STORE": str(folder / "runs")}
+    environment = {"FUSINGLIB_STORE": str(folder / "runs"), **os.environ}
     lab = [sys.executable, "-m", "jupyterlab", *words, f"--ServerApp.root_dir={folder}/notebooks"]
     with subprocess.Popen(lab, cwd=folder, env=environment) as server:
         try:
@@ -60,7 +61,7 @@ def _take(file: Path) -> None:
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1900})
+        page = browser.new_page(viewport={"width": 1400, "height": 1900})
         page.set_default_timeout(PATIENCE)
         page.goto(f"{LAB}/lab/tree/fuse_playground.ipynb?token=t&reset")
         page.wait_for_selector("text=Python 3 (ipykernel) | Idle")
@@ -69,18 +70,21 @@ def _take(file: Path) -> None:
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.get_by_role("button", name="Fuse", exact=True).wait_for()
         page.wait_for_timeout(3000)
+        page.get_by_label("Method").select_option("weighted")
+        page.get_by_label("weight of topic", exact=True).fill("2")
+        page.get_by_label("weight of topic", exact=True).press("Tab")
         page.get_by_role("button", name="Finetune and compare").click()
         page.locator(".fusinglib-status", has_text="done").wait_for()
-        page.wait_for_timeout(4000)
+        page.wait_for_timeout(6000)
         widget = page.locator(".fusinglib-playground")
         widget.evaluate("widget => widget.scrollIntoView()")
         page.wait_for_timeout(1000)
         top = widget.bounding_box()
-        verdict = page.get_by_text("the fused model ends").last.bounding_box()
-        assert top and verdict
-        height = verdict["y"] + verdict["height"] + 10 - top["y"]
+        last = page.locator(".fusinglib-outcome svg").bounding_box()
+        assert top and last
+        height = last["y"] + last["height"] + 10 - top["y"]
         page.screenshot(
-            path=file, clip={"x": top["x"], "y": top["y"], "width": 1130, "height": height}
+            path=file, clip={"x": top["x"], "y": top["y"], "width": 1250, "height": height}
         )
         browser.close()
 

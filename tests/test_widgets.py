@@ -567,10 +567,11 @@ def test_the_map_moves_with_a_weight_before_anything_is_fused(made, monkeypatch)
 def test_a_start_is_where_it_will_be(made, tmp_path, scale):
     """Norm and cosines foretold from inner products are those of the fused model."""
     session, plan = Session(made), plan_experiment(made)
-    updates = session.updates(made, {})
+    keys = {one.name: one.key for one in choice.candidates(made)}
+    updates = session.updates(made, keys)
     store = Store(made.store_folder())
     pretrained = next(run for run in plan.runs if run.kind == "pretrain")
-    _, models = session.places(made, {})
+    _, models = session.places(made, keys)
     how = {"method": "task_arithmetic", "weights": [0.3, 0.7], "scale": scale}
     fuse(list(models.values()), tmp_path / "out", pretrained=store.model(pretrained), **how)
     found = geometry.updates(store.model(pretrained), [tmp_path / "out", *models.values()])
@@ -670,7 +671,7 @@ def test_a_comparison_of_the_store_is_brought_back(made):
                                 method_settings={"density": 0.4, "scale": 0.8})  # fmt: skip
     execute(plan_experiment(other), Store(made.store_folder()), other)
     shown = Playground(made)
-    until(lambda: len(shown.past.rows.children) == 4)  # pretrained, mood, the mean, TIES
+    until(lambda: len(shown.past.rows.children) == 5)  # pretrained, two models, the mean, TIES
     table = shown.past.found
     assert table["gain"].dropna().is_monotonic_decreasing
     ties = table[table["method"] == "ties"].iloc[0]
@@ -679,7 +680,8 @@ def test_a_comparison_of_the_store_is_brought_back(made):
     assert ties["gain"] == pytest.approx((wide["fused"] - wide["pretrained"]).mean())
     texts = [row.children[1].value for row in shown.past.rows.children]
     assert sum("best so far" in text for text in texts) == 1
-    assert any("ties sentiment, topic (density 0.4, scale 0.8)" in text for text in texts)
+    (text,) = [text for text in texts if "seeds: ties " in text]
+    assert all(word in text for word in ("sentiment", "topic", "(density 0.4, scale 0.8)"))
     shown.bring_back(ties["key"])
     again = shown.chosen()
     assert (again.models, again.method) == (["sentiment", "topic"], "ties")

@@ -75,11 +75,12 @@ def tried(plan: Plan, store: Store) -> pd.DataFrame:
     """
     start = next(row["run"] for row in plan.rows if row["base"] == "pretrained")
     pretrained, found = start.parents[0].key, {}
+    wanted = _but_seed(json.loads(json.dumps(start.settings)))  # lists for tuples
     by_f1 = start.settings["training"]["metric"] == "macro_f1"
     metric = "macro_f1" if by_f1 else "accuracy"
     for path in store.root.glob("target/*/run.json"):
         said = json.loads(path.read_text())
-        if _but_seed(said["settings"]) == _but_seed(start.settings):
+        if _but_seed(said["settings"]) == wanted:
             runs = found.setdefault(said["parents"][0], {})
             result = json.loads((path.parent / "result.json").read_text())
             runs[said["settings"]["seed"]] = 100 * result[metric]
