@@ -196,7 +196,9 @@ class Playground(ipw.VBox):
         if objections:
             raise InputError(objections[0])
         weights = [self.weights[name].value for name in names] if METHODS[method].weighted else []
-        if method in ("weighted", "slerp") and abs(sum(weights)) < 1e-9:
+        if all(weight == 1 for weight in weights):
+            weights = []  # equal
+        if method in ("weighted", "slerp") and weights and abs(sum(weights)) < 1e-9:
             raise InputError("the weights sum to zero: change one")
         if method == "slerp" and len(names) != 2:
             raise InputError(f"slerp takes two models, not {len(names)}: tick two")
