@@ -548,7 +548,7 @@ def test_what_would_fail_later_is_said_at_once(shown, method, weights, said):
 
 def test_the_map_moves_with_a_weight_before_anything_is_fused(made, monkeypatch):
     shown = Playground(made)
-    until(lambda: "1.00" in shown.map.value and "mean" in shown.map.value)
+    until(lambda: "1.00" in shown.square.value and "mean" in shown.map.value)
     shown.method.value = "weighted"
     before = shown.map.value
     monkeypatch.setattr("fusinglib.fusion.geometry.updates", None)  # nothing is read again

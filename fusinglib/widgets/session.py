@@ -57,9 +57,12 @@ class Session:
         self.thread: threading.Thread | None = None
         self.pool = None
         if settings.executor != "serial":
-            count = workers(settings)
-            keep(count)
-            self.pool = functools.partial(kept_workers, count)
+            self.pool = functools.partial(kept_workers, workers(settings))
+
+    def warm(self) -> None:
+        """Start the worker processes, so that the first run need not wait for them."""
+        if self.pool:
+            keep(workers(self.settings))
 
     def choose(self, **changes) -> FusePlayground:
         """The settings with these changes; raises `InputError` if they are invalid."""

@@ -84,6 +84,7 @@ class Playground(ipw.VBox):
         self.targets, self.families = settings.known_tasks()
         self.wake, self.rounds, self.drawn = threading.Event(), 0, ()
         self.updates: Updates | None = None
+        self.squared: Updates | None = None
         self.drawing = threading.Lock()
         self._make_controls()
         board = ipw.Box([self._choosing(), self._looking()])
@@ -125,9 +126,8 @@ class Playground(ipw.VBox):
         self.folder = _labelled(ipw.Text, "Save model to", placeholder="a new folder")
         self.save = ipw.Button(description="Save model", disabled=True)
         self.status, self.saved = ipw.HTML("ready"), ipw.HTML()
-        self.report, self.map, self.curves, self.outcome, self.repeat, self.numbers = (
-            ipw.HTML() for _ in range(6)
-        )
+        self.report, self.map, self.square, self.numbers = (ipw.HTML() for _ in range(4))
+        self.curves, self.outcome, self.repeat = (ipw.HTML() for _ in range(3))
         self.past = History(self.bring_back)
         given = settings.weights or [1.0] * len(settings.models)
         start = dict(zip(settings.models, given, strict=True))
@@ -159,7 +159,7 @@ class Playground(ipw.VBox):
         return ipw.VBox([heading, presets, self.models, adding, how, what])
 
     def _looking(self) -> ipw.Widget:
-        look = ipw.VBox([self.map, self.numbers, self.report])
+        look = ipw.VBox([self.map, self.square, self.numbers, self.report])
         look.add_class("fusinglib-look")
         return look
 
@@ -289,7 +289,9 @@ class Playground(ipw.VBox):
             if self.method.value in LINEAR and list(known.names) == names:
                 name = self.method.value if len(names) > 1 else "scaled"
                 made = pictures.start(name, drawn, self._shares(), self.scale.value)
-            self.map.value = pictures.weight_map(drawn, made) + pictures.cosines(drawn)
+            self.map.value = pictures.weight_map(drawn, made)
+            if known is not self.squared:  # the cosines do not depend on weights
+                self.square.value, self.squared = pictures.cosines(drawn), known
             self.numbers.value = shown.of_start(made, drawn) if made else ""
 
     def _enable(self, objection: str | None = None) -> None:
@@ -360,6 +362,7 @@ class Playground(ipw.VBox):
             self.wake.clear()
             try:
                 self._show()
+                self.session.warm()  # after the first picture
             except Exception as error:  # nobody else would report it, and the thread must survive
                 self.status.value = f"<b>failed</b>: {html.escape(str(error))}"
 
@@ -388,19 +391,25 @@ class Playground(ipw.VBox):
             report = self.session.report(settings, self.run_keys())
             updates = self.session.updates(settings, self.run_keys())
         except InputError as error:
-            self.report.value, self.map.value = shown.chips([str(error)], "bad"), ""
-            self.numbers.value = ""
+            self.report.value = shown.chips([str(error)], "bad")
+            self._blank()
             return
         with self.drawing:
             self.updates = updates
         if updates is None:
-            self.map.value = self.numbers.value = ""
+            self._blank()
         self._draw()
         self.report.value = shown.report(report, updates)
         self.repeat.value = shown.copyable(settings)
         self._show_outcome(self.session.recall(settings))
         names = {one.key: one.label for one in self.candidates}
         self.past.show(self.session.tried(settings), names)
+
+    def _blank(self) -> None:
+        """Nothing is known of the choice's place."""
+        with self.drawing:
+            self.updates = self.squared = None
+            self.map.value = self.square.value = self.numbers.value = ""
 
     def _show_outcome(self, current: bool) -> None:
         """What came out of the last plan; dimmed if it is not that of the current choice."""
