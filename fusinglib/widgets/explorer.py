@@ -29,7 +29,8 @@ class PairExplorer(ipw.VBox):
         self.below = ipw.VBox()
         self.buttons: dict[tuple[str, str], ipw.Button] = {}
         self.names = ()
-        super().__init__([self._grid(), self.detail, self.to_playground, self.below])
+        parts = [ipw.HTML(_legend()), self._grid(), self.detail, self.to_playground, self.below]
+        super().__init__(parts)
         self.add_class("fusinglib-explorer")
         self.to_playground.on_click(lambda _: self._open_playground())
 
@@ -45,7 +46,7 @@ class PairExplorer(ipw.VBox):
                 children.append(self._button(cell) if cell else ipw.HTML(""))
             children += [ipw.HTML("") for _ in tasks[number + 1 :]]
         children += [ipw.HTML(""), *(ipw.HTML(f"<b>{html.escape(name)}</b>") for name in tasks)]
-        columns = f"8em repeat({len(tasks)}, 8em)"
+        columns = f"8em repeat({len(tasks)}, minmax(6.5em, 9em))"
         return ipw.GridBox(children, layout=ipw.Layout(grid_template_columns=columns))
 
     def _button(self, cell) -> ipw.Button:
@@ -53,8 +54,11 @@ class PairExplorer(ipw.VBox):
         sign = pairs.CLASSES.get(cell.rank, "–")
         button = ipw.Button(
             description=f"{cell.gain:+.1f} {sign}{'' if cell.certain else ' ?'}",
-            tooltip=f"{cell.one} and {cell.two}: {cell.rank or 'runs are missing'}",
+            tooltip=f"{cell.one} and {cell.two}: {cell.rank or 'runs are missing'}; fused "
+            f"{cell.gain:+.1f}, {cell.one} {cell.gain_one:+.1f}, {cell.two} {cell.gain_two:+.1f} "
+            "points over pretrained",
             style={"button_color": colour, "text_color": ink},
+            layout=ipw.Layout(width="auto", min_width="0"),
         )
         button.on_click(lambda _, names=cell.names: self._choose(names))
         self.buttons[cell.names] = button
@@ -77,3 +81,15 @@ class PairExplorer(ipw.VBox):
         models = list(self.names)
         chosen = FusePlayground(**shared, models=models, target=target, **how)
         self.below.children = [Playground(chosen)]
+
+
+def _legend() -> str:
+    """What colours and signs mean."""
+    kinds = []
+    for rank, (colour, ink) in PAIRS.items():
+        style = f"background: {colour}; color: {ink}; padding: 1px 8px; margin-right: 6px"
+        said = html.escape(f"{pairs.CLASSES.get(rank, '–')} {rank or 'runs are missing'}")
+        kinds.append(f"<span style='{style}'>{said}</span>")
+    said = "Numbers: points over pretrained. ?: the rank is uncertain. Colours rank the fused pair"
+    style = "<style>.fusinglib-explorer :is(th, td) {text-align: right; padding: 2px 8px}</style>"
+    return f"{style}<p>{said} among its two singles, not against pretrained:</p><p>{''.join(kinds)}</p>"
