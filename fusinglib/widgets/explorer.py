@@ -92,4 +92,5 @@ def _legend() -> str:
         kinds.append(f"<span style='{style}'>{said}</span>")
     said = "Numbers: points over pretrained. ?: the rank is uncertain. Colours rank the fused pair"
     style = "<style>.fusinglib-explorer :is(th, td) {text-align: right; padding: 2px 8px}</style>"
-    return f"{style}<p>{said} among its two singles, not against pretrained:</p><p>{''.join(kinds)}</p>"
+    said += " among its two singles, not against pretrained:"
+    return f"{style}<p>{said}</p><p>{''.join(kinds)}</p>"
