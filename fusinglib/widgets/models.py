@@ -136,9 +136,10 @@ class Slider(anywidget.AnyWidget):
       const input = document.createElement("input");
       input.type = "range";
       input.setAttribute("data-lm-suppress-shortcuts", "true");
+      let settled;  // while it is being moved, earlier answers must not move it back
       const show = () => {
         for (const name of ["min", "max", "step"]) input[name] = model.get(name);
-        input.value = model.get("value");
+        if (!settled) input.value = model.get("value");
         input.disabled = model.get("disabled");
         input.setAttribute("aria-label", model.get("label"));
         input.style.width = "100%";
@@ -146,6 +147,8 @@ class Slider(anywidget.AnyWidget):
       input.addEventListener("input", () => {
         model.set("moved", Number(input.value));
         model.save_changes();
+        clearTimeout(settled);
+        settled = setTimeout(() => { settled = undefined; show(); }, 500);
       });
       model.on("change", show);
       show();

@@ -2,6 +2,7 @@
 
 import html
 import io
+import re
 
 from fusinglib.evaluation import figures, playground, tables
 from fusinglib.evaluation.tables import scored
@@ -57,9 +58,7 @@ def outcome(results, right, plan) -> str:
     }
     picture = pictures.arms(table, runs)
     shown = [table, playground.differences(results, right)]
-    numbers = [
-        tables.show(one).rename_axis(None).to_html(border=0, col_space="6em") for one in shown
-    ]
+    numbers = [_table(one) for one in shown]
     fused = next(row["run"].parents[0] for row in plan.rows if row["base"] == "fused")
     how = ", ".join(f"{k} {v}" for k, v in fused.settings.items() if k != "with_pretrained")
     models = ", ".join(results[results["base"] == "fused"]["sources"].iloc[0])
@@ -68,6 +67,12 @@ def outcome(results, right, plan) -> str:
         f"<p><b>{verdict}</b></p>{picture}<p>Fused: {html.escape(models)} "
         f"({html.escape(how or 'method mean')})</p>{''.join(said)}{''.join(numbers)}"
     )
+
+
+def _table(table) -> str:
+    """A table whose headings stand over their columns; the corner is no heading."""
+    text = tables.show(table).rename_axis(None).to_html(border=0, col_space="6em")
+    return re.sub(r"<th[^>]*></th>", "<td></td>", text)
 
 
 def curves(histories, steps: int) -> str:
