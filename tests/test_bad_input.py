@@ -237,6 +237,19 @@ def test_a_disk_that_fails(mini, tmp_path, option):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.parametrize(("user", "allowed"), [(0, True), (1000, False)])
+def test_a_lab_may_be_opened_as_root(tmp_path, monkeypatch, user, allowed):
+    """As in containers, where JupyterLab would refuse to start."""
+    main(["new", str(tmp_path / "mine")])
+    monkeypatch.chdir(tmp_path / "mine")
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    main(["lab", "--", "--port=9"])
+    (words,) = started
+    assert ("--allow-root" in words) == allowed and words[-1] == "--port=9"
+
+
 def test_a_project_needs_a_new_folder_and_a_lab_needs_notebooks(tmp_path, monkeypatch, capsys):
     assert main(["new", str(tmp_path)]) == 2
     assert f"{tmp_path} already exists: name a new folder" in capsys.readouterr().err
