@@ -229,6 +229,8 @@ def fuse(options: argparse.Namespace) -> int:
 
     if options.adapter:
         return _fuse_adapters(options)
+    if options.rank:
+        raise InputError("--rank is of an adapter: add --adapter, or leave it out")
     settings = _settings(options.set)
     for name in settings.keys() & inspect.signature(fuse).parameters.keys():
         raise InputError(

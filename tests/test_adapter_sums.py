@@ -114,6 +114,8 @@ def test_the_command(tmp_path, capsys):
     assert main([*words, "--method", "ties", "--dtype", "float16"]) == 2
     assert "leave out --dtype, --method" in capsys.readouterr().err
     assert main(words) == 2 and "already exists" in capsys.readouterr().err
+    assert main(["fuse", *map(str, folders), "--rank", "2", "--dry-run"]) == 2
+    assert "add --adapter" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
