@@ -13,6 +13,7 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.resolver import folder_of, model_of
 from fusinglib.study.settings import FamilyTable, FusePlayground
 from fusinglib.study.store import DAMAGED, PENDING, Store
+from fusinglib.widgets import choice
 from fusinglib.widgets.session import Session
 
 CHOSEN = {"models": ["mood", "irony"], "target": "sentiment", "method": "mean", "weights": [],
@@ -38,8 +39,7 @@ def pruned(mini):
 def test_the_session_saves_it(pruned, tmp_path):
     settings, *_ = pruned
     session = Session(settings)
-    session.recall(settings)
-    assert session.save(str(tmp_path / "mine")).is_dir()
+    assert session.save(settings, str(tmp_path / "mine")).is_dir()
 
 
 def test_fuse_makes_it_without_finetuning_again(pruned):
@@ -65,8 +65,9 @@ def test_a_map_of_a_mean_of_means(pruned, mini):
     )
     execute(plan_experiment(further), store, further)
     main(["store", "prune", "--yes", "--store", str(store.root)])
-    session = Session(further)
-    assert session.map(further) is not None and "averaged" in str(session.report(further))
+    session, keys = Session(further), {one.name: one.key for one in choice.candidates(further)}
+    assert session.updates(further, keys).names == [mean.key, "topic"]
+    assert "averaged" in str(session.report(further, keys))
     model_of(mean, store)
 
 
