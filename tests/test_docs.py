@@ -24,6 +24,8 @@ from fusinglib.study.settings import EXPERIMENTS, ManyWorlds, Settings
 from fusinglib.study.store import Store
 from fusinglib.training import pretraining
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
 PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^( *)```(python|bash|yaml)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 HELPERS = """
@@ -140,7 +142,6 @@ NEEDS_DATA = {"docs/how-to/fuse.md", "docs/concepts/splits.md"}
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_every_code_block_works(page, project, monkeypatch, request):
     if name_of(page) in NEEDS_DATA:
