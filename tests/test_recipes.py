@@ -236,6 +236,14 @@ def test_slerp_goes_another_way_in_every_layer(models, tmp_path):
     fuse(said.pop("models"), tmp_path / "out", progress=False, **said)
 
 
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_our_own_options_are_read_for_every_method(models, tmp_path, method):
+    said = {"merge_method": method, "models": rows(models[:2], 1, 1), "heads": True, "untie": True}
+    said |= {"base_model": models[0], "parameters": {"t": 0.5}} if method == "slerp" else {}
+    found = recipes.read(written(tmp_path, **said))
+    assert found["heads"] and found["untie"]
+
+
 def test_linear_takes_the_base_among_its_models_as_one_of_them(models, tmp_path):
     said = {"merge_method": "linear", "base_model": models[0]}
     file = written(tmp_path, models=rows(models, 1, 2, 3, 4), **said)

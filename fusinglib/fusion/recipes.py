@@ -85,8 +85,9 @@ def read(file: str | Path) -> dict[str, Any]:
     rows, base = _rows(file, said), said.get("base_model")
     for parameters in (shared, *(row.get("parameters") or {} for row in rows)):
         _check(file, method, parameters)
+    options = {name: bool(said[name]) for name in OPTIONS if name in said}
     if method == "slerp":
-        return _slerp(file, said, rows, shared)
+        return {**_slerp(file, said, rows, shared), **options}
     if method == "linear":
         if base and base not in [row["model"] for row in rows]:
             raise InputError(f"{file}: linear takes no base_model besides its models: leave it out")
@@ -96,10 +97,10 @@ def read(file: str | Path) -> dict[str, Any]:
         "models": [_place(file, row["model"]) for row in rows],
         "method": {**METHODS, **OURS}[method],
         "dtype": said.get("dtype") or "",
-        **{name: bool(said[name]) for name in OPTIONS if name in said},
+        **options,
         **_parameters(file, method, rows, shared),
     }
-    if method == "linear" and set(map(str, arguments["weights"])) == {"1.0"}:
+    if method == "linear" and all(weight == 1 for weight in arguments["weights"]):
         arguments = {**arguments, "method": "mean"}
         del arguments["weights"]
     if method not in ("linear", "fisher", "regmean"):

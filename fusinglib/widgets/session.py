@@ -218,20 +218,18 @@ class Session:
         pretrained, models = self.places(settings, keys)
         if not models or pretrained is None:
             return None
-        place = (str(pretrained), *map(str, models.values()))
-        if place not in self.known:
-            self.known[place] = geometry.updates(pretrained, list(models.values()), list(models))
-        return self.known[place]
+        return self._updates(pretrained, list(models), list(models.values()))
 
     def of_runs(self, keys: list[str]) -> geometry.Updates:
         """The updates of finished source models, by their keys; read once and kept."""
-        place = tuple(keys)
+        runs = [self.store.find(key) for key in keys]
+        origin = self.store.model(runs[0].parents[0])
+        return self._updates(origin, keys, [model_of(run, self.store) for run in runs])
+
+    def _updates(self, origin: Path, names: list[str], models: list[Path]) -> geometry.Updates:
+        place = (*names, str(origin), *map(str, models))
         if place not in self.known:
-            runs = [self.store.find(key) for key in keys]
-            origin = self.store.model(runs[0].parents[0])
-            self.known[place] = geometry.updates(
-                origin, [model_of(run, self.store) for run in runs], keys
-            )
+            self.known[place] = geometry.updates(origin, models, names)
         return self.known[place]
 
     def report(self, settings: FusePlayground, keys: dict[str, str]) -> Report | str:
