@@ -417,7 +417,8 @@ class Playground(ipw.VBox):
         found = self.session.results() if plan else None
         if plan is None or found is None or not len(found["accuracy"].dropna()):
             return
-        drawn = (current, *(row["run"].key for row in plan.rows), len(self.session.histories()))
+        known = len(found["accuracy"].dropna()), len(self.session.histories())
+        drawn = (current, *known, *(row["run"].key for row in plan.rows))
         if drawn != self.drawn:
             self.drawn = drawn
             self.curves.value = shown.dimmed(
