@@ -305,10 +305,10 @@ def test_weights_are_shown_as_shares(shown):
 
 def test_families_are_ticked_without_the_target(shown):
     shown.target.value = "sentiment"
-    shown._tick("all", [])
+    shown._tick("all but the target")
     assert sum(tick.value for tick in shown.ticks.values()) == 12 and not shown.message.value
-    shown._tick("nli", ["entailment", "captions"])
-    assert {name for name, tick in shown.ticks.items() if tick.value} == {"entailment", "captions"}
+    shown._tick("nli")
+    assert set(shown.models.ticked()) == set(shown.families["nli"])
 
 
 def test_the_controls_begin_with_the_settings(settings):
@@ -651,14 +651,14 @@ def test_the_list_is_searched_filtered_and_ordered(shown):
 
 def test_the_most_alike_are_those_with_the_largest_cosines(made):
     shown = Playground(made)
-    shown._tick("most alike", [])
+    shown._tick("most alike")
     assert "Not known yet" in shown.message.value
     names = ["sentiment", "topic", "irony", "emoji", "mood"]
     for name in names[1:]:
         wide = dataclasses.replace(made, models=["sentiment", name], target="emotion")
         execute(plan_experiment(wide), Store(made.store_folder()), wide)
     shown = Playground(made)
-    shown._tick("most alike", [])
+    shown._tick("most alike")
     known = shown.session.of_runs(
         [next(o.key for o in shown.candidates if o.name == n) for n in ["irony", *names]]
     )
@@ -678,9 +678,9 @@ def test_a_comparison_of_the_store_is_brought_back(made):
     runs = results(plan_experiment(other), Store(made.store_folder()))
     wide = 100 * runs.pivot(index="seed", columns="base", values="accuracy")
     assert ties["gain"] == pytest.approx((wide["fused"] - wide["pretrained"]).mean())
-    texts = [row.children[1].value for row in shown.past.rows.children]
+    texts = [row.children[3].value for row in shown.past.rows.children]
     assert sum("best so far" in text for text in texts) == 1
-    (text,) = [text for text in texts if "seeds: ties " in text]
+    (text,) = [text for text in texts if "s: ties of " in text]
     assert all(word in text for word in ("sentiment", "topic", "(density 0.4, scale 0.8)"))
     shown.bring_back(ties["key"])
     again = shown.chosen()
@@ -688,6 +688,46 @@ def test_a_comparison_of_the_store_is_brought_back(made):
     assert again.method_settings == {"density": 0.4, "scale": 0.8}
     until(lambda: "Fused: sentiment, topic (" in shown.outcome.value)
     assert shown.past.export.value.startswith('<a download="tried.csv"')
+
+
+def test_rows_of_the_history_are_ordered_compared_and_saved(made, tmp_path):
+    other = dataclasses.replace(made, models=["sentiment", "topic"], method="ties",
+                                method_settings={"density": 0.4, "scale": 0.8})  # fmt: skip
+    store = Store(made.store_folder())
+    execute(plan_experiment(other), store, other)
+    shown = Playground(made)
+    until(lambda: len(shown.past.rows.children) == 5)
+    past = shown.past
+    methods = lambda: [past.found.set_index("key")["method"][key] for key in past.ticks]  # noqa: E731
+    past.order.value = "method"
+    assert methods() == sorted(methods())
+    past.order.value = "fewest models"
+    assert methods()[:3] != methods()[-2:] and set(methods()[-2:]) == {"mean", "ties"}
+    keys = past.found.set_index("method")["key"]
+    for method in ("mean", "ties"):
+        past.ticks[keys[method]].value = True
+    runs = results(plan_experiment(other), store).query("base == 'fused'").set_index("seed")
+    mean = results(plan_experiment(made), store).query("base == 'fused'").set_index("seed")
+    gap = 100 * (mean["accuracy"] - runs["accuracy"])
+    assert f"ends {abs(gap.mean()):.1f} points" in past.beside.value.replace("</i>", "")
+    assert all(f"<td>{one:+.1f}</td>" in past.beside.value for one in gap)
+    past.ticks[keys["pretrained"]].value = True
+    assert past.beside.value == "<b>Tick two rows, not more, to compare them.</b>"
+    row = next(r for r in past.rows.children if ": ties of" in r.children[3].value)
+    assert "copy as Python" in row.children[3].value and "copy as YAML" in row.children[3].value
+    shown.folder.value = str(tmp_path / "saved")
+    row.children[2].click()
+    assert "merge_method: ties" in (tmp_path / "saved/recipe.yml").read_text()
+    assert "saved:" in shown.saved.value
+    single = next(r for r in past.rows.children if "one model of" in r.children[3].value)
+    assert single.children[1].disabled and single.children[2].disabled
+
+
+def test_the_greedy_search_extends_the_best_average(made):
+    shown = Playground(made)
+    until(lambda: len(shown.past.rows.children) == 3)
+    shown._tick("greedy")
+    assert shown.message.value.startswith("<b>No suggestion:</b>")  # one model was tried alone
 
 
 def test_a_cell_that_is_run_again_stops_what_the_first_one_runs(mini):

@@ -1,6 +1,5 @@
 """Results of the playground: one target, a few base models, some seeds."""
 
-import json
 import math
 from typing import Any
 
@@ -10,11 +9,12 @@ import yaml
 
 from fusinglib.evaluation import statistics, worlds
 from fusinglib.evaluation.tables import metric_of, scored
-from fusinglib.study.plans import Plan
+from fusinglib.study.plans import Plan, Run
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 from fusinglib.training import data
 from fusinglib.training.settings import Data
+from fusinglib.training.tasks import Task
 
 BASES = ["pretrained", "intertrained", "fused"]
 DIFFERENCES = [("fused", "pretrained"), ("fused", "intertrained"), ("intertrained", "pretrained")]
@@ -42,12 +42,22 @@ def answers(plan: Plan, store: Store) -> dict[str, pd.DataFrame]:
     texts."""
     right: dict[str, dict[int, np.ndarray]] = {base: {} for base in BASES}
     for row in plan.rows:
-        run, settings = row["run"], row["run"].settings
-        if settings["training"]["metric"] != "macro_f1" and store.has(run):
-            test = data.load(run.task, Data(**settings["data"])).test
-            predicted = store.predictions(run)[settings["training"]["metric"]]
-            right[row["base"]][row["seed"]] = (predicted == test.labels).astype(float)
+        if _by_accuracy(row["run"]) and store.has(row["run"]):
+            right[row["base"]][row["seed"]] = answered(row["run"], row["run"].task, store)
     return {base: pd.DataFrame.from_dict(runs, orient="index") for base, runs in right.items()}
+
+
+def _by_accuracy(run: Run) -> bool:
+    return run.settings["training"]["metric"] != "macro_f1"
+
+
+def answered(run: Run, task: Task | None, store: Store) -> np.ndarray:
+    """Which test texts of its task a finished run got right: 1 or 0 each; none (an empty array) if
+    it was selected by macro-F1, which is not a mean over texts."""
+    if not task or not _by_accuracy(run):
+        return np.empty(0)
+    test = data.load(task, Data(**run.settings["data"])).test
+    return (store.predictions(run)[run.settings["training"]["metric"]] == test.labels).astype(float)
 
 
 def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
@@ -64,57 +74,6 @@ def gap(right: np.ndarray, scope: str) -> statistics.Estimate:
     return known._replace(variance=max(known.variance, 1 / (12 * texts**2 * seeds)))
 
 
-def tried(plan: Plan, store: Store) -> pd.DataFrame:
-    """All base models in the store that were finetuned on the plan's target in the plan's way, the
-    best first: a row each.
-
-    ``key`` is that of the base model's run, ``models`` are the keys of the models it is made of
-    (itself, if it is not fused), ``method``, ``weights`` and ``settings`` say how; ``accuracy`` in
-    percent, over ``seeds`` seeds; ``gain`` over pretrained in points, paired by seed, with its 95 %
-    interval over seeds (``low``, ``high``: this test set).
-    """
-    start = next(row["run"] for row in plan.rows if row["base"] == "pretrained")
-    pretrained, found = start.parents[0].key, {}
-    wanted = _but_seed(json.loads(json.dumps(start.settings)))  # lists for tuples
-    by_f1 = start.settings["training"]["metric"] == "macro_f1"
-    metric = "macro_f1" if by_f1 else "accuracy"
-    for path in store.root.glob("target/*/run.json"):
-        said = json.loads(path.read_text())
-        if _but_seed(said["settings"]) == wanted:
-            runs = found.setdefault(said["parents"][0], {})
-            result = json.loads((path.parent / "result.json").read_text())
-            runs[said["settings"]["seed"]] = 100 * result[metric]
-    base = pd.Series(found.get(pretrained, {}), dtype=float)
-    rows = [
-        _one_tried(key, pd.Series(runs), base, pretrained, store) for key, runs in found.items()
-    ]
-    columns = "key models method weights settings accuracy gain low high seeds".split()
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values("gain", ascending=False, ignore_index=True)
-
-
-def _but_seed(settings: dict) -> dict:
-    return {name: value for name, value in settings.items() if name != "seed"}
-
-
-def _one_tried(key: str, runs: pd.Series, base: pd.Series, pretrained: str, store: Store) -> dict:
-    file = store.root / "fuse" / key / "run.json"
-    said = json.loads(file.read_text()) if file.is_file() else {"parents": [key], "settings": {}}
-    settings = dict(said["settings"])
-    method = settings.pop("method", "mean") if file.is_file() else ""
-    settings.pop("with_pretrained", None)
-    gain = statistics.over_seeds((runs - base).dropna().to_numpy())
-    return {
-        "key": key,
-        "models": [one for one in said["parents"] if one != pretrained or key == pretrained],
-        "method": "pretrained" if key == pretrained else method or "one model",
-        "weights": settings.pop("weights", []),
-        "settings": settings,
-        "accuracy": runs.mean(),
-        "gain": gain.estimate, "low": gain.low, "high": gain.high, "seeds": len(runs),
-    }  # fmt: skip
-
-
 def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Test accuracy from each base model, in percent: mean over seeds with its 95 % interval over
     seeds and texts like these (cut off at 0 and 100), standard deviation over seeds, and how many
@@ -124,7 +83,7 @@ def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.Data
     rows = {}
     for base in BASES:
         runs = scored(results.query("base == @base").set_index("seed")).dropna()
-        _, low, high = _gap(right.get(base), 100 * runs)[SCOPES[1]]
+        _, low, high = gaps(right.get(base), 100 * runs)[SCOPES[1]]
         spread = 100 * runs.std(ddof=1) if len(runs) > 1 else math.nan
         low, high = np.clip([low, high], 0, 100)
         rows[base] = [100 * runs.mean(), low, high, spread, len(runs)]
@@ -133,7 +92,7 @@ def accuracies(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.Data
     return table.astype({"seeds": int})
 
 
-def _gap(right: pd.DataFrame | None, values: Any) -> dict[str, statistics.Difference]:
+def gaps(right: pd.DataFrame | None, values: Any) -> dict[str, statistics.Difference]:
     """The mean of `values` of seeds, in percent or points, in both `SCOPES`; over seeds alone if
     nothing is known about texts."""
     if right is None or right.empty or len(values) != len(right):
@@ -156,11 +115,11 @@ def differences(results: pd.DataFrame, right: dict[str, pd.DataFrame]) -> pd.Dat
     runs = results.pivot(index="seed", columns="base", values=metric_of(results))
     rows = {}
     for better, worse in DIFFERENCES:
-        gaps = 100 * (runs[better] - runs[worse]).dropna()
+        gains = 100 * (runs[better] - runs[worse]).dropna()
         paired = right[better] - right[worse] if right else pd.DataFrame()
-        found = _gap(paired.dropna(), gaps)
+        found = gaps(paired.dropna(), gains)
         same, (estimate, low, high) = (found[scope] for scope in SCOPES)
-        rows[f"{better} - {worse}"] = [estimate, low, high, same.low, same.high, len(gaps)]
+        rows[f"{better} - {worse}"] = [estimate, low, high, same.low, same.high, len(gains)]
     names = ["estimate", "low", "high", "low_same", "high_same", "seeds"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("comparison")
     return table.astype({"seeds": int})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import playground
+from fusinglib.evaluation import playground, tried
 from fusinglib.fusion import geometry
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.engine import preview
@@ -164,8 +164,12 @@ class Session:
         return results(self.plan, self.store)
 
     def tried(self, settings: FusePlayground) -> pd.DataFrame:
-        """What was tried on the target before (see `playground.tried`)."""
-        return playground.tried(self.planned(settings), self.store)
+        """What was tried on the target before (see `tried.tried`)."""
+        return tried.tried(self.planned(settings), self.store)
+
+    def paired(self, settings: FusePlayground, found: pd.DataFrame, one: str, two: str) -> dict:
+        """Two rows of what was tried, compared run by run (see `tried.paired`)."""
+        return tried.paired(found, one, two, self.planned(settings), self.store)
 
     # The current choice.
 

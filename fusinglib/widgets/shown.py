@@ -11,6 +11,9 @@ from fusinglib.fusion.geometry import Updates
 from fusinglib.study.settings import FusePlayground
 from fusinglib.widgets import pictures
 
+COPY = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
+"""Copies the text below a button."""
+
 
 def chips(texts: list[str], kind: str = "") -> str:
     return "".join(f"<span class='fusinglib-chip {kind}'>{html.escape(t)}</span>" for t in texts)
@@ -92,9 +95,14 @@ def curves(histories, steps: int) -> str:
 
 
 def copyable(settings: FusePlayground) -> str:
-    call, file = playground.call(settings), playground.parameter_file(settings)
-    return (
-        f"<details><summary>repeat it</summary><pre>{html.escape(call)}</pre>"
-        f"<pre># fusinglib run fuse_playground --params FILE\n{html.escape(file)}</pre>"
-        "</details>"
-    )
+    """Code and parameter file that repeat the choice, each with a button that copies it."""
+    head = "# fusinglib run fuse_playground --params FILE\n"
+    texts = {
+        "Python": playground.call(settings),
+        "YAML": head + playground.parameter_file(settings),
+    }
+    parts = [
+        f'<button onclick="{COPY}">copy as {kind}</button><pre>{html.escape(text)}</pre>'
+        for kind, text in texts.items()
+    ]
+    return f"<details><summary>repeat it</summary>{''.join(parts)}</details>"

@@ -11,11 +11,12 @@ import ipywidgets as ipw
 import numpy as np
 
 from fusinglib.errors import InputError
+from fusinglib.evaluation.tried import suggestion
 from fusinglib.fusion.geometry import Updates
 from fusinglib.fusion.methods import METHODS
 from fusinglib.study.settings import FusePlayground
 from fusinglib.widgets import choice, pictures, shown
-from fusinglib.widgets.history import History
+from fusinglib.widgets.history import Actions, History
 from fusinglib.widgets.models import Models, slider
 from fusinglib.widgets.session import Session
 
@@ -44,6 +45,15 @@ WORDS = {
     "regmean": "", "fisher": "",
 }  # fmt: skip
 """What every method does, in a sentence."""
+
+PRESETS = {
+    "all but the target": "tick every task's model, but none trained on the target",
+    "none": "untick all",
+    "most alike": "tick the models whose updates are nearest to that of the target's own model",
+    "greedy": "tick the next models of a greedy search by dev accuracy on the target: the two best "
+    "alone, then the best average so far and one more",
+}
+"""Buttons that tick models, and what they do."""
 
 STYLE = """<style>
 .fusinglib-playground {container-type: inline-size; overflow: visible}
@@ -105,6 +115,8 @@ class Playground(ipw.VBox):
         self.ticks, self.weights = self.models.ticks, self.models.weights
         self.facts, self.shares = self.models.facts, self.models.shares
         self.message, self.words = ipw.HTML(), ipw.HTML()
+        self.alike = _labelled(ipw.BoundedIntText, "how many", value=3, min=2, max=50)
+        self.alike.layout.width = "8em"
         self.more = _labelled(ipw.Text, "Add a model", placeholder="key, folder or Hub id")
         self.add = ipw.Button(description="Add", tooltip="Add this model")
         names = [name for name in METHODS if name not in ("fisher", "regmean")]
@@ -128,7 +140,9 @@ class Playground(ipw.VBox):
         self.status, self.saved = ipw.HTML("ready"), ipw.HTML()
         self.report, self.map, self.square, self.numbers = (ipw.HTML() for _ in range(4))
         self.curves, self.outcome, self.repeat = (ipw.HTML() for _ in range(3))
-        self.past = History(self.bring_back)
+        self.past = History(
+            Actions(self.settings_of, self.bring_back, self._save_row, self._paired, shown.copyable)
+        )
         given = settings.weights or [1.0] * len(settings.models)
         start = dict(zip(settings.models, given, strict=True))
         for one in self.candidates:
@@ -136,14 +150,16 @@ class Playground(ipw.VBox):
 
     def _choosing(self) -> ipw.Widget:
         buttons = []
-        for name in ("all", "none", "most alike", *self.families):
-            button = ipw.Button(description=name, tooltip=f"tick {name}", layout=WIDE)
-            button.on_click(lambda _, name=name: self._tick(name, self.families.get(name, [])))
+        for name, hint in (
+            PRESETS | {name: f"tick the family {name}" for name in self.families}
+        ).items():
+            button = ipw.Button(description=name, tooltip=hint, layout=WIDE)
+            button.on_click(lambda _, name=name: self._tick(name))
             buttons.append(button)
-        buttons[2].tooltip = "tick the three models whose updates are nearest to the target's own"
+        buttons.insert(3, self.alike)
         heading = ipw.HTML("<b>Finetuned models</b>")
         adding = ipw.HBox([self.more, self.add])
-        self.settings_of = {
+        self.numbers_of = {
             name: ipw.HBox(
                 [slider(number, low, high, "12em", f"slider for {name}"), number, ipw.HTML(words)]
             )
@@ -152,7 +168,7 @@ class Playground(ipw.VBox):
                 ("density", self.density, 0.0, 1.0, "which part of every update is kept"),
             )
         }
-        how = ipw.VBox([ipw.HBox([self.method, self.words]), *self.settings_of.values()])
+        how = ipw.VBox([ipw.HBox([self.method, self.words]), *self.numbers_of.values()])
         what = ipw.HBox([self.target, self.seeds, self.steps])
         for row in (adding, what, how.children[0], presets := ipw.HBox(buttons)):
             row.layout.flex_flow = "row wrap"
@@ -231,31 +247,46 @@ class Playground(ipw.VBox):
         """The keys of the models' runs, where they are known."""
         return {one.name: one.key for one in self.candidates}
 
-    def _tick(self, group: str, members: list[str]) -> None:
-        """Tick a family, or all tasks' models, except those trained on the target; untick
+    def _tick(self, preset: str) -> None:
+        """Tick the models of a preset or family, never those trained on the target; untick
         others."""
         target = self.targets[self.target.value]
         free = [one for one in self.candidates if not one.knows(target)]
-        if group == "most alike":
+        if preset == "most alike":
             return self._tick_alike(free)
+        if preset == "greedy":
+            return self._tick_greedily(free)
         tasks = [one.name for one in free if one.group == "tasks"]
-        self.models.tick(
-            tasks if group == "all" else [one.name for one in free if one.name in members]
-        )
+        wanted = {"none": [], "all but the target": tasks} | self.families
+        self.models.tick(one.name for one in free if one.name in wanted[preset])
 
     def _tick_alike(self, free: list[choice.Candidate]) -> None:
-        """Tick the three models whose updates have the largest cosines with that of the model that
-        was trained on the target."""
+        """Tick the models whose updates have the largest cosines with that of the model that was
+        trained on the target."""
         own = next((o for o in self.candidates if o.name == self.target.value and o.date), None)
         there = [one for one in free if one.date and one.group == "tasks"]
-        if not own or len(there) < 3:
+        if not own or len(there) < self.alike.value:
             self.message.value = (
-                "<b>Not known yet:</b> the target's own model and three others must be trained"
+                "<b>Not known yet:</b> the target's own model and "
+                f"{self.alike.value} others must be trained"
             )
             return
         known = self.session.of_runs([own.key, *(one.key for one in there)])
-        nearest = np.argsort(-known.cosines[0, 1:])[:3]
+        nearest = np.argsort(-known.cosines[0, 1:])[: self.alike.value]
         self.models.tick(there[i].name for i in nearest)
+
+    def _tick_greedily(self, free: list[choice.Candidate]) -> None:
+        """Tick the next models to try in a greedy search by dev accuracy on the target."""
+        names = {one.key: one.name for one in free if one.key}
+        keys = suggestion(self.past.found, list(names))
+        if not keys:
+            self.message.value = (
+                "<b>No suggestion:</b> it needs two models that were tried alone on this target, "
+                "and an average of them that was not tried"
+            )
+            return
+        self.method.value, self.scale.value = "mean", 1.0
+        self.models.tick(names[key] for key in keys)
 
     def _changed(self) -> None:
         """Say what is wrong with the choice, draw what is known of it, and wake the thread."""
@@ -265,7 +296,7 @@ class Playground(ipw.VBox):
         self.words.value = html.escape(WORDS[method])
         for name, methods in (("scale", SCALED), ("density", DENSE)):
             getattr(self, name).disabled = method not in methods
-            self.settings_of[name].layout.display = "" if method in methods else "none"
+            self.numbers_of[name].layout.display = "" if method in methods else "none"
         try:
             self.chosen()
             objection = ""
@@ -321,9 +352,9 @@ class Playground(ipw.VBox):
         self.session.stop()
         self.wake.set()
 
-    def _save(self) -> None:
+    def _save(self, settings: FusePlayground | None = None) -> None:
         try:
-            path = self.session.save(self.chosen(), self.folder.value)
+            path = self.session.save(settings or self.chosen(), self.folder.value)
             self.saved.value = f"saved: <code>{html.escape(str(path))}</code>"
         except InputError as error:
             self.saved.value = f"<b>Not saved:</b> {html.escape(str(error))}"
@@ -340,19 +371,38 @@ class Playground(ipw.VBox):
         self.more.value = ""
         self._changed()
 
-    def bring_back(self, key: str) -> None:
-        """Tick the models of a base model that was tried before, with its method and settings."""
+    # What was tried before.
+
+    def settings_of(self, key: str) -> FusePlayground | None:
+        """The settings that repeat a base model that was tried before; None if it is not fused, or
+        if one of its models is not in the list."""
         row = self.past.found.set_index("key").loc[key]
         names = {one.key: one.name for one in self.candidates}
-        given = row["weights"] or [1.0] * len(row["models"])
-        weights = dict(zip(row["models"], given, strict=True))
-        if row["method"] in METHODS:
-            self.method.value = row["method"]
-        for run, weight in weights.items():
-            self.weights[names[run]].value = weight
-        for name in ("scale", "density"):
-            getattr(self, name).value = row["settings"].get(name, 1.0 if name == "scale" else 0.2)
-        self.models.tick(names[run] for run in row["models"])
+        if row["method"] not in METHODS or not set(row["models"]) <= set(names):
+            return None
+        return self.session.choose(
+            models=[names[run] for run in row["models"]], target=self.target.value,
+            method=row["method"], weights=row["weights"], method_settings=row["settings"],
+            seeds=sorted(row["runs"]), target_max_steps=self.steps.value,
+        )  # fmt: skip
+
+    def bring_back(self, key: str) -> None:
+        """Tick the models of a base model that was tried before, with its method and settings."""
+        settings = self.settings_of(key)
+        assert settings
+        self.method.value = settings.method
+        weights = settings.weights or [1.0] * len(settings.models)
+        for name, weight in zip(settings.models, weights, strict=True):
+            self.weights[name].value = weight
+        numbers = {"scale": 1.0, "density": 0.2, **settings.method_settings}
+        self.scale.value, self.density.value = numbers["scale"], numbers["density"]
+        self.models.tick(settings.models)
+
+    def _save_row(self, key: str) -> None:
+        self._save(self.settings_of(key))
+
+    def _paired(self, one: str, two: str) -> dict[str, Any]:
+        return self.session.paired(self.chosen(), self.past.found, one, two)
 
     # Display, by a separate thread: nothing else writes these.
 
