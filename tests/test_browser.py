@@ -81,7 +81,7 @@ def lab(tmp_path, mini, theme):
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(90)
 
 
 def _answer(address: str) -> None:
@@ -252,6 +252,65 @@ def test_every_control_has_a_label(page, lab, theme):
     found = Axe().run(page, context=".fusinglib-playground").response["violations"]
     rules = {one["id"] for one in found}
     assert not rules
+
+
+def test_the_keyboard_alone_is_enough(page, lab):
+    """Arrow keys in the list, one stop of Tab; Enter keeps the focus; what happens is read out."""
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    listed = ".fusinglib-models input[type=checkbox]"
+    places = page.locator(listed).evaluate_all("all => all.map((one) => one.tabIndex)")
+    assert len(places) == 13 and sorted(places) == [-1] * 12 + [0]
+    page.get_by_role("checkbox", name="sentiment", exact=True).focus()
+    for key in ("ArrowDown", "ArrowDown", "Space"):
+        page.keyboard.press(key)
+    assert page.get_by_role("checkbox", name="yesno", exact=True).is_checked()
+    page.keyboard.press("End")
+    page.keyboard.press("x")  # cuts the cell where the notebook's own shortcuts apply
+    assert page.evaluate("document.activeElement.type") == "checkbox"
+    page.get_by_role("button", name="Finetune and compare").focus()
+    page.keyboard.press("Enter")
+    status(page, "done")
+    assert page.evaluate("document.activeElement.innerText") == "Finetune and compare"
+    assert page.locator(".fusinglib-status").get_attribute("role") == "status"
+    no_traceback(page)
+
+
+def test_what_stays_open_and_what_a_stopped_kernel_leaves(page, lab):
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    page.locator("summary", has_text="norms and cosines").click()
+    table = page.locator(".fusinglib-look table", has_text="cosine with")
+    table.wait_for()
+    page.get_by_label("slider for scale", exact=True).focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    table.get_by_text("cosine with mean").wait_for()  # still open
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_role("menuitem", name=re.compile("^Restart Kernel…")).click()
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.locator(".jupyter-widgets-disconnected > .fusinglib-status").wait_for(state="attached")
+    said = page.evaluate("""getComputedStyle(document.querySelector('.fusinglib-status'),
+        '::after').content""")
+    assert "run this cell again" in said
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+
+
+def test_two_rows_are_compared_and_copied(page, lab):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    run_all(page, lab, "fuse_playground")
+    page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    page.get_by_role("checkbox", name=re.compile("^compare mean of")).check()
+    page.get_by_role("checkbox", name="compare pretrained", exact=True).check()
+    page.locator("th", has_text="seed 0").wait_for()
+    page.locator("summary", has_text="repeat it").first.click()
+    page.get_by_role("button", name="copy as Python").locator("visible=true").first.click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("from fusinglib import widgets") and "models=[" in copied
+    page.get_by_role("button", name="greedy").click()
+    page.locator(".fusinglib-playground", has_text="No suggestion").wait_for()
+    picture(page, "history")
+    no_traceback(page)
 
 
 def test_the_index_shows_what_is_there(page, lab):

@@ -26,7 +26,13 @@ from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import VERSIONS
 from fusinglib.study.pools import KeptPool, end_kept
-from fusinglib.study.settings import FamilyTable, FusePlayground, PairwiseHeatmap, SourceSize
+from fusinglib.study.settings import (
+    FamilyTable,
+    FusePlayground,
+    PairwiseHeatmap,
+    SourceSize,
+    WeightDecay,
+)
 from fusinglib.study.store import Store
 from fusinglib.widgets import choice, pictures
 from fusinglib.widgets import shown as shown_as
@@ -245,13 +251,15 @@ def test_histories_are_those_of_the_store_and_drawn(made):
     run = plan.rows[0]["run"]
     last = json.loads((store.path(run) / "history.json").read_text())[-1]
     assert table.iloc[1]["loss"] == last["loss"]
-    drawn = shown_as.curves(table, 2)
+    drawn = pictures.curves(table)
     for base in playground.BASES:
-        assert f'id="loss-{base}"' in drawn and f'id="accuracy-{base}"' in drawn
-    assert drawn.count("role='img'") == 1 and drawn.count("<svg") == 1
-    assert "<svg fill='currentColor'" in drawn  # text as well, on dark pages too
-    assert "#000000" not in drawn and f"{100 * last['ranked']:.3g}" in drawn
-    assert "nothing yet" in shown_as.curves(table[:0], 2)
+        for value in ("loss", "accuracy"):
+            assert drawn.count(f'class="{value}-{base}"') == 2  # seeds
+    assert drawn.count('role="img"') == 1 and "#000" not in drawn  # text on dark pages too
+    said = f"pretrained, seed 0, after {last['step']} batches: {100 * last['ranked']:.3g} %"
+    assert f"<title>{said}</title>" in drawn
+    assert f"{100 * last['ranked']:.3g}" in shown_as.evaluations(table)
+    assert "nothing yet" in pictures.curves(table[:0])
 
 
 # Candidates.
@@ -266,8 +274,13 @@ def test_candidates_are_tasks_then_the_store_then_what_is_named(made, mini, tmp_
     assert len(by_name) == 13 + 2
     assert by_name["mood"].date and by_name["topic"].facts == "120 examples, not trained yet"
     assert {one.label for one in found[13:]} == {
-        "mood from miniature T5, seed 1", "sentiment from miniature T5, seed 1",
+        "mood, seed 1", "sentiment, seed 1",
     }  # fmt: skip
+    decays = {"weight_decay": 0.5, "explored_decays": []}
+    decayed = WeightDecay.from_parameters({**mini, "targets": ["irony"], **decays})
+    execute(plan_experiment(decayed), Store(decayed.store_folder()), decayed)
+    labels = [one.label for one in choice.candidates(made)[13:]]
+    assert "sentiment, seed 0, weight decay 0.5" in labels and len(set(labels)) == len(labels) > 2
     store = Store(made.store_folder())
     folder = store.model(next(r for r in plan_experiment(made).runs if r.kind == "source"))
     named = choice.named(str(folder), made)
@@ -638,7 +651,7 @@ def test_a_scaled_mean_is_task_arithmetic_with_equal_shares(shown):
 
 def test_the_list_is_searched_filtered_and_ordered(shown):
     listed = lambda: [row.children[0].description for row in shown.models.list.children]  # noqa: E731
-    assert len(listed()) == len(shown.candidates)
+    assert len(listed()) == len(shown.candidates) == 13  # tasks
     shown.models.search.value = "moo"
     assert listed() == ["mood"] and "ticked, not shown: sentiment" in shown.models.count.value
     shown.models.search.value = ""

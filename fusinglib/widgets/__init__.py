@@ -2,8 +2,8 @@
 
 Start with `start` (one call each) and `view` (the playground's board: `models` is its list,
 `pictures` are its live pictures, `shown` its texts and tables, `history` what was tried before).
-`session` is its logic, `choice` the available models and targets, and `explorer` the clickable
-heatmap.
+`session` is its logic, `choice` the available models and targets, `elements` are small parts that
+ipywidgets lacks, and `explorer` is the clickable heatmap.
 """
 
 from fusinglib.widgets.start import explorer as explorer

@@ -4,7 +4,7 @@ targets."""
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fusinglib.errors import InputError
@@ -69,9 +69,23 @@ def candidates(settings: FusePlayground) -> list[Candidate]:
         if path.parent.name not in taken and (path.parent / "model").is_dir():
             said = json.loads(path.read_text())
             if said["parents"] == [pretrained.key]:
-                found.append(replace(of_run(said["key"], said, store), group="in the store"))
+                one = of_run(said["key"], said, store)
+                label = _told_apart(said, pretrained, settings)
+                found.append(replace(one, label=label, group="in the store"))
     names = {one.name for one in found}
     return found + [named(name, settings) for name in settings.models if name not in names]
+
+
+def _told_apart(said: dict, pretrained: Run, settings: FusePlayground) -> str:
+    """The label of a run in the store without what all have in common, and with what distinguishes
+    its training from that of the tasks' source models."""
+    usual = asdict(settings.source_training())
+    words = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in said["settings"]["training"].items()
+        if name in usual and value != usual[name]
+    ]
+    return ", ".join([said["label"].replace(f" from {pretrained.label}", ""), *words])
 
 
 def of_task(name: str, settings: FusePlayground, store: Store, pretrained: Run) -> Candidate | None:

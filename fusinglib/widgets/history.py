@@ -87,8 +87,11 @@ class History(ipw.VBox):
         save.on_click(lambda _: self.actions.save(key))
         for button in (back, save):
             button.layout.width, button.layout.flex = "auto", "none"
-        code = self.actions.code(settings) if settings is not None else ""
-        return ipw.HBox([tick, back, save, ipw.HTML(line(row, self.names, best) + code)])
+        text = line(row, self.names, best)
+        if settings is not None:
+            code = self.actions.code(settings)
+            text += f"<details><summary>repeat it</summary>{code}</details>"
+        return ipw.HBox([tick, back, save, ipw.HTML(text)])
 
     def _show_pair(self) -> None:
         """Show the two ticked rows side by side."""

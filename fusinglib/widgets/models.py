@@ -2,13 +2,11 @@
 
 import html
 from collections.abc import Callable, Iterable
-from typing import Any
 
-import anywidget
 import ipywidgets as ipw
-import traitlets
 
 from fusinglib.widgets.choice import Candidate
+from fusinglib.widgets.elements import Slider, slider
 
 ORDERS = {
     "as listed": lambda one: 0,
@@ -28,10 +26,6 @@ KINDS = {
 """Filters of the list; the last one asks the tick."""
 
 
-STEP = 0.05
-"""How far a slider moves."""
-
-
 class Models(ipw.VBox):
     """A row for every model: a tick, what is known, a slider and a number for the weight, and its
     share. `changed` is called whenever a tick or a weight changes."""
@@ -45,7 +39,7 @@ class Models(ipw.VBox):
         self.shares: dict[str, ipw.HTML] = {}
         self.rows: dict[str, ipw.Box] = {}
         self.search = ipw.Text(placeholder="search", description="Search models")
-        self.kind = ipw.Dropdown(options=list(KINDS), description="Show")
+        self.kind = ipw.Dropdown(options=list(KINDS), value="tasks", description="Show")
         self.order = ipw.Dropdown(options=list(ORDERS), description="Order")
         for control in (self.search, self.kind, self.order):
             control.style.description_width = "initial"
@@ -125,60 +119,3 @@ class Models(ipw.VBox):
         self.changed = changed
         self.filter()
         changed()
-
-
-class Slider(anywidget.AnyWidget):
-    """A slider with a name that screen readers say, moved by mouse or arrow keys. Of ipywidgets'
-    own, handles have none."""
-
-    _esm = """
-    function render({ model, el }) {
-      const input = document.createElement("input");
-      input.type = "range";
-      input.setAttribute("data-lm-suppress-shortcuts", "true");
-      let settled;  // while it is being moved, earlier answers must not move it back
-      const show = () => {
-        for (const name of ["min", "max", "step"]) input[name] = model.get(name);
-        if (!settled) input.value = model.get("value");
-        input.disabled = model.get("disabled");
-        input.setAttribute("aria-label", model.get("label"));
-        input.style.width = "100%";
-      };
-      input.addEventListener("input", () => {
-        model.set("moved", Number(input.value));
-        model.save_changes();
-        clearTimeout(settled);
-        settled = setTimeout(() => { settled = undefined; show(); }, 500);
-      });
-      model.on("change", show);
-      show();
-      el.appendChild(input);
-    }
-    export default { render };
-    """
-    label = traitlets.Unicode().tag(sync=True)
-    min = traitlets.Float(0.0).tag(sync=True)
-    max = traitlets.Float(1.0).tag(sync=True)
-    step = traitlets.Float(STEP).tag(sync=True)
-    value = traitlets.Float(0.0).tag(sync=True)
-    moved = traitlets.Float(0.0).tag(sync=True)
-    disabled = traitlets.Bool(False).tag(sync=True)
-
-
-def slider(number: Any, low: float, high: float, width: str, label: str) -> Slider:
-    """A slider that moves with a number box, which can also be typed into.
-
-    The browser writes `moved` and Python `value`, so that they never answer each other.
-    """
-    made = Slider(value=min(max(number.value, low), high), min=low, max=high, label=label)
-    made.layout.width = width
-
-    def moved(change) -> None:
-        number.value = round(change["new"], 2)
-
-    def typed(change) -> None:
-        made.value = min(max(change["new"], low), high)
-
-    made.observe(moved, "moved")
-    number.observe(typed, "value")
-    return made

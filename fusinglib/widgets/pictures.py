@@ -72,7 +72,9 @@ def weight_map(updates: Updates, made: Start | None, size: tuple[int, int] = (42
         parts.append(_named(mark(*places[i]), name, about, *places[i]))
     if made is not None:
         about = f"{made.name}: update {100 * made.norm:.2g} % of the norm"
-        parts.append(_named(_diamond(*places[-1]), made.name, about, *places[-1]))
+        x, y = places[-1]
+        away = -1 if x < places[0][0] else 1  # beside the pretrained model's name, not over it
+        parts.append(_named(_diamond(x, y), made.name, about, x, y, away))
     said = f"The weight space: {len(updates.names)} models"
     said += f" and {made.name}" if made is not None else ""
     foot = f"two dimensions preserve {100 * kept:.0f} % of the squared distances"
@@ -151,6 +153,72 @@ def arms(table: pd.DataFrame, seeds: Mapping[str, Sequence[float]], unit: str = 
     return _svg(f"Test accuracy: {said}", (width, max(len(rows), 1) * row), parts)
 
 
+CURVES = {
+    "pretrained": (INK, ""),
+    "intertrained": (BLUE, "6 3"),
+    "fused": (ORANGE, "2 2"),
+}
+"""Colour and dashes of the curves from each base model."""
+
+
+def curves(histories: pd.DataFrame) -> str:
+    """Training loss and dev accuracy of every finetuning, over batches: a line per run; a point
+    says what it is when it is pointed at. `histories` are those of `playground`."""
+    width, height, left = 340, 220, 44
+    panels = {"loss": "training loss (nats)", "accuracy": "dev score (%)"}
+    last = histories.groupby("base", sort=False)["accuracy"].last()
+    said = ", ".join(f"{base} {number:.1f} %" for base, number in last.items()) or "nothing yet"
+    parts, steps = [], max([1, *(int(step) for step in histories["step"])])
+    for number, (value, label) in enumerate(panels.items()):
+        known = [float(one) for one in histories[value].dropna()] or [0.0, 1.0]
+        low, span, start = min(known), max(np.ptp(known), 1e-9), number * width + left
+
+        def place(step: float, y: float, low=low, span=span, start=start) -> tuple[float, float]:
+            across = start + step / steps * (width - left - 16)
+            return float(across), float(24 + (1 - (y - low) / span) * (height - 60))
+
+        parts += _axes(place, (low, max(known)), steps, label)
+        for base, seed in histories[["base", "seed"]].drop_duplicates().itertuples(index=False):
+            run = histories.query("base == @base and seed == @seed").dropna(subset=[value])
+            pairs = run[["step", value]].to_numpy(dtype=float)
+            points = [(*place(step, y), int(step), y) for step, y in pairs]
+            parts += _curve(base, f"{base}, seed {seed}", points, value)
+    for number, (base, (colour, dashes)) in enumerate(CURVES.items()):
+        x = left + 150 * number
+        parts.append(
+            f'<path d="M{x} {height + 6}h24" stroke="{colour}" stroke-width="2" '
+            f'stroke-dasharray="{dashes}"/>' + _text(x + 30, height + 10, base)
+        )
+    return _svg(f"training loss, and dev accuracy: {said}", (2 * width, height + 16), parts)
+
+
+def _axes(place, ends: tuple[float, float], steps: int, label: str) -> list[str]:
+    """The frame of a panel, with the numbers at its ends."""
+    (x, bottom), (right, top) = place(0, ends[0]), place(steps, ends[1])
+    return [
+        f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}H{right:.1f}" stroke="{FAINT}" fill="none"/>',
+        _text(x, top - 10, label),
+        _text(x - 4, top + 4, f"{ends[1]:.3g}", "end"),
+        _text(x - 4, bottom + 4, f"{ends[0]:.3g}", "end"),
+        _text(x, bottom + 18, "0"),
+        _text(right, bottom + 18, f"{steps} batches", "end"),
+    ]
+
+
+def _curve(base: str, name: str, points: list, value: str) -> list[str]:
+    """The line of one run, and a mark with a tooltip for each of its evaluations."""
+    colour, dashes = CURVES.get(base, (GREEN, ""))
+    line = "L".join(f"{x:.1f} {y:.1f}" for x, y, _, _ in points)
+    unit = " %" if value == "accuracy" else ""
+    marks = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">'
+        f"<title>{html.escape(name)}, after {step} batches: {number:.3g}{unit}</title></circle>"
+        for x, y, step, number in points
+    ]
+    return [f'<path class="{value}-{base}" d="M{line}" fill="none" stroke="{colour}" '
+            f'stroke-width="1.5" stroke-dasharray="{dashes}"/>', *marks]  # fmt: skip
+
+
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="12" fill="{INK}" text-anchor="{anchor}">'
@@ -158,12 +226,13 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     )
 
 
-def _named(mark: str, name: str, about: str, x: float, y: float) -> str:
-    """A mark with its name beside it, and more when it is pointed at."""
+def _named(mark: str, name: str, about: str, x: float, y: float, side: int = 1) -> str:
+    """A mark with its name on its right, or left (-1), and more when it is pointed at."""
     text = html.escape(name if len(name) < 25 else name[:24] + "…")
     return (
-        f'<g><title>{html.escape(about)}</title>{mark}<text x="{x + 8:.1f}" y="{y + 4:.1f}" '
-        f'font-size="11" fill="{INK}">{text}</text></g>'
+        f'<g><title>{html.escape(about)}</title>{mark}<text x="{x + 9 * side:.1f}" '
+        f'y="{y + 4:.1f}" text-anchor="{"start" if side > 0 else "end"}" font-size="11" '
+        f'fill="{INK}">{text}</text></g>'
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import shutil
 import threading
@@ -19,6 +20,7 @@ from fusinglib.fusion.engine import preview
 from fusinglib.fusion.methods import METHODS
 from fusinglib.integrity import staged
 from fusinglib.places import expanded
+from fusinglib.study.costs import Pace
 from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.plans import PRETRAINED, Plan, Run
@@ -139,6 +141,17 @@ class Session:
                 self.plan = plan
             ours = self.plan and [row["run"].key for row in self.plan.rows]
         return ours == [row["run"].key for row in plan.rows]
+
+    def ahead(self, settings: FusePlayground) -> str:
+        """What a comparison with these settings would compute, in words, with about how long."""
+        plan = self.planned(settings)
+        left = [run for run in plan.runs if not self.store.has(run)]
+        if not left:
+            return f"all {len(plan.runs)} runs of the comparison are in the store"
+        pace = Pace([run for run in plan.runs if self.store.has(run)], self.store)
+        seconds = pace.seconds(left) / workers(self.settings)
+        took = "" if math.isnan(seconds) else f", about {max(seconds, 1):.0f} s"
+        return f"planned: {len(plan.runs)} runs, {len(left)} of them to compute{took}"
 
     def planned(self, settings: FusePlayground) -> Plan:
         """The plan of these settings; the last one is kept."""

@@ -1,10 +1,9 @@
 """What the playground shows, as HTML: every name is escaped."""
 
 import html
-import io
 import re
 
-from fusinglib.evaluation import figures, playground, tables
+from fusinglib.evaluation import playground, tables
 from fusinglib.evaluation.tables import scored
 from fusinglib.fusion.compatibility import Report
 from fusinglib.fusion.geometry import Updates
@@ -29,18 +28,21 @@ def report(report: Report | str, updates: Updates | None) -> str:
     return f"{bad}{chips(report.notes)}{head}{report._repr_html_()}</details>"
 
 
-def of_start(made: pictures.Start, updates: Updates) -> str:
-    """The norm of a base model's update and its cosines with the models, in words."""
+def of_start(made: pictures.Start) -> str:
+    """How far a base model is from the pretrained one, in words."""
+    name = html.escape(made.name)
+    return f"<p>{name}: its update is {100 * made.norm:.2g} % of the pretrained norm.</p>"
+
+
+def norms(made: pictures.Start, updates: Updates) -> str:
+    """The norms of the models' updates and their cosines with that of a base model, as HTML."""
     rows = "".join(
         f"<tr><th>{html.escape(str(name))}</th><td>{100 * norm / updates.origin:.2g} %</td>"
         f"<td>{cosine:.2f}</td></tr>"
         for name, norm, cosine in zip(updates.names, updates.norms, made.cosines, strict=True)
     )
-    return (
-        f"<p>{html.escape(made.name)}: its update is {100 * made.norm:.2g} % of the pretrained "
-        "norm.</p><details><summary>norms and cosines</summary><table><tr><th></th><th>norm</th>"
-        f"<th>cosine with it</th></tr>{rows}</table></details>"
-    )
+    head = f"<tr><td></td><th>norm</th><th>cosine with {html.escape(made.name)}</th></tr>"
+    return f"<table>{head}{rows}</table>"
 
 
 def dimmed(text: str, current: bool) -> str:
@@ -78,20 +80,9 @@ def _table(table) -> str:
     return re.sub(r"<th[^>]*></th>", "<td></td>", text)
 
 
-def curves(histories, steps: int) -> str:
-    """The learning curves in the colours of the page's theme, and their numbers, as HTML."""
-    file = io.StringIO()
-    figures.learning_curves(histories, steps).savefig(file, format="svg", transparent=True)
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
-    drawn = drawn.replace("<svg ", "<svg fill='currentColor' ", 1)
-    last = histories.groupby("base", sort=False)["accuracy"].last()
-    said = ", ".join(f"{base} {number:.1f} %" for base, number in last.items()) or "nothing yet"
-    numbers = histories.to_html(index=False, float_format="{:.3g}".format, border=0)
-    return (
-        f"<div role='img' aria-label='training loss, and dev accuracy: {said}'>{drawn}</div>"
-        f"<details><summary>numbers</summary>{numbers}</details>"
-    )
+def evaluations(histories) -> str:
+    """The numbers of the learning curves, as HTML."""
+    return histories.to_html(index=False, float_format="{:.3g}".format, border=0)
 
 
 def copyable(settings: FusePlayground) -> str:
@@ -105,4 +96,4 @@ def copyable(settings: FusePlayground) -> str:
         f'<button onclick="{COPY}">copy as {kind}</button><pre>{html.escape(text)}</pre>'
         for kind, text in texts.items()
     ]
-    return f"<details><summary>repeat it</summary>{''.join(parts)}</details>"
+    return "".join(parts)

@@ -16,8 +16,9 @@ from fusinglib.fusion.geometry import Updates
 from fusinglib.fusion.methods import METHODS
 from fusinglib.study.settings import FusePlayground
 from fusinglib.widgets import choice, pictures, shown
+from fusinglib.widgets.elements import Arrows, Folded, Spoken, slider
 from fusinglib.widgets.history import Actions, History
-from fusinglib.widgets.models import Models, slider
+from fusinglib.widgets.models import Models
 from fusinglib.widgets.session import Session
 
 EVERY = 0.3
@@ -72,6 +73,10 @@ STYLE = """<style>
   border: 1px solid var(--jp-border-color2, #ccc)}
 .fusinglib-chip.bad {border-color: #D55E00; font-weight: bold}
 .fusinglib-old {opacity: .45}
+.jupyter-widgets-disconnected > .fusinglib-status {font-size: 0; color: transparent}
+.jupyter-widgets-disconnected > .fusinglib-status::after {font-weight: bold;
+  font-size: var(--jp-widgets-font-size, 13px); color: var(--jp-ui-font-color1, #222);
+  content: "The kernel has ended or was restarted: run this cell again. Finished runs are kept."}
 .fusinglib-playground table {border-collapse: collapse}
 .fusinglib-playground th, .fusinglib-playground td {text-align: right; padding: 2px 8px}
 .fusinglib-playground tbody th {text-align: left}
@@ -99,7 +104,8 @@ class Playground(ipw.VBox):
         self._make_controls()
         board = ipw.Box([self._choosing(), self._looking()])
         board.add_class("fusinglib-board")
-        super().__init__([ipw.HTML(STYLE), board, self._doing(), self._shown()])
+        keys = Arrows(".fusinglib-playground", ".fusinglib-models input[type=checkbox]")
+        super().__init__([ipw.HTML(STYLE), board, self._doing(), self._shown(), keys])
         self.add_class("fusinglib-playground")  # for tests and style sheets
         self.status.add_class("fusinglib-status")
         self.outcome.add_class("fusinglib-outcome")
@@ -114,9 +120,9 @@ class Playground(ipw.VBox):
         self.models = Models(lambda: self._changed())
         self.ticks, self.weights = self.models.ticks, self.models.weights
         self.facts, self.shares = self.models.facts, self.models.shares
-        self.message, self.words = ipw.HTML(), ipw.HTML()
+        self.message, self.words, self.planned = Spoken(), ipw.HTML(), ipw.HTML()
         self.alike = _labelled(ipw.BoundedIntText, "how many", value=3, min=2, max=50)
-        self.alike.layout.width = "8em"
+        self.alike.layout.width = "9em"
         self.more = _labelled(ipw.Text, "Add a model", placeholder="key, folder or Hub id")
         self.add = ipw.Button(description="Add", tooltip="Add this model")
         names = [name for name in METHODS if name not in ("fisher", "regmean")]
@@ -134,12 +140,14 @@ class Playground(ipw.VBox):
         self.steps = _labelled(ipw.BoundedIntText, "Max. batches", **steps)
         self.fuse = ipw.Button(description="Fuse")
         self.compare = ipw.Button(description="Finetune and compare", layout=WIDE)
-        self.stop = ipw.Button(description="Stop", disabled=True)
+        self.stop = ipw.Button(description="Stop", tooltip="stop; finished runs are kept")
         self.folder = _labelled(ipw.Text, "Save model to", placeholder="a new folder")
         self.save = ipw.Button(description="Save model", disabled=True)
-        self.status, self.saved = ipw.HTML("ready"), ipw.HTML()
+        self.status, self.saved = Spoken("<b>ready</b>"), Spoken()
         self.report, self.map, self.square, self.numbers = (ipw.HTML() for _ in range(4))
-        self.curves, self.outcome, self.repeat = (ipw.HTML() for _ in range(3))
+        self.curves, self.outcome = ipw.HTML(), ipw.HTML()
+        titles = ("norms and cosines", "numbers of the curves", "repeat this comparison")
+        self.norms, self.evaluations, self.repeat = map(Folded, titles)
         self.past = History(
             Actions(self.settings_of, self.bring_back, self._save_row, self._paired, shown.copyable)
         )
@@ -147,6 +155,8 @@ class Playground(ipw.VBox):
         start = dict(zip(settings.models, given, strict=True))
         for one in self.candidates:
             self.models.add(one, one.name in start, start.get(one.name, 1.0))
+        if not all(one.group == "tasks" for one in self.candidates if one.name in start):
+            self.models.kind.value = "all models"
 
     def _choosing(self) -> ipw.Widget:
         buttons = []
@@ -175,17 +185,19 @@ class Playground(ipw.VBox):
         return ipw.VBox([heading, presets, self.models, adding, how, what])
 
     def _looking(self) -> ipw.Widget:
-        look = ipw.VBox([self.map, self.square, self.numbers, self.report])
+        look = ipw.VBox([self.map, self.square, self.numbers, self.norms, self.report])
         look.add_class("fusinglib-look")
         return look
 
     def _doing(self) -> ipw.Widget:
-        buttons = ipw.HBox([self.fuse, self.compare, self.stop])
+        buttons = ipw.HBox([self.fuse, self.compare, self.stop, self.planned])
+        buttons.layout.flex_flow = "row wrap"
         return ipw.VBox([self.message, buttons, self.status])
 
     def _shown(self) -> ipw.Widget:
         saving = ipw.HBox([self.folder, self.save, self.saved])
-        return ipw.VBox([self.outcome, saving, self.repeat, self.curves, self.past])
+        parts = [self.outcome, saving, self.repeat, self.curves, self.evaluations, self.past]
+        return ipw.VBox(parts)
 
     def _observe(self) -> None:
         for control in (self.method, self.scale, self.density, self.target, self.seeds, self.steps):
@@ -323,13 +335,12 @@ class Playground(ipw.VBox):
             self.map.value = pictures.weight_map(drawn, made)
             if known is not self.squared:  # the cosines do not depend on weights
                 self.square.value, self.squared = pictures.cosines(drawn), known
-            self.numbers.value = shown.of_start(made, drawn) if made else ""
+            self.numbers.value = shown.of_start(made) if made else ""
+            self.norms.value = shown.norms(made, drawn) if made else ""
 
     def _enable(self, objection: str | None = None) -> None:
-        busy = self.session.busy
         wrong = bool(self.message.value if objection is None else objection)
-        self.fuse.disabled = self.compare.disabled = busy or wrong
-        self.stop.disabled = not busy
+        self.fuse.disabled = self.compare.disabled = wrong
         self.save.disabled = wrong or not (self.folder.value.strip() and self._is_fused())
 
     def _is_fused(self) -> bool:
@@ -343,8 +354,9 @@ class Playground(ipw.VBox):
     def _start(self, finetune: bool) -> None:
         try:
             if self.session.start(self.chosen(), finetune):
-                self._enable()
                 self.wake.set()
+            else:
+                self.message.value = "<b>Still working:</b> wait, or press Stop first"
         except InputError as error:
             self.message.value = f"<b>Cannot be fused:</b> {html.escape(str(error))}"
 
@@ -368,6 +380,7 @@ class Playground(ipw.VBox):
         if one.name not in self.ticks:
             self.candidates.append(one)
             self.models.add(one, True, 1.0)
+            self.models.kind.value = "all models"
         self.more.value = ""
         self._changed()
 
@@ -424,7 +437,7 @@ class Playground(ipw.VBox):
         self._show_progress()
         self._enable()
         if self.session.rounds != self.rounds:  # there are models now
-            self.rounds = self.session.rounds
+            self.rounds, self.message.value = self.session.rounds, ""
             self._show_facts()
             self._show_choice()
 
@@ -441,7 +454,7 @@ class Playground(ipw.VBox):
             report = self.session.report(settings, self.run_keys())
             updates = self.session.updates(settings, self.run_keys())
         except InputError as error:
-            self.report.value = shown.chips([str(error)], "bad")
+            self.report.value, self.planned.value = shown.chips([str(error)], "bad"), ""
             self._blank()
             return
         with self.drawing:
@@ -451,6 +464,7 @@ class Playground(ipw.VBox):
         self._draw()
         self.report.value = shown.report(report, updates)
         self.repeat.value = shown.copyable(settings)
+        self.planned.value = html.escape(self.session.ahead(settings))
         self._show_outcome(self.session.recall(settings))
         names = {one.key: one.label for one in self.candidates}
         self.past.show(self.session.tried(settings), names)
@@ -459,7 +473,7 @@ class Playground(ipw.VBox):
         """Nothing is known of the choice's place."""
         with self.drawing:
             self.updates = self.squared = None
-            self.map.value = self.square.value = self.numbers.value = ""
+            self.map.value = self.square.value = self.numbers.value = self.norms.value = ""
 
     def _show_outcome(self, current: bool) -> None:
         """What came out of the last plan; dimmed if it is not that of the current choice."""
@@ -471,9 +485,9 @@ class Playground(ipw.VBox):
         drawn = (current, *known, *(row["run"].key for row in plan.rows))
         if drawn != self.drawn:
             self.drawn = drawn
-            self.curves.value = shown.dimmed(
-                shown.curves(self.session.histories(), self.steps.value), current
-            )
+            histories = self.session.histories()
+            self.curves.value = shown.dimmed(pictures.curves(histories), current)
+            self.evaluations.value = shown.evaluations(histories)
             outcome = shown.outcome(found, self.session.answers(), plan)
             self.outcome.value = shown.dimmed(outcome, current)
 
@@ -489,10 +503,6 @@ class Playground(ipw.VBox):
             current = False
         self._show_outcome(current)
         self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
-
-
-def _handle(name: str, number: Any, low: float, high: float) -> ipw.Widget:
-    return slider(number, low, high, "12em", f"slider for {name}")
 
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
