@@ -1,7 +1,7 @@
 # Every target shares one .venv, which setup.sh creates if it is missing, incomplete or out of date.
 # PYTHON=/path/to/python chooses another interpreter; ARGS="..." is passed to pytest.
 
-.PHONY: help venv demo test test-slow docs lab bench-fuse clean
+.PHONY: help venv demo test test-slow docs lab app bench-fuse clean
 
 help:
 	@echo "make demo       run all notebooks on the miniature world, into executed/mini"
@@ -9,6 +9,7 @@ help:
 	@echo "make test-slow  run the slow tests"
 	@echo "make docs       build the documentation into site/, with the notebooks that make demo executed"
 	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make app        show the playground as a page without code"
 	@echo "make bench-fuse time fusing against mergekit and others (half an hour, 15 GB of disk)"
 	@echo "make venv       set up .venv only"
 	@echo "make clean      remove .venv, build files and caches; runs/ and executed/ are kept"
@@ -36,6 +37,10 @@ executed/mini/summary.html:
 
 lab: venv
 	.venv/bin/fusinglib lab
+
+# Voila leaves out cells tagged skip-execution unless told otherwise; papermill should.
+app: venv
+	.venv/bin/voila notebooks/fuse_playground.ipynb --VoilaExecutor.skip_cells_with_tag=
 
 mergekit = benchmarks/.venv-mergekit
 

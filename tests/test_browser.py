@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -26,6 +27,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on PATH"),
 ]
+
+COMMON = PROJECT / "params/mini/common.yaml"
 
 PATIENCE = 120_000
 """Milliseconds that a person waits on a busy machine."""
@@ -89,6 +92,8 @@ def _answer(address: str) -> None:
     while True:
         try:
             urllib.request.urlopen(address, timeout=5).close()
+            return
+        except urllib.error.HTTPError:  # it answers
             return
         except OSError:
             assert time.monotonic() < end, "JupyterLab does not start"
@@ -313,6 +318,36 @@ def test_two_rows_are_compared_and_copied(page, lab):
     no_traceback(page)
 
 
+def test_the_app_shows_the_board_without_code(page, mini, tmp_path):
+    """`make app`: the notebook in voila."""
+    shutil.copy(PROJECT / "notebooks/fuse_playground.ipynb", tmp_path)
+    common = tmp_path / "common.yaml"
+    known = {k: v for k, v in mini.items() if k in yaml.safe_load(COMMON.read_text())}
+    common.write_text(yaml.safe_dump(yaml.safe_load(COMMON.read_text()) | known))
+    file = tmp_path / "fuse_playground.ipynb"
+    file.write_text(file.read_text().replace("params/mini/common.yaml", str(common)))
+    recipe = (PROJECT / "Makefile").read_text().partition("\napp:")[2].splitlines()[1].split()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "voila", str(file), *recipe[2:], "--no-browser"]
+    with open(tmp_path / "voila.log", "w") as log:
+        env = {**os.environ, "FUSINGLIB_STORE": mini["store"]}
+        words += [f"--port={port}", "--Voila.ip=127.0.0.1"]
+        server = subprocess.Popen(words, stdout=log, stderr=log, cwd=tmp_path, env=env)
+    try:
+        _answer(f"http://127.0.0.1:{port}/voila/static/voila.js")
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.locator(".fusinglib-outcome").get_by_role("img", name="Test accuracy").wait_for()
+        assert not page.get_by_text("Study.open").count()
+        page.get_by_role("checkbox", name="topic", exact=True).uncheck()
+        page.locator(".fusinglib-outcome", has_text="of the previous choice").wait_for()
+        picture(page, "app")
+    finally:
+        server.terminate()
+        server.wait(90)
+
+
 def test_the_index_shows_what_is_there(page, lab):
     run_all(page, lab, "index")
     page.locator(".jp-RenderedHTMLCommon td", has_text=re.compile("^343$")).first.wait_for()
@@ -323,6 +358,7 @@ def test_the_index_shows_what_is_there(page, lab):
 def test_a_kernel_restarted_in_the_middle_loses_nothing_that_was_finished(page, lab, mini):
     run_all(page, lab, "fuse_playground")
     page.get_by_role("button", name="Fuse", exact=True).wait_for()
+    page.get_by_text("all 14 runs of the comparison are in the store").wait_for()
     before = len(Store(mini["store"]).describe())
     page.get_by_label("Max. batches").fill("90000")
     page.get_by_label("Max. batches").press("Tab")

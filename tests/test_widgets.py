@@ -277,7 +277,7 @@ def test_candidates_are_tasks_then_the_store_then_what_is_named(made, mini, tmp_
         "mood, seed 1", "sentiment, seed 1",
     }  # fmt: skip
     decays = {"weight_decay": 0.5, "explored_decays": []}
-    decayed = WeightDecay.from_parameters({**mini, "targets": ["irony"], **decays})
+    decayed = WeightDecay.from_parameters({**mini, **decays})
     execute(plan_experiment(decayed), Store(decayed.store_folder()), decayed)
     labels = [one.label for one in choice.candidates(made)[13:]]
     assert "sentiment, seed 0, weight decay 0.5" in labels and len(set(labels)) == len(labels) > 2

@@ -153,6 +153,10 @@ class Session:
         took = "" if math.isnan(seconds) else f", about {max(seconds, 1):.0f} s"
         return f"planned: {len(plan.runs)} runs, {len(left)} of them to compute{took}"
 
+    def finished(self, settings: FusePlayground) -> int:
+        """How many runs of a comparison with these settings are in the store."""
+        return sum(self.store.has(run) for run in self.planned(settings).runs)
+
     def planned(self, settings: FusePlayground) -> Plan:
         """The plan of these settings; the last one is kept."""
         if self.last is None or self.last[0] != settings:

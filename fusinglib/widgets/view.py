@@ -21,8 +21,8 @@ from fusinglib.widgets.history import Actions, History
 from fusinglib.widgets.models import Models
 from fusinglib.widgets.session import Session
 
-EVERY = 0.3
-"""Seconds between updates."""
+EVERY, NOTICE = 0.3, 2.0
+"""Seconds between updates of running work, and between looks at what others have finished."""
 
 DENSE = ("ties", "dare", "dare_ties", "breadcrumbs")
 SCALED = ("mean", "weighted", "task_arithmetic", *DENSE)
@@ -98,6 +98,7 @@ class Playground(ipw.VBox):
         self.candidates = choice.candidates(settings)
         self.targets, self.families = settings.known_tasks()
         self.wake, self.rounds, self.drawn = threading.Event(), 0, ()
+        self.finished = 0
         self.updates: Updates | None = None
         self.squared: Updates | None = None
         self.drawing = threading.Lock()
@@ -421,13 +422,21 @@ class Playground(ipw.VBox):
 
     def _follow(self) -> None:
         while True:
-            self.wake.wait()
+            if not self.wake.wait(NOTICE) and not self._noticed():
+                continue
             self.wake.clear()
             try:
                 self._show()
                 self.session.warm()  # after the first picture
             except Exception as error:  # nobody else would report it, and the thread must survive
                 self.status.value = f"<b>failed</b>: {html.escape(str(error))}"
+
+    def _noticed(self) -> bool:
+        """Whether others, such as the notebook's next cells, have finished runs of this choice."""
+        try:
+            return self.session.finished(self.chosen()) != self.finished
+        except InputError:
+            return False
 
     def _show(self) -> None:
         self._show_choice()
@@ -465,6 +474,7 @@ class Playground(ipw.VBox):
         self.report.value = shown.report(report, updates)
         self.repeat.value = shown.copyable(settings)
         self.planned.value = html.escape(self.session.ahead(settings))
+        self.finished = self.session.finished(settings)
         self._show_outcome(self.session.recall(settings))
         names = {one.key: one.label for one in self.candidates}
         self.past.show(self.session.tried(settings), names)
@@ -495,14 +505,16 @@ class Playground(ipw.VBox):
         with self.session.lock:
             state = dataclasses.replace(self.session.state)
         bar = f"<progress value='{state.done}' max='{state.total or 1}'></progress> "
-        count = f"{state.done} of {state.total} runs, " if state.total else ""
+        words = [f"{state.done} of {state.total} runs"] if state.total else []
+        words += [state.text] if state.text else []
         bar = bar if state.phase == "working" else ""
         try:
             current = self.session.recall(self.chosen())
         except InputError:
             current = False
         self._show_outcome(current)
-        self.status.value = f"{bar}<b>{state.phase}</b>: {count}{html.escape(state.text)}"
+        said = f"<b>{state.phase}</b>" + (f": {html.escape(', '.join(words))}" if words else "")
+        self.status.value = bar + said
 
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
