@@ -21,6 +21,7 @@ import pandas as pd
 from fusinglib.evaluation import claims, exploration, tables
 from fusinglib.evaluation.figures import NotebookFigure
 from fusinglib.study import parameters
+from fusinglib.study.execution import read_results
 from fusinglib.study.settings import EXPERIMENTS
 from fusinglib.study.study import Study
 
@@ -32,15 +33,6 @@ ON_MODELS = {"loss_path", "seed_planner", "fuse_playground"}
 
 RUNS_OF = {"many_worlds": "family_table"}
 """Notebooks whose runs another one records."""
-
-
-def recorded(file: Path) -> pd.DataFrame:
-    """The rows that a notebook recorded, as `study.run()` returned them."""
-    text = {name: str for name in ("key", "source_family", "base", "target")}
-    rows = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"accuracy": [""]})
-    if "base" in rows:
-        rows["sources"] = rows["sources"].map(lambda names: tuple(names.split()))
-    return rows
 
 
 def said(source: str, names: dict) -> tuple[str, object]:
@@ -58,7 +50,7 @@ def said(source: str, names: dict) -> tuple[str, object]:
 def recompute(name: str, options) -> tuple[str, pd.DataFrame | None]:
     """The report of one notebook, its figures drawn beside, and its verdicts."""
     results, params = options.results, options.params / f"{name}.yaml"
-    rows = recorded(results / f"{RUNS_OF.get(name, name)}.csv")
+    rows = read_results(results / f"{RUNS_OF.get(name, name)}.csv")
     Study.run = lambda study: rows
     exploration.cells = lambda plan, store, results: rows
     names, texts = {}, []

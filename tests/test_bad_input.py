@@ -130,12 +130,12 @@ TWO = {"families": {"few": ["mood", "irony"]}}
         ("loss_path", {"world_seeds": [0, 1]}, "'world_seeds' is [0, 1]: expected one world"),
         (
             "many_worlds",
-            {"first_worlds": 2},
+            {"first_worlds": 2, "recorded": ""},
             "'world_seeds' is [0]: expected at least three worlds",
         ),
         (
             "many_worlds",
-            {"world_seeds": [0, 1, 2], "first_worlds": 3},
+            {"world_seeds": [0, 1, 2], "first_worlds": 3, "recorded": ""},
             "'first_worlds' is 3: expected a number from 2 to 2",
         ),
         ("loss_path", {"points": 4}, "'points' is 4: expected an odd number"),

@@ -157,14 +157,14 @@ def test_fuse_compare_stop_save(page, lab, mini, tmp_path):
 
     page.get_by_role("button", name="Finetune and compare").click()
     page.get_by_role("button", name="Finetune and compare").click(force=True)  # a double click
-    curve = page.locator("svg g[id^=accuracy-]")
-    page.wait_for_function("document.querySelectorAll('svg g[id^=accuracy-]').length == 3")
+    curves = page.locator("svg path[class^=accuracy-]")
     chosen = {"models": ["mood", "emoji", "irony"], "target": "emotion", "method": "mean"}
     chosen |= {"weights": [], "method_settings": {}, "seeds": [0, 1, 2]}
     settings = FusePlayground.from_parameters({**mini, **chosen})
     plan = plan_experiment(settings)
     status(page, f"done: {len(plan.runs)} of {len(plan.runs)} runs")  # fusing was done before
-    assert curve.count() == 3
+    assert curves.count() == 3 * 3  # base models, seeds
+    assert "after" in page.locator("svg circle title", has_text="fused, seed 0").first.inner_html()
     no_traceback(page)
     picture(page, "compared")
 

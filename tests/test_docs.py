@@ -92,7 +92,7 @@ def project(tmp_path, models) -> Path:
             values |= {name: value for name, value in TINY.items() if name in values}
             values |= {"common": yaml.safe_load(file.read_text())["common"]}
         if kind is ManyWorlds:
-            values |= {"world_seeds": [0, 1, 2], "first_worlds": 2}
+            values |= {"world_seeds": [0, 1, 2], "first_worlds": 2, "recorded": ""}
         if file.stem == "loss_path":
             values |= {"points": 3, "targets": ["unseen"]}
             values["families"] = {**TINY["families"], "unseen": ["emotion"]}

@@ -28,6 +28,7 @@ from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.store import Store
+from fusinglib.study.study import Study
 
 WORLDS = ("many_worlds", "when_fusing_helps")
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
@@ -210,8 +211,8 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("many_worlds", {"first_worlds": 2}),
-        ("when_fusing_helps", {"first_worlds": 2}),
+        ("many_worlds", {"first_worlds": 2, "recorded": ""}),
+        ("when_fusing_helps", {"first_worlds": 2, "recorded": ""}),
         ("family_table", {"random_row": True}),
         ("pairwise_heatmap", {}),
         ("weight_decay", {"weight_decay": 0.5, "explored_decays": []}),
@@ -456,3 +457,23 @@ def test_the_index_leads_to_every_notebook_with_a_picture(mini, tmp_path, monkey
     found = of_notebooks("params/mini")
     assert list(found.index) == [name for name in parameters.EXPERIMENTS if name not in WORLDS]
     assert (found["finished"] == 0).all() and found.loc["family_table", "runs"] == 343
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["many_worlds", "when_fusing_helps"])
+def test_ten_worlds_open_on_recorded_results(name, tmp_path, monkeypatch):
+    """Without a run in the store, the notebook as it is shows what was recorded, and says so."""
+    monkeypatch.setenv("FUSINGLIB_STORE", str(tmp_path / "runs"))
+    assert main(["run", name, "--output", str(tmp_path / "out")]) == 0
+    notebook = nbformat.read(tmp_path / f"out/{name}.ipynb", as_version=4)
+    (said,) = [cell.outputs[0]["text"] for cell in notebook.cells if cell.id == "execute"]
+    assert said.startswith("Shown: the results recorded in results/mini-worlds, since 3,120 of")
+    assert not Store(tmp_path / "runs").describe()
+    report = (PROJECT / "results/mini-worlds/report.txt").read_text()
+    assert notebooks.report(tmp_path / f"out/{name}.ipynb") in report
+
+
+def test_recorded_results_are_those_of_the_same_runs(mini):
+    tiny = {**mini, "world_seeds": [0, 1, 2], "first_worlds": 2}
+    for folder in ("results/mini-worlds", "", "results/nowhere"):
+        assert Study.open("many_worlds", {**tiny, "recorded": folder}).recorded() is None

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,17 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
         metric = {"metric": "macro_f1" if by_f1 else "accuracy"}
         rows.append({**facts, "key": run.key, **metric, **outcome})
     return pd.DataFrame(rows)
+
+
+def read_results(file: Path) -> pd.DataFrame:
+    """The results that a notebook recorded as a CSV file, as `results` returned them."""
+    text = ("key", "source_family", "base", "target")
+    rows = pd.read_csv(
+        file, dtype=dict.fromkeys(text, "str"), keep_default_na=False, na_values={"accuracy": [""]}
+    )
+    if "base" in rows:
+        rows["sources"] = rows["sources"].map(lambda names: tuple(names.split()))
+    return rows
 
 
 def _outcome(run: Run, store: Store) -> dict:

@@ -171,10 +171,14 @@ class FamilyTable(Families):
 
 @validated
 class ManyWorlds(FamilyTable):
-    """Settings of the family table over many miniature worlds; the first `first_worlds` of them are
-    used for a forecast."""
+    """Settings of the family table over many miniature worlds.
+
+    The first `first_worlds` of them are used for a forecast. Where the store lacks runs, the same
+    ones are shown as the folder `recorded` has them, unless it is empty.
+    """
 
     first_worlds: int
+    recorded: str
 
     def __post_init__(self) -> None:
         super().__post_init__()

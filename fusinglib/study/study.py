@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from fusinglib.places import shipped
 from fusinglib.study import costs, execution, experiments, resolver
 from fusinglib.study.plans import Plan, Run
-from fusinglib.study.settings import EXPERIMENTS, Families, Settings
+from fusinglib.study.settings import EXPERIMENTS, Families, ManyWorlds, Settings
 from fusinglib.study.store import Store
 from fusinglib.training import description
 
@@ -75,6 +76,29 @@ class Study:
     def run(self, cluster=None) -> pd.DataFrame:
         """Execute what the store lacks, and return the tidy results (see `execution.execute`)."""
         return execution.execute(self.plan, self.store, self.settings, cluster)
+
+    def recorded(self) -> pd.DataFrame | None:
+        """The results of these very runs (by their keys) in the folder `recorded`, if the store
+        lacks some; None if it has all, or if the folder does not have the same runs.
+
+        Prints where they come from, and what to do to compute them.
+        """
+        assert isinstance(self.settings, ManyWorlds)
+        folder = self.settings.recorded
+        file = shipped(Path(folder) / "family_table.csv")
+        if not folder or not file.is_file():
+            return None
+        missing = sum(not self.store.has(row["run"]) for row in self.plan.rows)
+        if not missing:
+            return None
+        rows = execution.read_results(file)
+        if list(rows["key"]) != [row["run"].key for row in self.plan.rows]:
+            return None
+        print(
+            f"Shown: the results recorded in {folder}, since {missing:,} of {len(rows):,} "
+            'finetunings are not in the store. To compute them, set recorded = "".'
+        )
+        return rows
 
     def results(self) -> pd.DataFrame:
         """The tidy results so far; nothing is executed."""
