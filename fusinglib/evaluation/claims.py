@@ -298,11 +298,13 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     claims in this table, see `adjusted`), estimate, low, high, ``threshold``, ``paper``, ``p`` (of
     the threshold, two-sided), ``p adjusted``, ``raw verdict`` (where the interval lies), and
     ``decided by``: how many seeds, worlds or tasks would decide the raw verdict with 80 % power
-    ("-" if it is decided; `worlds.in_range`).
+    ("-" if it is decided; `worlds.in_range`). Where runs from random weights do as well as those
+    from pretrained, nothing is decided ("pretrained - random").
     """
     targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
     whole = bool(tables.scored(results).notna().all())
+    insane = _insane(sample) if whole and ("random", "") in sample else ()
     for claim in CLAIMS[experiment]:
         for family in families if claim.per_family else [""]:
             some = only(sample, targets, families[family]) if family else sample
@@ -310,13 +312,24 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
             paper = in_the_paper(experiment, claim, family)
             for scope, found, decided in _found(claim, some) if whole else NOTHING:
                 low, high = np.clip(found.interval[1:], *claim.bounds)
-                p = found.p_value(claim.threshold)
+                p = found.p_value(claim.threshold) if scope not in insane else np.nan
                 raw = verdict(p, found.value - claim.threshold)
                 decided = decided() if raw == UNDECIDED else "-"
+                decided = "pretrained - random" if scope in insane else decided
                 said = [claim.threshold, paper, p, raw, decided]
                 rows.append([name, scope, found.value, low, high, *said])
     names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "p", "raw verdict"]
     return adjusted(pd.DataFrame(rows, columns=[*names, "decided by"]))
+
+
+def _insane(sample: Sample) -> list[str]:
+    """The scopes in which pretrained is not clearly above random: no claim is decided there."""
+
+    def taught(some: Sample) -> np.ndarray:
+        return accuracy(some, "pretrained") - accuracy(some, "random")
+
+    check = Claim(0, "pretraining teaches something", taught)
+    return [scope for scope, found, _ in _found(check, sample) if not found.interval.low > 0]
 
 
 UNDECIDED = "undecided"

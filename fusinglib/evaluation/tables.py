@@ -175,6 +175,14 @@ def accuracy_table(results, families, statistic="mean"):
     return table
 
 
+def with_interval(table, results, families):
+    """A table of `accuracy_table` with ``low`` and ``high``, the 95 % interval of the mean over all
+    distinct targets (see `worlds.difference` for what it covers)."""
+    runs = run_arrays(results, distinct_targets(families))
+    found = [100 * np.array(worlds.difference(array, 0.0)) for array in runs.values()]
+    return table.assign(low=[one[1] for one in found], high=[one[2] for one in found])
+
+
 def positions(targets, members):
     """The positions of a family's members among the targets."""
     return [targets.index(member) for member in members]
@@ -478,9 +486,9 @@ def beside_paper(table, paper, families):
     return pd.DataFrame(columns)
 
 
-def show(table, decimals=1):
+def show(table, decimals=1, best=()):
     """The table as readable text: rounded, p-values to two digits, "–" for what cannot be computed;
-    leading text columns become row labels.
+    leading text columns become row labels. In the columns `best` the largest number is starred.
 
     The result looks the same in a notebook and, as plain text, in a terminal.
     """
@@ -492,6 +500,9 @@ def show(table, decimals=1):
     text = table.apply(lambda column: column.map(lambda value: cell(value, decimals)))
     for name in {"p", "p adjusted"} & set(table):
         text[name] = [cell(p if pd.isna(p) else f"{p:.2g}", 0) for p in table[name]]
+    for name in set(best) & set(table):
+        top = text[name][table[name] == table[name].max()]
+        text[name] = text[name].where(~text.index.isin(top.index), text[name] + "*")
     text = text.rename(columns=spaced)
     return TextTable(text.rename_axis(index=spaced))
 

@@ -1,0 +1,103 @@
+"""What a notebook found, in one sentence, with the sanity check that comes before it."""
+
+import math
+
+import pandas as pd
+
+from fusinglib.evaluation import claims, tables
+from fusinglib.evaluation.statistics import Difference
+
+
+def of_family_table(results: pd.DataFrame, families: dict) -> str:
+    """Fused compared with pretrained over all targets, then the sanity check."""
+    found = _row(results, families, "fused - pretrained")
+    if found is None:
+        return "Runs are missing: fused cannot be compared with pretrained."
+    targets, seeds = len(tables.distinct_targets(families)), len(set(results["seed"]))
+    over = f"{targets} targets with {seeds} seeds"
+    worlds = len(set(results["world"])) if "world" in results else 1
+    over = f"{worlds} worlds and {over}" if worlds > 1 else over
+    verdict = said("the fused model ends", found, "pretrained")
+    return f"Over {over}: {verdict}\n{sanity(results, families)}"
+
+
+def said(what: str, found: Difference, other: str) -> str:
+    """A difference in words, and whether its interval decides it."""
+    way = "above" if found.estimate >= 0 else "below"
+    text = f"{what} {abs(found.estimate):.1f} points {way} {other}"
+    if math.isnan(found.low):
+        return f"{text}; there is no interval, so nothing is decided."
+    text += f" (95 % interval {found.low:+.1f} to {found.high:+.1f})"
+    if found.low <= 0 <= found.high:
+        return f"{text}: undecided."
+    return f"{text}: a {'better' if found.estimate > 0 else 'worse'} start."
+
+
+def sanity(results: pd.DataFrame, families: dict) -> str:
+    """Whether pretraining helps at all: without that, no difference between base models means
+    anything."""
+    found = _row(results, families, "pretrained - random")
+    if found is None:
+        return "Sanity check not made: no run starts from random weights (random_row)."
+    numbers = f"{found.estimate:+.1f} points ({found.low:+.1f} to {found.high:+.1f})"
+    if found.low > 0:
+        return f"Sanity check passed: pretrained - random is {numbers}, so pretraining helps here."
+    return (
+        f"Sanity check failed: pretrained - random is {numbers}, not clearly above zero. No "
+        "difference between base models means anything here, and no claim is decided."
+    )
+
+
+def _row(results: pd.DataFrame, families: dict, comparison: str) -> Difference | None:
+    """The difference over all targets and source families; None if it is unknown."""
+    rows = {
+        row["source_family"]: Difference(row["estimate"], row["low"], row["high"])
+        for row in tables.differences(results, families).to_dict("records")
+        if row["comparison"] == comparison and row["target_family"] == "all"
+    }
+    found = rows.get("all") or next(iter(rows.values()), None)  # one source family has no "all"
+    return None if found is None or math.isnan(found.estimate) else found
+
+
+def of_claims(verdicts: pd.DataFrame) -> str:
+    """How many of the paper's claims are supported, contradicted and undecided (in the widest scope
+    of the table), and which are decided."""
+    scope = verdicts["scope"].iloc[-1]
+    rows = verdicts[verdicts["scope"] == scope]
+    parts = []
+    for verdict in ("supported", "contradicted", claims.UNDECIDED):
+        names = list(rows[rows["verdict"] == verdict]["claim"])
+        told = f" ({'; '.join(names)})" if names and verdict != claims.UNDECIDED else ""
+        parts.append(f"{len(names)} {verdict}{told}")
+    return f"Of {len(rows)} verdicts on the paper's claims, for {scope}: {', '.join(parts)}."
+
+
+def of_paths(summary: pd.DataFrame) -> str:
+    """On how many of the straight lines between models the loss never rises (see
+    `paths.summary`)."""
+    counts: dict[str, list[int]] = {}
+    for (kind, _), row in zip(summary.index, summary.to_dict("records"), strict=True):
+        count = counts.setdefault(kind, [0, 0])
+        count[0], count[1] = count[0] + row["never rising"], count[1] + row["lines"]
+    parts = [f"{flat} of {lines} {kind}" for kind, (flat, lines) in counts.items()]
+    return f"The loss never rises on these straight lines: {', '.join(parts)}."
+
+
+def of_traits(correlations: pd.DataFrame) -> str:
+    """The trait with the strongest rank correlation with the gain (see `exploration`)."""
+    name = str(correlations["correlation"].abs().idxmax())
+    row = correlations.loc[name]
+    return (
+        f"An exploration: what goes with the gain most closely is the {row['what']} "
+        f"(rank correlation {row['correlation']:+.2f}, {row['low']:+.2f} to {row['high']:+.2f})."
+    )
+
+
+def of_planner(detectable: pd.DataFrame) -> str:
+    """What the fewest and the most seeds of a grid detect (see `planner.grid`)."""
+    column = detectable.columns[-1]
+    few, many = detectable.index[0], detectable.index[-1]
+    return (
+        f"On {column}, {few} seeds detect a difference of {detectable.loc[few, column]:.1f} points "
+        f"with 80 % power, {many} seeds one of {detectable.loc[many, column]:.1f}."
+    )

@@ -1,0 +1,64 @@
+"""What was found in a sentence: decided or not, and nothing without the sanity check."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_claims import FAMILIES, family_results
+
+from fusinglib.evaluation import claims, headlines, tables
+
+
+def with_random(effect: float, taught: float) -> pd.DataFrame:
+    """Results of a family table where pretrained is `taught` above random."""
+    made, _ = family_results(effect)
+    start = made[made["base"] == "pretrained"]
+    noise = np.random.default_rng(1).normal(0, 0.02, len(start))
+    random = start.assign(base="random", accuracy=start["accuracy"] - taught + noise)
+    return pd.concat([made, random], ignore_index=True)
+
+
+@pytest.mark.parametrize(("taught", "passed"), [(0.1, True), (0.0, False)])
+def test_without_the_sanity_check_nothing_is_decided(taught, passed):
+    made = with_random(1.0, taught)
+    said = headlines.of_family_table(made, FAMILIES)
+    table = claims.verdicts("family_table", made, FAMILIES)
+    assert ("Sanity check passed" in said) == passed
+    assert ("Sanity check failed" in said) != passed
+    decided = table["verdict"] != claims.UNDECIDED
+    assert decided.any() == passed
+    assert (table["decided by"] == "pretrained - random").all() != passed
+    before = claims.verdicts("family_table", made[made["base"] != "random"], FAMILIES)
+    if passed:
+        pd.testing.assert_frame_equal(table, before)
+
+
+def test_the_sentence_is_that_of_the_table():
+    made = with_random(1.0, 0.1)
+    row = tables.differences(made, FAMILIES).query(
+        "comparison == 'fused - pretrained' and target_family == 'all' and source_family == 'all'"
+    )
+    said = headlines.of_family_table(made, FAMILIES)
+    assert f"ends {row['estimate'].item():.1f} points above pretrained" in said
+    assert "a better start" in said and said.startswith("Over 15 targets with 5 seeds: ")
+    none = headlines.of_family_table(made[made["base"] != "random"], FAMILIES)
+    assert none.endswith("no run starts from random weights (random_row).")
+
+
+def test_what_cannot_be_compared_is_said():
+    made = with_random(1.0, 0.1)
+    made.loc[made["base"] == "fused", "accuracy"] = np.nan
+    assert headlines.of_family_table(made, FAMILIES).startswith("Runs are missing")
+
+
+def test_claims_are_counted():
+    table = claims.verdicts("family_table", with_random(1.0, 0.1), FAMILIES)
+    said = headlines.of_claims(table)
+    supported = list(table[table["verdict"] == "supported"]["claim"])
+    assert supported and f"{len(supported)} supported ({'; '.join(supported)})" in said
+    assert said.startswith(f"Of {len(table)} verdicts")
+
+
+def test_the_best_of_a_column_is_starred():
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, np.nan]}, index=["x", "y"])
+    shown = repr(tables.show(table, best=["a", "b"]))
+    assert "2.0*" in shown and "3.0*" in shown and "1.0*" not in shown
