@@ -102,7 +102,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_all(studies: dict, options: argparse.Namespace) -> int:
     """Execute one notebook after the other; the summary page grows with them."""
-    from fusinglib.study import notebooks
+
+    from fusinglib.study import summary
 
     output, names, statuses = Path(options.output), list(studies), []
     page = output / "summary.html"
@@ -114,7 +115,7 @@ def _run_all(studies: dict, options: argparse.Namespace) -> int:
             print(f"error: {name}: {error}", file=sys.stderr)
             statuses.append(2)
         done = [output / f"{name}.ipynb" for name in names[:number]]
-        notebooks.summary([path for path in done if path.is_file()], page, names[number:])
+        summary.write([path for path in done if path.is_file()], page, names[number:])
         print(page, flush=True)
     return max(statuses)
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from fusinglib.__main__ import main
 from fusinglib.places import PROJECT
 from fusinglib.progress import Line, duration
-from fusinglib.study import notebooks, parameters
+from fusinglib.study import notebooks, parameters, summary
 from fusinglib.study.costs import of_notebooks
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
@@ -267,9 +267,11 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     for name in ("family_table", "pairwise_heatmap"):
         assert f'<section id="{name}">' in page and f'href="#{name}"' in page
     assert page.count('src="data:image/png') == 3
-    assert page.count("<details>") == 2
+    assert page.count("<details>") == 2 * 2  # all of a notebook, and in there its settings
+    assert "no evidence about English" in page and "with fusinglib" in page
+    assert page.index("targets with 1 seeds: the fused model ends") < page.index("data:image/png")
     verdicts = page.index("9 good models make good pairs")
-    assert verdicts < page.index('<section id="family_table">')
+    assert page.index("data:image/png") < verdicts < page.index('<section id="pairwise_heatmap">')
     assert not re.findall(r'(?:src|href)="http', page)
     assert "Still to come" not in page
 
@@ -277,12 +279,12 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
 def test_the_summary_grows_and_says_what_is_still_to_come(folder, tmp_path, monkeypatch):
     pages = []
 
-    def summary(executed, page, coming):
+    def written(executed, page, coming):
         write(executed, page, coming)
         pages.append(page.read_text())
 
-    write = notebooks.summary
-    monkeypatch.setattr(notebooks, "summary", summary)
+    write = summary.write
+    monkeypatch.setattr(summary, "write", written)
     assert main(["run", "--all", "--params", str(folder), "--output", str(tmp_path / "out")]) == 0
     first, last = pages
     assert "Still to come: pairwise heatmap." in first and 'id="family_table"' in first

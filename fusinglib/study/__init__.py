@@ -5,5 +5,5 @@ identified by its key. `settings` validates the values, `parameters` reads them 
 files, `experiments` turns them into plans, `resolver` finds the models that they name, `costs`
 estimates what they take, `execution` executes plans in the order of `schedule`, on `pools` of
 processes or a Dask `cluster`; `steps` is what a worker does for one run, `store` keeps the results,
-and `notebooks` executes notebooks in batch.
+`notebooks` executes notebooks in batch, and `summary` makes them one page.
 """

@@ -2,13 +2,11 @@
 
 import base64
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
@@ -68,62 +66,6 @@ def report(executed: Path) -> str:
     return "\n\n".join(texts)
 
 
-def summary(executed: list[Path], page: Path, coming: Sequence[str] = ()) -> None:
-    """Write the text, figures and verdicts of executed notebooks as one HTML page that opens
-    offline.
-
-    The verdicts on the claims come first, then a section per notebook; its settings are collapsed.
-    `coming` are the notebooks still to be executed.
-    """
-    links, verdicts, sections = [], [], []
-    for path in executed:
-        name, notebook = path.stem, nbformat.read(path, as_version=4)
-        title = name.replace("_", " ")
-        links.append(f'<a href="#{name}">{title}</a>')
-        for cell, data in _outputs(notebook):
-            if cell.id == "claims":
-                verdicts.append(f"<h3>{title}</h3>\n{data['text/html']}")
-        sections.append(f'<section id="{name}">\n{_body(name, notebook)}\n</section>')
-    top = ["<h1>Fusing: summary</h1>", f"<nav>{' · '.join(links)}</nav>"]
-    if coming:
-        names = ", ".join(name.replace("_", " ") for name in coming)
-        top.append(f"<p><em>Still to come: {names}. Reload this page now and then.</em></p>")
-    if verdicts:
-        top += ["<h2>The paper's claims</h2>", *verdicts]
-    page.write_text("\n".join([PAGE, *top, *sections, "</body></html>"]), encoding="utf-8")
-
-
-def _body(name: str, notebook: nbformat.NotebookNode) -> str:
-    """A notebook as HTML, without its code and the text that only introduces code."""
-    notebook.cells = [cell for cell in notebook.cells if cell.id not in ABOUT_CODE]
-    for cell, data in _outputs(notebook):
-        if cell.id == "settings":
-            data["text/html"] = f"<details><summary>settings</summary>{data['text/html']}</details>"
-    exporter = HTMLExporter(
-        template_name="basic", exclude_input=True, exclude_input_prompt=True,
-        exclude_output_prompt=True, exclude_anchor_links=True,
-    )  # fmt: skip
-    body, _ = exporter.from_notebook_node(notebook)
-    return body.replace('id="cell-id=', f'id="{name}-')
-
-
-ABOUT_CODE = ("parameters-text", "execute-text", "record")
-"""Cells that say nothing without the code."""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Fusing: summary</title>
-<style>
-body { font: 16px/1.5 sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; }
-section { border-top: 1px solid #999; margin-top: 3em; }
-summary { cursor: pointer; }
-img { max-width: 100%; }
-pre, .rendered_html { overflow-x: auto; }
-table { border: none; border-collapse: collapse; font-size: 14px; margin: 1em 0; }
-th, td { padding: 0.2em 0.6em; text-align: right; border-bottom: 1px solid #ddd; }
-</style></head><body>"""
-"""How the summary page begins."""
-
-
 def missing(executed: Path) -> int:
     """How many results an executed notebook reports as missing."""
     notebook = nbformat.read(executed, as_version=4)
@@ -171,7 +113,7 @@ class WatchedEngine(NBClientEngine):
             client.line.close()
 
 
-def _outputs(notebook: nbformat.NotebookNode):
+def outputs(notebook: nbformat.NotebookNode):
     """Every output with data of an executed notebook, with its cell."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -180,7 +122,7 @@ def _outputs(notebook: nbformat.NotebookNode):
 
 
 def _write_outputs(name: str, executed: Path, folder: Path) -> None:
-    for cell, data in _outputs(nbformat.read(executed, as_version=4)):
+    for cell, data in outputs(nbformat.read(executed, as_version=4)):
         if "image/png" in data:
             image = base64.b64decode(data["image/png"])
             (folder / f"{name}-{cell.id}.png").write_bytes(image)
