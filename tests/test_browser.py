@@ -301,6 +301,26 @@ def test_what_stays_open_and_what_a_stopped_kernel_leaves(page, lab):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
 
 
+def test_the_heatmap_is_walked_with_arrow_keys(page, lab):
+    run_all(page, lab, "pairwise_heatmap")
+    cells = page.locator(".fusinglib-cells button")
+    cells.first.wait_for()
+    cells.first.focus()
+    place = "document.activeElement.getBoundingClientRect().toJSON()"
+    first = page.evaluate(place)
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate(place)
+    assert below["y"] > first["y"] and abs(below["x"] - first["x"]) < 2
+    page.keyboard.press("Enter")
+    page.locator(".fusinglib-explorer", has_text="points over pretrained").wait_for()
+    page.locator(".fusinglib-explorer th", has_text="mean").wait_for()
+    title = page.evaluate("document.activeElement.title")
+    assert re.search(r"fused [+-].*\(.* to .*\) points over pretrained, ", title)
+    assert cells.evaluate_all("all => all.filter((one) => one.tabIndex === 0).length") == 1
+    picture(page, "heatmap")
+    no_traceback(page)
+
+
 def test_two_rows_are_compared_and_copied(page, lab):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     run_all(page, lab, "fuse_playground")

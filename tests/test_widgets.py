@@ -767,6 +767,7 @@ def test_the_explorer_shows_what_stands_behind_a_cell(mini):
     gain = cells.query("one == 'sentiment' and two == 'mood'")["gain"].item()
     assert button.description.startswith(f"{gain:+.1f} ")
     assert button.tooltip.startswith("sentiment and mood: ")
+    assert f"fused {gain:+.1f} points over pretrained" in button.tooltip  # one target: no interval
     button.click()
     names = ("sentiment", "mood")
     table = pairs.detail(found, names)

@@ -106,6 +106,12 @@ def arrays(results, names):
     return [found[sources,] for sources in bases]
 
 
+def gain(results, names):
+    """The gain of a pair over pretrained in points, with its interval (see `worlds.difference`)."""
+    fused, _, _, pretrained = arrays(results, names)
+    return statistics.Difference(*(100 * number for number in worlds.difference(fused, pretrained)))
+
+
 def unseen(results, names):
     """The targets other than the two tasks, on which their mean was tried."""
     return list(dict.fromkeys(results[results["sources"].isin([names])]["target"]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from fusinglib.evaluation import pairs, tables
 from fusinglib.evaluation.figures import PAIRS
 from fusinglib.study.settings import FusePlayground, PairwiseHeatmap, Settings
+from fusinglib.widgets.elements import Arrows, Spoken
 from fusinglib.widgets.view import Playground
 
 
@@ -23,13 +25,15 @@ class PairExplorer(ipw.VBox):
         self.cells = pairs.table(results).assign(
             names=lambda t: [*zip(t["one"], t["two"], strict=True)]
         )
-        self.detail = ipw.HTML("Choose a cell to see its targets and seeds.")
+        self.detail = Spoken("Choose a cell to see its targets and seeds.")
         self.to_playground = ipw.Button(description="Send to the playground", disabled=True)
         self.to_playground.layout.width = "auto"
         self.below = ipw.VBox()
         self.buttons: dict[tuple[str, str], ipw.Button] = {}
         self.names = ()
+        keys = Arrows(".fusinglib-explorer", ".fusinglib-cells button")
         parts = [ipw.HTML(_legend()), self._grid(), self.detail, self.to_playground, self.below]
+        parts.append(keys)
         super().__init__(parts)
         self.add_class("fusinglib-explorer")
         self.to_playground.on_click(lambda _: self._open_playground())
@@ -47,16 +51,18 @@ class PairExplorer(ipw.VBox):
             children += [ipw.HTML("") for _ in tasks[number + 1 :]]
         children += [ipw.HTML(""), *(ipw.HTML(f"<b>{html.escape(name)}</b>") for name in tasks)]
         columns = f"8em repeat({len(tasks)}, minmax(6.5em, 9em))"
-        return ipw.GridBox(children, layout=ipw.Layout(grid_template_columns=columns))
+        grid = ipw.GridBox(children, layout=ipw.Layout(grid_template_columns=columns))
+        grid.add_class("fusinglib-cells")
+        return grid
 
     def _button(self, cell) -> ipw.Button:
         colour, ink = PAIRS[cell.rank]
         sign = pairs.CLASSES.get(cell.rank, "–")
         button = ipw.Button(
             description=f"{cell.gain:+.1f} {sign}{'' if cell.certain else ' ?'}",
-            tooltip=f"{cell.one} and {cell.two}: {cell.rank or 'runs are missing'}; fused "
-            f"{cell.gain:+.1f}, {cell.one} {cell.gain_one:+.1f}, {cell.two} {cell.gain_two:+.1f} "
-            "points over pretrained",
+            tooltip=f"{cell.one} and {cell.two}: {cell.rank or 'runs are missing'}; "
+            f"{self._gain(cell.names)}, {cell.one} {cell.gain_one:+.1f}, {cell.two} "
+            f"{cell.gain_two:+.1f}",
             style={"button_color": colour, "text_color": ink},
             layout=ipw.Layout(width="auto", min_width="0"),
         )
@@ -64,9 +70,15 @@ class PairExplorer(ipw.VBox):
         self.buttons[cell.names] = button
         return button
 
+    def _gain(self, names: tuple[str, str]) -> str:
+        """The gain of a pair with its interval, in words."""
+        gain, low, high = pairs.gain(self.results, names)
+        interval = "" if math.isnan(low) else f" ({low:+.1f} to {high:+.1f})"
+        return f"fused {gain:+.1f}{interval} points over pretrained"
+
     def _choose(self, names: tuple[str, str]) -> None:
         (cell,) = (cell for cell in self.cells.to_dict("records") if cell["names"] == names)
-        words = f"{cell['one']} and {cell['two']}, {cell['gain']:+.1f} points over pretrained: "
+        words = f"{cell['one']} and {cell['two']}, {self._gain(names)}: "
         words += cell["rank"] or "runs are missing"
         table = tables.show(pairs.detail(self.results, names)).to_html(border=0, col_space="6em")
         self.detail.value = f"<b>{html.escape(words)}</b>{table}"
