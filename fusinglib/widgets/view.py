@@ -60,7 +60,7 @@ STYLE = """<style>
 .fusinglib-playground {container-type: inline-size; overflow: visible}
 .fusinglib-board {display: grid; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 1em}
 .fusinglib-look {position: sticky; top: 0; align-self: start; background:
-  var(--jp-layout-color1, #fff); color: var(--jp-ui-font-color1, #222)}
+  var(--jp-layout-color0, #fff); color: var(--jp-ui-font-color1, #222)}
 @container (max-width: 900px) {
   .fusinglib-board {grid-template-columns: minmax(0, 1fr)} .fusinglib-look {position: static}}
 .fusinglib-models {max-height: 24em; overflow: auto; border: 1px solid
