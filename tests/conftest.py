@@ -34,6 +34,7 @@ TINY = {
     "sources": ["few"],
     "targets": ["few"],
     "random_row": False,
+    "arms": [],
     "seeds": [0, 1],
     "max_dev": 20,
     "max_test": 20,

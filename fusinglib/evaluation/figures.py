@@ -32,6 +32,8 @@ BASES = {
     "pretrained": ("#000000", "D"),
     "intertrained": ("#E69F00", "s"),
     "fused": ("#0072B2", "o"),
+    "scaled single": ("#CC79A7", "v"),
+    "placebo": ("#56B4E9", "P"),
     "random": ("#999999", "X"),
 }
 #: Colour and shape of each comparison.
@@ -40,6 +42,10 @@ COMPARISONS = {
     "fused - intertrained": ("#009E73", "^"),
     "intertrained - pretrained": ("#E69F00", "s"),
     "pretrained - random": ("#999999", "D"),
+    "fused - scaled single": ("#D55E00", "o"),
+    "scaled single - pretrained": ("#CC79A7", "v"),
+    "scaled single - intertrained": ("#E69F00", "v"),
+    "placebo - pretrained": ("#56B4E9", "P"),
 }
 #: Colour of a cell and of its text for each class of pairs.
 PAIRS = {
@@ -58,6 +64,11 @@ SPREADS = [("#D55E00", "^"), ("#E69F00", "v"), ("#009E73", "s"), ("#0072B2", "o"
 #: Colour and dashes of the curves of a loss path.
 CURVES: dict[str, tuple[str, Any]]
 CURVES = {"trained on": ("#D55E00", "-"), "unseen": ("#0072B2", "--")}
+
+
+def look_of(base):
+    """Colour and shape of a base model; methods of fusing that have none of their own share one."""
+    return BASES.get(base, ("#D55E00", "h"))
 
 
 class NotebookFigure(Figure):
@@ -112,7 +123,9 @@ def accuracy_by_base(results, targets, ax=None):
     """
     ax = plt.gca() if ax is None else ax
     arrays = tables.run_arrays(results, targets)
-    rows = sorted(arrays, key=lambda row: list(BASES).index(row[0]))
+    others = [base for base, _ in arrays if base not in BASES]
+    order = [base for base in BASES if base != "random"] + [*dict.fromkeys(others), "random"]
+    rows = sorted(arrays, key=lambda row: order.index(row[0]))
     by_target = 100 * np.array([arrays[row].mean(axis=(0, 1, 2)) for row in rows])
     silent = np.isin(targets, tables.without_signal(results))
     means = by_target.mean(axis=1)
@@ -122,7 +135,7 @@ def accuracy_by_base(results, targets, ax=None):
     ax.plot(by_target, below, color="0.85", linewidth=0.8, zorder=1)
     ax.axvline(start, color="black", linestyle=":", linewidth=1, zorder=2)
     for y, row in enumerate(rows):
-        color, marker = BASES[row[0]]
+        color, marker = look_of(row[0])
         small = {"color": color, "markersize": 4, "markerfacecolor": "white", "zorder": 3}
         ax.plot(by_target[y, ~silent], np.full((~silent).sum(), below[y]), marker, **small)
         if silent.any():

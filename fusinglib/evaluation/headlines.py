@@ -18,7 +18,8 @@ def of_family_table(results: pd.DataFrame, families: dict) -> str:
     worlds = len(set(results["world"])) if "world" in results else 1
     over = f"{worlds} worlds and {over}" if worlds > 1 else over
     verdict = said("the fused model ends", found, "pretrained")
-    return f"Over {over}: {verdict}\n{sanity(results, families)}"
+    lines = [f"Over {over}: {verdict}", sanity(results, families), shrunk(results, families)]
+    return "\n".join(line for line in lines if line)
 
 
 def said(what: str, found: Difference, other: str) -> str:
@@ -45,6 +46,22 @@ def sanity(results: pd.DataFrame, families: dict) -> str:
     return (
         f"Sanity check failed: pretrained - random is {numbers}, not clearly above zero. No "
         "difference between base models means anything here, and no claim is decided."
+    )
+
+
+def shrunk(results: pd.DataFrame, families: dict) -> str:
+    """How much of what fusing gains is there with one model whose update is shrunk to the mean's;
+    empty if that was not tried."""
+    gain = _row(results, families, "fused - pretrained")
+    single = _row(results, families, "scaled single - pretrained")
+    gap = _row(results, families, "fused - scaled single")
+    if gain is None or single is None or gap is None:
+        return ""
+    share = f" ({100 * single.estimate / gain.estimate:.0f} % of it)" if gain.low > 0 else ""
+    more = said("the mean ends", gap, "that one").replace("start", "base model")
+    return (
+        f"Of fused's {gain.estimate:+.1f} points, {single.estimate:+.1f}{share} are there with one "
+        f"model shrunk to the mean's norm; {more}"
     )
 
 

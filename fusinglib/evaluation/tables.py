@@ -13,6 +13,7 @@ from fusinglib.evaluation import reference, statistics, worlds
 
 RUN = ["base", "source_family", "world", "source_seed", "seed", "target"]
 TRAINED = ("intertrained", "fused")  # base models made from the models of a source family
+ALONE = ("pretrained", "random")  # those made without; all others are further arms
 STATISTICS = {
     "mean": statistics.mean,
     "std": statistics.std,
@@ -24,7 +25,12 @@ COMPARISONS = [
     ("fused", "intertrained"),
     ("intertrained", "pretrained"),
     ("pretrained", "random"),
+    ("fused", "scaled single"),
+    ("scaled single", "pretrained"),
+    ("scaled single", "intertrained"),
+    ("placebo", "pretrained"),
 ]
+"""Differences between base models, where both are there. The first four are the paper's."""
 
 
 class TextTable(pd.DataFrame):
@@ -46,8 +52,8 @@ def expected_runs(results, targets):
     """Accuracy of every run that the results should hold, NaN if it is missing.
 
     All targets are expected, with every seed found in the results, from each base model: those of
-    Table 1 for every source family in the results, and random if the results have it. What depends
-    on a source family is expected for each source seed found.
+    Table 1 for every source family in the results, and random and further arms if the results have
+    them. What depends on a source family is expected for each source seed found.
 
     Returns: a Series indexed by base, source_family, world (0 where there are none), source_seed,
     seed, target.
@@ -64,10 +70,11 @@ def expected_runs(results, targets):
     if len(twice):
         raise InputError(f"the results contain a run twice: {dict(twice.iloc[0][RUN])}")
 
-    trained = runs[runs["base"].isin(TRAINED)]
+    trained = runs[~runs["base"].isin(ALONE)]
     sources = list(dict.fromkeys(trained["source_family"]))
     source_seeds = sorted(trained["source_seed"].unique()) or [0]
-    bases = [(base, source, source_seeds) for base in TRAINED for source in sources]
+    made = dict.fromkeys([*TRAINED, *trained["base"]])
+    bases = [(base, source, source_seeds) for base in made for source in sources]
     bases += [("pretrained", "", [0])]
     bases += [("random", "", [0])] if (runs["base"] == "random").any() else []
     worlds, seeds = sorted(runs["world"].unique()), sorted(runs["seed"].unique())
@@ -209,10 +216,8 @@ def differences(results, families):
     sources = list(dict.fromkeys(source for _, source in arrays if source))
     sources += ["all"] * (len(sources) > 1)
     rows = []
-    for better, worse in COMPARISONS:
-        if worse == "random" and ("random", "") not in arrays:
-            continue
-        for source in sources if better in TRAINED else [""]:
+    for better, worse in compared(arrays):
+        for source in sources if better not in ALONE else [""]:
             for family, members in {**families, "all": targets}.items():
                 names = {
                     "comparison": f"{better} - {worse}",
@@ -232,7 +237,7 @@ def by_source(arrays, base, source):
         [
             runs
             for (name, family), runs in arrays.items()
-            if name == base and (base not in TRAINED or source in (family, "all"))
+            if name == base and (base in ALONE or source in (family, "all"))
         ]
     )
 
@@ -244,9 +249,15 @@ def paired(results, families):
     return {
         f"{better} - {worse}": by_source(arrays, better, "all").mean(axis=0)
         - by_source(arrays, worse, "all").mean(axis=0)
-        for better, worse in COMPARISONS
-        if worse != "random" or ("random", "") in arrays
+        for better, worse in compared(arrays)
     }
+
+
+def compared(arrays):
+    """The `COMPARISONS` of base models that are both there; the paper's own always but for
+    random."""
+    there = {base for base, _ in arrays} | {"pretrained", *TRAINED}
+    return [pair for pair in COMPARISONS if set(pair) <= there]
 
 
 def compare(a, b):

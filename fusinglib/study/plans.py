@@ -13,6 +13,7 @@ from typing import Any
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
 from fusinglib.places import is_key
+from fusinglib.study.arms import arm, settings_of
 from fusinglib.study.settings import (
     Families,
     FamilyTable,
@@ -173,18 +174,24 @@ class Builder:
         """The mean of `models`."""
         return self.add("fuse", {}, *sorted(models, key=lambda run: run.key), label=label)
 
-    def fuse_by(self, how: FusePlayground, pretrained: Run, models: list[Run]) -> Run:
-        """`models` fused by the chosen method; the mean is that of `fuse`."""
-        label = f"{how.method} of {len(models)} models"
-        if how.method == "mean":
+    def fuse_by(
+        self, method: str, given: Mapping[str, float], weights: list[float], pretrained: Run,
+        models: list[Run],
+    ) -> Run:  # fmt: skip
+        """`models` fused by a method with its settings and their weights; the mean is that of
+        `fuse`."""
+        label = f"{method} of {len(models)} models"
+        if method == "mean":
             return self.fuse(models, label)
         order = sorted(range(len(models)), key=lambda number: models[number].key)
-        numbers = {name: int(v) if v == int(v) else v for name, v in how.method_settings.items()}
-        settings: dict[str, Any] = {**numbers, "method": how.method}
-        if how.weights:
-            settings["weights"] = [how.weights[number] for number in order]
+        numbers = {name: int(v) if v == int(v) else v for name, v in given.items()}
+        settings: dict[str, Any] = {**numbers, "method": method}
+        if weights:
+            settings["weights"] = [weights[number] for number in order]
+        if method == "scaled":  # the number of a model, as the engine is given them
+            settings["which"] = order.index(int(numbers.get("which", 0)))
         parents = [models[number] for number in order]
-        if METHODS[how.method].with_base:
+        if METHODS[method].with_base:
             settings["with_pretrained"] = True
             parents.append(pretrained)
         return self.add("fuse", settings, *parents, label=label)
@@ -197,8 +204,12 @@ class Builder:
     def targets(self, model: Run, name: str, **row) -> None:
         """Finetune `model` on the target with every seed, for the table's `row`."""
         for seed in self.settings.seeds:
-            run = self.finetune("target", model, name, self.target_seed(seed))
-            self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
+            self.target(model, name, seed, **row)
+
+    def target(self, model: Run, name: str, seed: int, **row) -> None:
+        """Finetune `model` on the target with one seed, for the table's `row`."""
+        run = self.finetune("target", model, name, self.target_seed(seed))
+        self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
 
     def without_sources(self, base: str, model: Run, targets: list[str]) -> None:
         """Finetune a base model that was made without source models on all targets."""
@@ -252,7 +263,8 @@ class Builder:
                     self._bases(pretrained, family, families[family], target, source_seed)
 
     def _bases(self, pretrained, family, members, target, source_seed) -> None:
-        """The fused and the intertrained model of one source family, for one target."""
+        """The base models made of one source family's models for one target: fused, intertrained,
+        and the further arms."""
         sources = self.sources(target, members)
         if not sources:
             raise InputError(
@@ -266,6 +278,13 @@ class Builder:
         common = {"source_family": family, "source_seed": source_seed}
         self.targets(fused, target, base="fused", **common, sources=tuple(sorted(models)))
         self.targets(models[picked], target, base="intertrained", **common, sources=(picked,))
+        which = list(models).index(picked)
+        common["sources"] = tuple(sorted(models))
+        for one in map(arm, self.settings.arms):
+            for seed in self.settings.seeds:
+                how = one.method, settings_of(one, which, seed)
+                model = self.fuse_by(*how, [], pretrained, list(models.values()))
+                self.target(model, target, seed, base=one.name, **common)
 
 
 def family_table(
@@ -365,7 +384,8 @@ def fuse_playground(
     plan.without_sources("pretrained", pretrained, [settings.target])
     row = {"source_family": "chosen", "source_seed": seed}
     plan.targets(made[single], settings.target, base="intertrained", **row, sources=(single,))
-    fused = plan.fuse_by(settings, pretrained, list(made.values()))
+    how = settings.method, settings.method_settings, settings.weights
+    fused = plan.fuse_by(*how, pretrained, list(made.values()))
     plan.targets(fused, settings.target, base="fused", **row, sources=tuple(made))
     sizes = {name: loaded.sizes for name, loaded in data.items()}
     return Plan(list(plan.runs.values()), plan.rows, {"target": [settings.target]}, sizes)

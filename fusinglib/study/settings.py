@@ -14,6 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from fusinglib.errors import InputError, nearest, one_of, refused_parameter
 from fusinglib.fusion.methods import METHODS
 from fusinglib.places import shipped, store_folder
+from fusinglib.study.arms import arm
 from fusinglib.training.settings import Count, Data, Finetuning, Positive, Training
 from fusinglib.training.tasks import Task, table
 
@@ -159,10 +160,19 @@ class Families(Settings):
 
 @validated
 class FamilyTable(Families):
-    """Settings of the family table (paper Tables 1 and 3)."""
+    """Settings of the family table (paper Tables 1 and 3).
+
+    `arms` are further base models made of each family's source models (see `fusinglib.study.arms`).
+    """
 
     intertraining: Literal["largest", "paper"]
     random_row: bool
+    arms: list[str | dict[str, dict[str, float]]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [arm(one).name for one in self.arms]
+        require(len(set(names)) == len(names), "arms", self.arms, "every arm once")
 
     def variations(self) -> list[dict]:
         """What varies: a dict per family table; here a single one, with nothing varied."""

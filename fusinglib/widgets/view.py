@@ -101,7 +101,7 @@ class Playground(ipw.VBox):
         self.finished = 0
         self.updates: Updates | None = None
         self.squared: Updates | None = None
-        self.drawing = threading.Lock()
+        self.drawing, self.enabling = threading.Lock(), threading.Lock()
         self._make_controls()
         board = ipw.Box([self._choosing(), self._looking()])
         board.add_class("fusinglib-board")
@@ -310,15 +310,20 @@ class Playground(ipw.VBox):
         for name, methods in (("scale", SCALED), ("density", DENSE)):
             getattr(self, name).disabled = method not in methods
             self.numbers_of[name].layout.display = "" if method in methods else "none"
+        objection = self._objection()
+        said = f"<b>Cannot be fused:</b> {html.escape(objection)}" if objection else ""
+        self.message.value, self.saved.value = said, ""
+        self._draw()
+        self._enable()
+        self.wake.set()
+
+    def _objection(self) -> str:
+        """What is wrong with the choice, or nothing."""
         try:
             self.chosen()
-            objection = ""
         except InputError as error:
-            objection = f"<b>Cannot be fused:</b> {html.escape(str(error))}"
-        self.message.value, self.saved.value = objection, ""
-        self._draw()
-        self._enable(objection)
-        self.wake.set()
+            return str(error)
+        return ""
 
     def _draw(self) -> None:
         """The map of the weight space and the numbers beside it, from the inner products of the
@@ -339,10 +344,12 @@ class Playground(ipw.VBox):
             self.numbers.value = shown.of_start(made) if made else ""
             self.norms.value = shown.norms(made, drawn) if made else ""
 
-    def _enable(self, objection: str | None = None) -> None:
-        wrong = bool(self.message.value if objection is None else objection)
-        self.fuse.disabled = self.compare.disabled = wrong
-        self.save.disabled = wrong or not (self.folder.value.strip() and self._is_fused())
+    def _enable(self) -> None:
+        with self.enabling:  # called by two threads: the last one must see the last choice
+            wrong = bool(self._objection())
+            self.fuse.disabled = self.compare.disabled = wrong
+            named = bool(self.folder.value.strip())
+            self.save.disabled = wrong or not (named and self._is_fused())
 
     def _is_fused(self) -> bool:
         try:

@@ -1,0 +1,94 @@
+"""Arms: controls and methods as further base models of a family table."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fusinglib.errors import InputError
+from fusinglib.evaluation import headlines, tables
+from fusinglib.study.execution import execute, results
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FamilyTable
+from fusinglib.study.store import Store
+
+ARMS = ["scaled single", "placebo", {"ties": {"density": 0.5}}]
+
+
+@pytest.fixture
+def settings(mini) -> FamilyTable:
+    return FamilyTable.from_parameters({**mini, "arms": ARMS})
+
+
+def update(store: Store, run, pretrained) -> dict[str, np.ndarray]:
+    weights = load_file(store.model(run) / "model.safetensors")
+    start = load_file(store.model(pretrained) / "model.safetensors")
+    return {name: weights[name].astype(np.float64) - start[name] for name in start}
+
+
+def norm(tensors: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum((tensor**2).sum() for tensor in tensors.values())))
+
+
+def test_arms_join_the_table_and_leave_its_own_runs_alone(settings, mini):
+    plan = plan_experiment(settings)
+    before = plan_experiment(FamilyTable.from_parameters({**mini, "arms": []}))
+    own = ("pretrained", "intertrained", "fused")
+    kept = [row["run"].key for row in plan.rows if row["base"] in own]
+    assert kept == [row["run"].key for row in before.rows]
+    names = list(dict.fromkeys(row["base"] for row in plan.rows))
+    assert names == ["pretrained", "fused", "intertrained", "scaled single", "placebo",
+                     "ties (density 0.5)"]  # fmt: skip
+
+
+def test_controls_have_the_norm_of_the_mean(settings):
+    """The scaled single is the intertrained model's direction; a placebo is new for every seed."""
+    plan, store = plan_experiment(settings), Store(settings.store_folder())
+    execute(plan, store, settings)
+    pretrained = next(r for r in plan.rows if r["base"] == "pretrained")["run"].parents[0]
+    by_base = {}
+    for row in plan.rows:
+        if row["target"] == plan.rows[-1]["target"]:
+            by_base.setdefault(row["base"], []).append(row["run"].parents[0])
+    mean = update(store, by_base["fused"][0], pretrained)
+    single = update(store, by_base["intertrained"][0], pretrained)
+    scaled = update(store, by_base["scaled single"][0], pretrained)
+    assert norm(scaled) == pytest.approx(norm(mean), rel=1e-4)
+    dot = sum((scaled[name] * single[name]).sum() for name in single)
+    assert dot / norm(scaled) / norm(single) == pytest.approx(1, abs=1e-6)
+    placebos = [update(store, run, pretrained) for run in by_base["placebo"]]
+    assert len({run.key for run in by_base["placebo"]}) == len(settings.seeds) == len(placebos)
+    for placebo in placebos:
+        for name in mean:
+            expected = np.linalg.norm(mean[name].ravel())
+            assert np.linalg.norm(placebo[name].ravel()) == pytest.approx(expected, rel=2e-3)
+    found = results(plan, store)
+    assert found["accuracy"].notna().all()
+    table = tables.differences(found, plan.families).set_index("comparison")
+    wide = found.query("source_seed == 0").pivot_table(
+        index=["target", "seed", "source_family"], columns="base", values="accuracy"
+    )
+    gap = 100 * (wide["fused"] - wide["scaled single"]).mean()
+    whole = table.loc[["fused - scaled single"]].query("target_family == 'all'")
+    assert whole["estimate"].iloc[-1] == pytest.approx(gap)
+    assert "placebo - pretrained" in table.index
+    said = headlines.of_family_table(found, plan.families)
+    assert "are there with one model shrunk to the mean's norm; the mean ends" in said
+    accuracy = tables.accuracy_table(found, plan.families)
+    assert {"scaled single", "placebo", "ties (density 0.5)"} <= set(accuracy.index.unique("base"))
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        (["plascebo"], "there is no arm 'plascebo': did you mean 'placebo'?"),
+        (["mean"], "there is no arm 'mean'"),
+        ([{"ties": {}, "dare": {}}], "has 2 names: expected one"),
+        (["placebo", "placebo"], "expected every arm once"),
+        ([3], "'arms'"),
+        ([{"ties": {"density": "much"}}], "'arms'"),
+    ],
+)
+def test_what_cannot_be_an_arm_is_named(mini, arms, said):
+    with pytest.raises(InputError) as refused:
+        FamilyTable.from_parameters({**mini, "arms": arms})
+    assert said in str(refused.value)
