@@ -42,9 +42,9 @@ COMPARISONS = {
     "fused - intertrained": ("#009E73", "^"),
     "intertrained - pretrained": ("#E69F00", "s"),
     "pretrained - random": ("#999999", "D"),
-    "fused - scaled single": ("#D55E00", "o"),
+    "fused - scaled single": ("#D55E00", "p"),
     "scaled single - pretrained": ("#CC79A7", "v"),
-    "scaled single - intertrained": ("#E69F00", "v"),
+    "scaled single - intertrained": ("#8C6D31", "<"),
     "placebo - pretrained": ("#56B4E9", "P"),
 }
 #: Colour of a cell and of its text for each class of pairs.
