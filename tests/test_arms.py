@@ -8,7 +8,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import headlines, tables
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.settings import FamilyTable
+from fusinglib.study.settings import FamilyTable, FusePlayground
 from fusinglib.study.store import Store
 
 ARMS = ["scaled single", "placebo", {"ties": {"density": 0.5}}]
@@ -92,3 +92,12 @@ def test_what_cannot_be_an_arm_is_named(mini, arms, said):
     with pytest.raises(InputError) as refused:
         FamilyTable.from_parameters({**mini, "arms": arms})
     assert said in str(refused.value)
+
+
+def test_the_playground_shrinks_the_model_that_was_ticked_first(mini):
+    how = {"method": "scaled", "weights": [], "method_settings": {}, "target": "irony"}
+    for names in (["sentiment", "mood"], ["mood", "sentiment"]):
+        chosen = FusePlayground.from_parameters({**mini, **how, "models": names})
+        plan = plan_experiment(chosen)
+        fused = next(row["run"] for row in plan.rows if row["base"] == "fused").parents[0]
+        assert fused.parents[fused.settings["which"]].label.startswith(names[0])
