@@ -224,9 +224,11 @@ def test_accuracies_and_differences_over_seeds(made):
     assert "undecided" in playground.verdict(found, "irony", right) or row["low"] > 0
     one = found[found["seed"] == 0]
     assert "one seed: that decides nothing" in playground.verdict(one, "irony", {})
-    assert (
-        playground.verdict(found.assign(accuracy=np.nan), "irony", {}) == "Nothing is finished yet."
-    )
+    none = playground.verdict(found.assign(accuracy=np.nan), "irony", {})
+    assert none == "Fused and pretrained cannot be compared yet; finished so far: nothing."
+    known = found["accuracy"].where(found["base"] != "fused")
+    two = playground.verdict(found.assign(accuracy=known), "irony", {})
+    assert two.endswith("finished so far: pretrained 2, intertrained 2.")
 
 
 def test_what_is_copied_repeats_the_plan(made, tmp_path):
@@ -740,6 +742,7 @@ def test_rows_of_the_history_are_ordered_compared_and_saved(made, tmp_path):
 def test_the_greedy_search_extends_the_best_average(made):
     shown = Playground(made)
     until(lambda: len(shown.past.rows.children) == 3)
+    assert set(shown.past.found["method"]) == {"pretrained", "one model", "mean"}
     shown._tick("greedy")
     assert shown.message.value.startswith("<b>No suggestion:</b>")  # one model was tried alone
 

@@ -145,7 +145,9 @@ def verdict(results: pd.DataFrame, target: str, right: dict[str, pd.DataFrame]) 
     """The comparison of fused with pretrained in one sentence. `right` as in `accuracies`."""
     found = differences(results, right).loc["fused - pretrained"]
     if np.isnan(found["estimate"]):
-        return "Nothing is finished yet."
+        counts = results[scored(results).notna()].groupby("base", sort=False).size()
+        said = ", ".join(f"{base} {count}" for base, count in counts.items()) or "nothing"
+        return f"Fused and pretrained cannot be compared yet; finished so far: {said}."
     gain = f"On {target}, the fused model ends {abs(found['estimate']):.1f} points "
     gain += "above pretrained" if found["estimate"] >= 0 else "below pretrained"
     seeds = int(found["seeds"])

@@ -59,17 +59,22 @@ def _column(runs: dict[int, dict], name: str) -> pd.Series:
 
 
 def _row(key: str, runs: dict[int, dict], base: pd.Series, pretrained: str, store: Store) -> dict:
-    file = store.root / "fuse" / key / "run.json"
-    said = json.loads(file.read_text()) if file.is_file() else {"parents": [key], "settings": {}}
-    settings = dict(said["settings"])
-    method = settings.pop("method", "mean") if file.is_file() else ""
-    settings.pop("with_pretrained", None)
+    (file,) = store.root.glob(f"[!.]*/{key}/run.json")
+    said = json.loads(file.read_text())
+    if said["kind"] == "fuse":
+        settings = dict(said["settings"])
+        method, models = settings.pop("method", "mean"), said["parents"]
+        settings.pop("with_pretrained", None)
+    else:
+        settings, models = {}, [key]
+        method = "random weights" if said["kind"] == "random" else "one model"
+        method = "pretrained" if key == pretrained else method
     accuracy = _column(runs, "accuracy")
     gain = statistics.over_seeds((accuracy - base).dropna().to_numpy())
     return {
         "key": key,
-        "models": [one for one in said["parents"] if one != pretrained or key == pretrained],
-        "method": "pretrained" if key == pretrained else method or "one model",
+        "models": [one for one in models if one != pretrained or key == pretrained],
+        "method": method,
         "weights": settings.pop("weights", []),
         "settings": settings,
         "accuracy": accuracy.mean(), "dev": _column(runs, "dev").mean(),

@@ -42,7 +42,8 @@ class History(ipw.VBox):
     def __init__(self, actions: Actions):
         self.actions, self.found, self.names = actions, pd.DataFrame(), {}
         self.ticks: dict[str, ipw.Checkbox] = {}
-        self.order = ipw.Dropdown(options=list(ORDERS), description="Order of what was tried")
+        said = "Order of what was tried"
+        self.order = ipw.Dropdown(options=list(ORDERS), description=said, tooltip=said)
         self.order.style.description_width = "initial"
         self.order.layout.width = "auto"
         self.rows, self.beside, self.export = ipw.VBox(), ipw.HTML(), ipw.HTML("nothing yet")
@@ -77,13 +78,14 @@ class History(ipw.VBox):
         said = described(row, self.names)
         tick = ipw.Checkbox(description=f"compare {said}", indent=False, tooltip=f"compare {said}")
         tick.layout.width = "2em"
+        tick.add_class("fusinglib-compare")
         tick.observe(lambda _: self._show_pair(), "value")
         self.ticks[key] = tick
         back = ipw.Button(description="Bring back", tooltip=f"tick the models of {said} again")
         back.disabled = settings is None
         back.on_click(lambda _: self.actions.bring_back(key))
         save = ipw.Button(description="Save", tooltip=f"save {said} to the folder named above")
-        save.disabled = settings is None or row["method"] in ("pretrained", "one model")
+        save.disabled = settings is None
         save.on_click(lambda _: self.actions.save(key))
         for button in (back, save):
             button.layout.width, button.layout.flex = "auto", "none"
@@ -108,8 +110,8 @@ class History(ipw.VBox):
 
 def described(row: dict, names: dict[str, str]) -> str:
     """What a base model is made of, in words."""
-    if row["method"] == "pretrained":
-        return "pretrained"
+    if row["method"] in ("pretrained", "random weights"):
+        return row["method"]
     models = ", ".join(str(names.get(key, key[:8])) for key in row["models"])
     how = [f"{name} {value}" for name, value in row["settings"].items()]
     if row["weights"]:

@@ -43,7 +43,7 @@ class Models(ipw.VBox):
         self.order = ipw.Dropdown(options=list(ORDERS), description="Order")
         for control in (self.search, self.kind, self.order):
             control.style.description_width = "initial"
-            control.layout.width = "auto"
+            control.layout.width, control.tooltip = "auto", control.description
             control.observe(lambda _: self.filter(), "value")
         self.list, self.count = ipw.VBox(), ipw.HTML()
         self.list.add_class("fusinglib-models")
@@ -57,7 +57,8 @@ class Models(ipw.VBox):
         wide = ipw.Layout(width="auto")
         tick = ipw.Checkbox(ticked, description=one.label, indent=False, layout=wide)
         limits = {"value": weight, "min": -100, "max": 100, "step": 0.1}
-        number = ipw.BoundedFloatText(description=f"weight of {one.label}", **limits)
+        said = f"weight of {one.label}"
+        number = ipw.BoundedFloatText(description=said, tooltip=said, **limits)
         number.layout.width, number.style.description_width = "6em", "0"
         label = f"slider for the weight of {one.label}"
         handle = slider(number, min(0.0, weight), max(3.0, weight), "7em", label)

@@ -73,6 +73,7 @@ STYLE = """<style>
   border: 1px solid var(--jp-border-color2, #ccc)}
 .fusinglib-chip.bad {border-color: #D55E00; font-weight: bold}
 .fusinglib-old {opacity: .45}
+.fusinglib-compare label {overflow: hidden; color: transparent}
 .jupyter-widgets-disconnected > .fusinglib-status {font-size: 0; color: transparent}
 .jupyter-widgets-disconnected > .fusinglib-status::after {font-weight: bold;
   font-size: var(--jp-widgets-font-size, 13px); color: var(--jp-ui-font-color1, #222);
@@ -526,4 +527,5 @@ class Playground(ipw.VBox):
 
 def _labelled(kind: Callable[..., Any], label: str, **settings) -> Any:
     """A control with its label beside it, as wide as needed."""
-    return kind(description=label, style={"description_width": "initial"}, **settings)
+    style = {"description_width": "initial"}
+    return kind(description=label, tooltip=label, style=style, **settings)
