@@ -57,7 +57,7 @@ def new(options: argparse.Namespace) -> int:
     for name in ("notebooks", "params"):
         shutil.copytree(SHIPPED / name, folder / name, ignore=shutil.ignore_patterns(".*"))
     index = (folder / "notebooks/index.ipynb").read_text(encoding="utf-8")
-    for picture in re.findall(r"\.\./(results/[^)]+\.png)", index):
+    for picture in re.findall(r"\.\./([^)]+\.png)", index):
         (folder / picture).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SHIPPED / picture, folder / picture)
     print(

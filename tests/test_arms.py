@@ -85,6 +85,7 @@ def test_controls_have_the_norm_of_the_mean(settings):
         ([{"ties": {}, "dare": {}}], "has 2 names: expected one"),
         (["placebo", "placebo"], "expected every arm once"),
         ([3], "'arms'"),
+        ([{"ties": {"densty": 0.2}}], "ties has no setting 'densty': did you mean 'density'?"),
         ([{"ties": {"density": "much"}}], "'arms'"),
     ],
 )

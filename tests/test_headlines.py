@@ -62,3 +62,29 @@ def test_the_best_of_a_column_is_starred():
     table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, np.nan]}, index=["x", "y"])
     shown = repr(tables.show(table, best=["a", "b"]))
     assert "2.0*" in shown and "3.0*" in shown and "1.0*" not in shown
+
+
+def test_a_check_that_cannot_be_made_is_no_failure():
+    made = with_random(1.0, 0.1)
+    lacking = made.assign(accuracy=made["accuracy"].where(made["base"] != "random"))
+    said = headlines.sanity(lacking, FAMILIES)
+    assert said == "Sanity check not possible: runs from random weights are missing."
+    one = {"general": FAMILIES["general"][:1]}
+    alone = made[made["target"].isin(one["general"])]
+    alone = alone[alone["source_family"].isin(["", "general"])]
+    assert headlines.sanity(alone, one).startswith("Sanity check undecided: pretrained - random is")
+
+
+def test_the_check_holds_for_tables_that_vary_something():
+    made = pd.concat([with_random(1.0, 0.0).assign(weight_decay=decay) for decay in (0.0, 0.1)])
+    table = claims.verdicts("weight_decay", made, FAMILIES)
+    assert (table["verdict"] == claims.UNDECIDED).all()
+    assert (table["decided by"] == "pretrained - random").all()
+
+
+def test_another_method_is_compared_with_the_mean():
+    made = with_random(1.0, 0.1)
+    ties = made[made["base"] == "fused"].assign(base="ties")
+    ties["accuracy"] += 0.01
+    table = tables.differences(pd.concat([made, ties]), FAMILIES).set_index("comparison")
+    assert table.loc["ties - fused", "estimate"].to_numpy() == pytest.approx(1.0)

@@ -1,11 +1,15 @@
 """What was tried before: suggestions for what to try next, and paired comparisons."""
 
+import dataclasses
+import json
+
 import pandas as pd
 import pytest
 
 from fusinglib.evaluation import tried
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import OF_TARGETS
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 
@@ -60,7 +64,39 @@ def test_two_base_models_are_compared_run_by_run(mini):
     wide = 100 * results(plan, store).pivot(index="seed", columns="base", values="accuracy")
     expected = wide["fused"] - wide["pretrained"]
     assert both["scores"]["first"].tolist() == pytest.approx(wide["fused"].tolist())
-    assert both["same"].estimate == pytest.approx(expected.mean())
-    assert both["like"].estimate == pytest.approx(expected.mean())
-    assert both["like"].high - both["like"].low > 0
+    assert both["difference"].estimate == pytest.approx(expected.mean())
+    assert both["difference"].high - both["difference"].low > 0
+    assert both["scope"] == "seeds and texts like these"
     assert (found["seconds"] > 0).all() and (found["seeds"] == 3).all()
+
+
+def test_seeds_of_models_with_heads_are_those_of_the_settings(mini, tmp_path):
+    """Their target runs count from a million; what was tried says the seed that was asked for."""
+    settings = FusePlayground.from_parameters(
+        {**mini, "models": ["sentiment", "mood"], "target": "irony", "method": "mean",
+         "weights": [], "method_settings": {}}
+    )  # fmt: skip
+    store = Store(settings.store_folder())
+    plan = plan_experiment(settings)
+    execute(plan, store, settings)
+    for row in plan.rows:
+        file = store.path(row["run"]) / "run.json"
+        said = json.loads(file.read_text())
+        said["settings"]["seed"] += OF_TARGETS
+        file.write_text(json.dumps(said))
+    shifted = dataclasses.replace(plan)
+    found = tried.tried(shifted, store)
+    assert all(set(runs) == set(settings.seeds) for runs in found["runs"])
+
+
+def test_a_quarantined_base_model_leaves_the_other_rows(mini):
+    settings = FusePlayground.from_parameters(
+        {**mini, "models": ["sentiment", "mood"], "target": "irony", "method": "mean",
+         "weights": [], "method_settings": {}}
+    )  # fmt: skip
+    store = Store(settings.store_folder())
+    plan = plan_experiment(settings)
+    execute(plan, store, settings)
+    fused = next(row["run"] for row in plan.rows if row["base"] == "fused").parents[0]
+    store.quarantine(store.path(fused))
+    assert set(tried.tried(plan, store)["method"]) == {"pretrained", "one model"}

@@ -51,7 +51,8 @@ def test_the_wheel_holds_all_notebooks_and_parameter_files(wheel):
     assert "fusinglib/py.typed" in names and "fusinglib/training/tasks.yaml" in names
     index = nbformat.read(PROJECT / "notebooks/index.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in index.cells)
-    pictures = re.findall(r"\(\.\./(results/.+\.png)\)", text)
+    pictures = re.findall(r"\(\.\./(.+\.png)\)", text)
+    assert "docs/images/playground.png" in pictures
     assert pictures and all(f"fusinglib/{picture}" in names for picture in pictures)
 
 

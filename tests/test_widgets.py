@@ -747,6 +747,51 @@ def test_the_greedy_search_extends_the_best_average(made):
     assert shown.message.value.startswith("<b>No suggestion:</b>")  # one model was tried alone
 
 
+def test_controls_of_the_family_table_come_back_as_they_were(mini, made):
+    """The scaled single is that of its own model, a placebo that of its seed; none is the best."""
+    arms = ["scaled single", "placebo"]
+    table = FamilyTable.from_parameters({**mini, "arms": arms, "seeds": made.seeds})
+    store = Store(made.store_folder())
+    execute(plan_experiment(table), store, table)
+    one = next(row for row in plan_experiment(table).rows if row["base"] == "scaled single")
+    chosen = dataclasses.replace(made, target=one["target"], models=sorted(one["sources"])[:2])
+    shown = Playground(chosen)
+    until(lambda: "placebo" in set(shown.past.found["method"]))
+    rows = shown.past.found
+    for method in ("scaled", "placebo"):
+        for row in rows[rows["method"] == method].to_dict("records"):
+            settings = shown.settings_of(row["key"])
+            if settings is None:  # of a single model
+                continue
+            shown.bring_back(row["key"])
+            assert shown.session._fused(shown.chosen()).key == row["key"]
+    assert "best so far" not in "".join(
+        line.children[3].value for line in shown.past.rows.children
+        if ": placebo of" in line.children[3].value
+    )  # fmt: skip
+
+
+def test_pairs_belong_to_the_target_that_their_rows_are_of(made):
+    shown = Playground(made)
+    until(lambda: len(shown.past.rows.children) == 3)
+    keys = shown.past.found.set_index("method")["key"]
+    expected = shown._paired(keys["mean"], keys["pretrained"])
+    shown._tick("none")  # which cannot be fused: the rows stay
+    shown.target.value = "emotion"
+    again = shown._paired(keys["mean"], keys["pretrained"])
+    assert again["difference"] == expected["difference"]
+    assert shown.settings_of(keys["mean"]).target == "irony"
+    shown.bring_back(keys["mean"])
+    assert shown.target.value == "irony" and shown.chosen().models == made.models
+
+
+def test_before_anything_is_known_nothing_breaks(made):
+    past = Playground(dataclasses.replace(made, models=["mood", "irony", "sentiment"][::2])).past
+    empty = type(past)(past.actions)
+    empty.order.value = "cheapest"
+    assert not empty.rows.children and len(empty.found.columns) > 5
+
+
 def test_a_cell_that_is_run_again_stops_what_the_first_one_runs(mini):
     how = {"models": ["topic", "mood"], "target": "irony", "store": mini["store"]}
     first = widgets.playground(**how)

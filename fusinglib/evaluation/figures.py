@@ -168,7 +168,7 @@ def difference_intervals(differences, ax=None):
     ax = plt.gca() if ax is None else ax
     labels, headings = [], []
     for comparison, group in differences.groupby("comparison", sort=False):
-        color, marker = COMPARISONS[comparison]
+        color, marker = COMPARISONS.get(comparison, look_of(comparison))
         headings.append(len(labels))
         labels.append(comparison.replace("-", "−"))
         for row in group.itertuples():
@@ -193,7 +193,8 @@ def world_rows(rows, ax=None):
     Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax
-    color, marker = COMPARISONS[rows["comparison"].iloc[0]]
+    comparison = rows["comparison"].iloc[0]
+    color, marker = COMPARISONS.get(comparison, look_of(comparison))
     for y, row in enumerate(rows.itertuples()):
         whole = row.world in worlds.SCOPES
         look = (color, "D", 10, 4) if whole else (color, marker, 6, 1.5)
@@ -375,7 +376,7 @@ def lines_over(table, column, value, ax=None, log=False):
     for number, ((base, source), part) in enumerate(
         table.groupby(["base", "source_family"], sort=False)
     ):
-        color, marker = BASES[base]
+        color, marker = look_of(base)
         places = part[column] * 1.06**number if log else part[column] + 0.05 * number
         bars = None
         if value == "difference":

@@ -38,14 +38,19 @@ def sanity(results: pd.DataFrame, families: dict) -> str:
     """Whether pretraining helps at all: without that, no difference between base models means
     anything."""
     found = _row(results, families, "pretrained - random")
-    if found is None:
+    if "random" not in set(results["base"]):
         return "Sanity check not made: no run starts from random weights (random_row)."
+    if found is None:
+        return "Sanity check not possible: runs from random weights are missing."
+    if math.isnan(found.low):
+        said = f"pretrained - random is {found.estimate:+.1f} points, without an interval"
+        return f"Sanity check undecided: {said}."
     numbers = f"{found.estimate:+.1f} points ({found.low:+.1f} to {found.high:+.1f})"
     if found.low > 0:
         return f"Sanity check passed: pretrained - random is {numbers}, so pretraining helps here."
     return (
         f"Sanity check failed: pretrained - random is {numbers}, not clearly above zero. No "
-        "difference between base models means anything here, and no claim is decided."
+        "difference between base models means anything here, and no claim is decided for it."
     )
 
 

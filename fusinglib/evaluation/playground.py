@@ -153,7 +153,8 @@ def verdict(results: pd.DataFrame, target: str, right: dict[str, pd.DataFrame]) 
     seeds = int(found["seeds"])
     if np.isnan(found["low"]):
         return f"{gain}, with one seed: that decides nothing."
-    of = f"{seeds} seeds and texts like these" if right else f"{seeds} seeds"
+    texts = any(not one.empty for one in right.values())
+    of = f"{seeds} seeds and texts like these" if texts else f"{seeds} seeds"
     interval = f" ({found['low']:+.1f} to {found['high']:+.1f}, 95 % over {of})"
     if found["low"] <= 0 <= found["high"]:
         return f"{gain}{interval}: undecided."

@@ -254,10 +254,12 @@ def paired(results, families):
 
 
 def compared(arrays):
-    """The `COMPARISONS` of base models that are both there; the paper's own always but for
-    random."""
-    there = {base for base, _ in arrays} | {"pretrained", *TRAINED}
-    return [pair for pair in COMPARISONS if set(pair) <= there]
+    """The `COMPARISONS` of base models that are both there (the paper's own always, but for
+    random), then every other arm with fused."""
+    there = dict.fromkeys(["pretrained", *TRAINED, *(base for base, _ in arrays)])
+    known = {base for pair in COMPARISONS for base in pair}
+    pairs = [pair for pair in COMPARISONS if set(pair) <= set(there)]
+    return pairs + [(base, "fused") for base in there if base not in known]
 
 
 def compare(a, b):
@@ -511,7 +513,7 @@ def show(table, decimals=1, best=()):
     text = table.apply(lambda column: column.map(lambda value: cell(value, decimals)))
     for name in {"p", "p adjusted"} & set(table):
         text[name] = [cell(p if pd.isna(p) else f"{p:.2g}", 0) for p in table[name]]
-    for name in set(best) & set(table):
+    for name in [one for one in table if one in best or one in [(each, "ours") for each in best]]:
         top = text[name][table[name] == table[name].max()]
         text[name] = text[name].where(~text.index.isin(top.index), text[name] + "*")
     text = text.rename(columns=spaced)

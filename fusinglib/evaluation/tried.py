@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fusinglib.evaluation import playground, statistics
-from fusinglib.study.plans import Plan, Run
+from fusinglib.study.plans import OF_TARGETS, Plan, Run
 from fusinglib.study.store import Store
 
 COLUMNS = [
@@ -29,7 +30,11 @@ def tried(plan: Plan, store: Store) -> pd.DataFrame:
     start = next(row["run"] for row in plan.rows if row["base"] == "pretrained")
     pretrained, found = start.parents[0].key, _runs(start, store)
     base = _column(found.get(pretrained, {}), "accuracy")
-    rows = [_row(key, runs, base, pretrained, store) for key, runs in found.items()]
+    rows = [
+        _row(file, runs, base, pretrained)
+        for key, runs in found.items()
+        for file in store.root.glob(f"[!.]*/{key}/run.json")  # none if it was quarantined
+    ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values("gain", ascending=False, ignore_index=True)
 
@@ -46,7 +51,8 @@ def _runs(start: Run, store: Store) -> dict[str, dict[int, dict]]:
             result = json.loads((path.parent / "result.json").read_text())
             numbers = {"accuracy": 100 * result[metric], "dev": 100 * result["dev"]}
             numbers |= {"seconds": result["seconds"], "run": path.parent.name}
-            found.setdefault(said["parents"][0], {})[said["settings"]["seed"]] = numbers
+            seed = said["settings"]["seed"] % OF_TARGETS
+            found.setdefault(said["parents"][0], {})[seed] = numbers
     return found
 
 
@@ -58,9 +64,8 @@ def _column(runs: dict[int, dict], name: str) -> pd.Series:
     return pd.Series({seed: run[name] for seed, run in runs.items()}, dtype=float)
 
 
-def _row(key: str, runs: dict[int, dict], base: pd.Series, pretrained: str, store: Store) -> dict:
-    (file,) = store.root.glob(f"[!.]*/{key}/run.json")
-    said = json.loads(file.read_text())
+def _row(file: Path, runs: dict[int, dict], base: pd.Series, pretrained: str) -> dict:
+    said, key = json.loads(file.read_text()), file.parent.name
     if said["kind"] == "fuse":
         settings = dict(said["settings"])
         method, models = settings.pop("method", "mean"), said["parents"]
@@ -87,9 +92,10 @@ def _row(key: str, runs: dict[int, dict], base: pd.Series, pretrained: str, stor
 def paired(found: pd.DataFrame, one: str, two: str, plan: Plan, store: Store) -> dict[str, Any]:
     """Two base models of `tried`, by their keys, run by run.
 
-    Returns: ``scores``, the test accuracies in percent, a row per common seed; ``same`` and
-    ``like``, the mean difference, the first minus the second, in points with its 95 % interval over
-    seeds on this test set, and over seeds and texts like these (see `playground.SCOPES`).
+    Returns: ``scores``, the test accuracies in percent, a row per common seed; ``difference``, the
+    mean of the first minus the second, in points with its 95 % interval; and the interval's
+    ``scope`` in words: texts vary too, unless runs were selected by macro-F1 (see
+    `playground.gap`).
     """
     runs: dict[str, dict[int, str]] = dict(zip(found["key"], found["runs"], strict=True))
     seeds = sorted(set(runs[one]) & set(runs[two]))
@@ -100,8 +106,10 @@ def paired(found: pd.DataFrame, one: str, two: str, plan: Plan, store: Store) ->
         scores[name] = [100 * _score(run, store) for run in known]
         right.append(pd.DataFrame([playground.answered(run, task, store) for run in known]))
     table = pd.DataFrame(scores, index=pd.Index(seeds, name="seed"))
-    same, like = playground.gaps(right[0] - right[1], table["first"] - table["second"]).values()
-    return {"scores": table, "same": same, "like": like}
+    texts = right[0] - right[1]
+    gaps = playground.gaps(texts, table["first"] - table["second"])
+    scope = "seeds" if texts.empty else "seeds and texts like these"
+    return {"scores": table, "difference": gaps[playground.SCOPES[1]], "scope": scope}
 
 
 def _score(run: Run, store: Store) -> float:

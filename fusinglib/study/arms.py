@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fusinglib.errors import InputError, nearest
+from fusinglib.fusion import measures
 from fusinglib.fusion.methods import METHODS
 
 CONTROLS = {"scaled single": "scaled", "placebo": "placebo"}
@@ -45,8 +46,14 @@ def arm(said: str | Mapping[str, Mapping[str, float]]) -> Arm:
     ((name, settings),) = given.items()
     if name not in KNOWN:
         raise InputError(f"parameter 'arms': there is no arm {name!r}: {nearest(name, KNOWN)}")
+    method = CONTROLS.get(name, name)
+    for setting in settings:
+        if setting not in (takes := measures.settings_of(METHODS[method])):
+            raise InputError(
+                f"parameter 'arms': {name} has no setting {setting!r}: {nearest(setting, takes)}"
+            )
     words = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-    return Arm(f"{name} ({words})" if words else name, CONTROLS.get(name, name), dict(settings))
+    return Arm(f"{name} ({words})" if words else name, method, dict(settings))
 
 
 def settings_of(one: Arm, picked: int, seed: int) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def write(executed: list[Path], page: Path, coming: Sequence[str] = ()) -> None:
 
 def _title(book: nbformat.NotebookNode) -> str:
     """The notebook's heading."""
-    return book.cells[0].source.splitlines()[0].lstrip("# ")
+    cell = next(cell for cell in book.cells if cell.source.startswith("# "))
+    return cell.source.splitlines()[0].lstrip("# ")
 
 
 def _made(books: list[nbformat.NotebookNode]) -> str:
@@ -73,6 +74,9 @@ def _section(name: str, title: str, book: nbformat.NotebookNode) -> str:
         for output in cell.outputs if "text" in output
     ]  # fmt: skip
     found = "".join(f"<p>{html.escape(line)}</p>" for text in said for line in text.splitlines())
+    for output in (one for cell in book.cells for one in cell.get("outputs", [])):
+        if output.output_type == "error":
+            found += f"<p><b>Failed:</b> {html.escape(f'{output.ename}: {output.evalue}')}</p>"
     figure = ""
     for cell, data in outputs(book):
         if "image/png" in data:

@@ -53,13 +53,15 @@ def slider(number: Any, low: float, high: float, width: str, label: str) -> Slid
     The browser writes `moved` and Python `value`, so that they never answer each other.
     """
     made = Slider(value=min(max(number.value, low), high), min=low, max=high, label=label)
-    made.layout.width = width
+    made.layout.width, made.moved = width, made.value
 
     def moved(change) -> None:
-        number.value = round(change["new"], 2)
+        if change["new"] != made.value:  # not what was typed
+            number.value = round(change["new"], 2)
 
     def typed(change) -> None:
         made.value = min(max(change["new"], low), high)
+        made.moved = made.value  # so that moving back to where it was is a move
 
     made.observe(moved, "moved")
     number.observe(typed, "value")

@@ -9,6 +9,8 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
+from fusinglib.evaluation.tried import COLUMNS
+
 ORDERS = {
     "best first": ("gain", False),
     "fewest models": ("count", True),
@@ -40,7 +42,7 @@ class History(ipw.VBox):
     """
 
     def __init__(self, actions: Actions):
-        self.actions, self.found, self.names = actions, pd.DataFrame(), {}
+        self.actions, self.found, self.names = actions, pd.DataFrame(columns=COLUMNS), {}
         self.ticks: dict[str, ipw.Checkbox] = {}
         said = "Order of what was tried"
         self.order = ipw.Dropdown(options=list(ORDERS), description=said, tooltip=said)
@@ -62,8 +64,7 @@ class History(ipw.VBox):
     def _fill(self) -> None:
         ticked = [key for key, tick in self.ticks.items() if tick.value]
         column, ascending = ORDERS[str(self.order.value)]
-        gains = self.found["gain"].to_numpy(dtype=float)
-        best = self.found["key"].iloc[np.nanargmax(gains)] if np.isfinite(gains).any() else ""
+        best = _best(self.found)
         found = self.found.assign(count=[len(models) for models in self.found["models"]])
         found = found.sort_values(column, ascending=ascending, kind="stable")
         self.ticks = {}
@@ -108,6 +109,15 @@ class History(ipw.VBox):
             self.beside.value = side_by_side(names, self.actions.paired(*ticked))
 
 
+def _best(found: pd.DataFrame) -> str:
+    """The key of the row of the largest gain among those with the most seeds; never a random
+    update, of which every seed has its own."""
+    rows = [row for row in found.to_dict("records") if row["method"] != "placebo"]
+    most = max((row["seeds"] for row in rows), default=0)
+    rows = [row for row in rows if row["seeds"] == most and not np.isnan(row["gain"])]
+    return max(rows, key=lambda row: row["gain"])["key"] if rows else ""
+
+
 def described(row: dict, names: dict[str, str]) -> str:
     """What a base model is made of, in words."""
     if row["method"] in ("pretrained", "random weights"):
@@ -134,12 +144,12 @@ def side_by_side(names: list[str], found: dict[str, Any]) -> str:
     first, second = map(html.escape, names)
     if found["scores"].empty:
         return f"<p><b>{first} and {second} have no seed in common.</b></p>"
-    estimate, low, high = found["like"]
+    estimate, low, high = found["difference"]
     said = f"{abs(estimate):.1f} points {'above' if estimate >= 0 else 'below'} <i>{second}</i>"
     if np.isnan(low):
         said += ", with one seed: that decides nothing."
     else:
-        said += f" ({low:+.1f} to {high:+.1f}, 95 % over seeds and texts like these): "
+        said += f" ({low:+.1f} to {high:+.1f}, 95 % over {found['scope']}): "
         said += "undecided." if low <= 0 <= high else "a difference."
     rows = "".join(
         f"<tr><th>seed {seed}</th><td>{one:.1f} %</td><td>{two:.1f} %</td>"

@@ -159,9 +159,10 @@ class Session:
 
     def planned(self, settings: FusePlayground) -> Plan:
         """The plan of these settings; the last one is kept."""
-        if self.last is None or self.last[0] != settings:
-            self.last = settings, plan_experiment(settings)
-        return self.last[1]
+        last = self.last  # two threads may plan
+        if last is None or last[0] != settings:
+            last = self.last = settings, plan_experiment(settings)
+        return last[1]
 
     # Results.
 

@@ -99,7 +99,8 @@ class Playground(ipw.VBox):
         self.candidates = choice.candidates(settings)
         self.targets, self.families = settings.known_tasks()
         self.wake, self.rounds, self.drawn = threading.Event(), 0, ()
-        self.finished = 0
+        self.finished, self.compared = 0, self.settings  # those of the rows of the history
+        self.given, self.single = dict(self.settings.method_settings), ""
         self.updates: Updates | None = None
         self.squared: Updates | None = None
         self.drawing, self.enabling = threading.Lock(), threading.Lock()
@@ -236,7 +237,11 @@ class Playground(ipw.VBox):
         wanted = {"scale": method in SCALED[2:], "density": method in DENSE}
         settings = {name: settings[name] for name in settings if wanted[name]}
         if method in ("dare", "dare_ties", "placebo"):
-            settings["seed"] = self.settings.method_settings.get("seed", 0.0)
+            settings["seed"] = self.given.get("seed", 0.0)
+        if method == "breadcrumbs" and "gamma" in self.given:
+            settings["gamma"] = self.given["gamma"]
+        if method == "scaled" and self.single in names:
+            settings["which"] = names.index(self.single)
         if shrunk and method != "task_arithmetic":
             weights = [float(share) for share in self._shares()]
             method, settings = "task_arithmetic", {"scale": self.scale.value}
@@ -402,38 +407,41 @@ class Playground(ipw.VBox):
         names = {one.key: one.name for one in self.candidates}
         if row["method"] not in METHODS or not set(row["models"]) <= set(names):
             return None
-        return self.session.choose(
-            models=[names[run] for run in row["models"]], target=self.target.value,
-            method=row["method"], weights=row["weights"], method_settings=row["settings"],
-            seeds=sorted(row["runs"]), target_max_steps=self.steps.value,
-        )  # fmt: skip
+        try:
+            return dataclasses.replace(
+                self.compared, models=[names[run] for run in row["models"]], method=row["method"],
+                weights=row["weights"], method_settings=row["settings"], seeds=sorted(row["runs"]),
+            )  # fmt: skip
+        except InputError:  # the mean of one model, for example
+            return None
 
     def bring_back(self, key: str) -> None:
         """Tick the models of a base model that was tried before, with its method and settings."""
         settings = self.settings_of(key)
         assert settings
-        self.method.value = settings.method
+        self.target.value, self.method.value = settings.target, settings.method
         weights = settings.weights or [1.0] * len(settings.models)
         for name, weight in zip(settings.models, weights, strict=True):
             self.weights[name].value = weight
-        numbers = {"scale": 1.0, "density": 0.2, **settings.method_settings}
-        self.scale.value, self.density.value = numbers["scale"], numbers["density"]
+        self.given = {"scale": 1.0, "density": 0.2, **settings.method_settings}
+        self.scale.value, self.density.value = self.given["scale"], self.given["density"]
+        self.single = settings.models[int(self.given.pop("which", 0))]
         self.models.tick(settings.models)
 
     def _save_row(self, key: str) -> None:
         self._save(self.settings_of(key))
 
     def _paired(self, one: str, two: str) -> dict[str, Any]:
-        return self.session.paired(self.chosen(), self.past.found, one, two)
+        return self.session.paired(self.compared, self.past.found, one, two)
 
     # Display, by a separate thread: nothing else writes these.
 
     def _follow(self) -> None:
         while True:
-            if not self.wake.wait(NOTICE) and not self._noticed():
-                continue
-            self.wake.clear()
             try:
+                if not self.wake.wait(NOTICE) and not self._noticed():
+                    continue
+                self.wake.clear()
                 self._show()
                 self.session.warm()  # after the first picture
             except Exception as error:  # nobody else would report it, and the thread must survive
@@ -485,7 +493,8 @@ class Playground(ipw.VBox):
         self.finished = self.session.finished(settings)
         self._show_outcome(self.session.recall(settings))
         names = {one.key: one.label for one in self.candidates}
-        self.past.show(self.session.tried(settings), names)
+        found, self.compared = self.session.tried(settings), settings
+        self.past.show(found, names)
 
     def _blank(self) -> None:
         """Nothing is known of the choice's place."""
