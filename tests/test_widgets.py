@@ -831,3 +831,20 @@ def test_the_explorer_shows_what_stands_behind_a_cell(mini):
     (below,) = shown.below.children
     assert below.ticks["sentiment"].value and below.ticks["mood"].value
     assert not below.ticks["topic"].value and below.target.value == "irony"
+
+
+def test_the_first_picture_needs_neither_torch_nor_transformers(made):
+    """Which take seconds to import: what is known of finished models follows from headers."""
+    code = (
+        "import sys, time\n"
+        "from fusinglib.widgets import pictures\n"
+        "from fusinglib.widgets.view import Playground\n"
+        "draw, known = pictures.weight_map, []\n"
+        "pictures.weight_map = lambda *given: (known.append(set(sys.modules)), draw(*given))[1]\n"
+        "from fusinglib.study.settings import FusePlayground\n"
+        f"shown = Playground(FusePlayground(**{vars(made)!r}))\n"
+        "while not shown.map.value: time.sleep(0.02)\n"
+        "assert not {'torch', 'transformers', 'datasets'} & known[0], 'imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

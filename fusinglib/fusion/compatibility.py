@@ -328,11 +328,17 @@ def _settings(first: Checkpoint, other: Checkpoint, free: Collection[str] = ()) 
     """The settings of the config class determine what weights mean; dropout and the like may
     differ.
 
-    The defaults of the class are loaded from transformers only if the two files differ.
+    The defaults of the class are loaded from transformers, which takes seconds, only if the two
+    files differ in what may matter.
     """
     ours, theirs = first.config or {}, other.config or {}
     differing = [key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)]
-    if not set(differing) - HEAD_SETTINGS - ORIGINS:
+    matter = {
+        key
+        for key in set(differing) - HEAD_SETTINGS - ORIGINS
+        if key not in free and not any(part in key for part in FREE_SETTINGS)
+    }
+    if not matter:
         return []
     configs = [
         understood(model.folder / "config.json", model.config or {}) for model in (first, other)
