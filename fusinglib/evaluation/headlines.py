@@ -109,10 +109,10 @@ def of_traits(correlations: pd.DataFrame) -> str:
     """The trait with the strongest rank correlation with the gain (see `exploration`)."""
     name = str(correlations["correlation"].abs().idxmax())
     row = correlations.loc[name]
-    return (
-        f"An exploration: what goes with the gain most closely is the {row['what']} "
-        f"(rank correlation {row['correlation']:+.2f}, {row['low']:+.2f} to {row['high']:+.2f})."
-    )
+    said = f"rank correlation {row['correlation']:+.2f}"
+    if not math.isnan(row["low"]):
+        said += f", {row['low']:+.2f} to {row['high']:+.2f}"
+    return f"An exploration: what goes with the gain most closely is the {row['what']} ({said})."
 
 
 def of_planner(detectable: pd.DataFrame) -> str:
