@@ -1,6 +1,5 @@
 """What was tried before: suggestions for what to try next, and paired comparisons."""
 
-import dataclasses
 import json
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 from fusinglib.evaluation import tried
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.plans import OF_TARGETS
+from fusinglib.study.plans import OF_TARGETS, Plan
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
 
@@ -70,33 +69,31 @@ def test_two_base_models_are_compared_run_by_run(mini):
     assert (found["seconds"] > 0).all() and (found["seeds"] == 3).all()
 
 
-def test_seeds_of_models_with_heads_are_those_of_the_settings(mini, tmp_path):
-    """Their target runs count from a million; what was tried says the seed that was asked for."""
+def compared(mini) -> tuple[FusePlayground, Plan, Store]:
+    """A comparison of two models' mean, finished."""
     settings = FusePlayground.from_parameters(
         {**mini, "models": ["sentiment", "mood"], "target": "irony", "method": "mean",
          "weights": [], "method_settings": {}}
     )  # fmt: skip
-    store = Store(settings.store_folder())
-    plan = plan_experiment(settings)
+    store, plan = Store(settings.store_folder()), plan_experiment(settings)
     execute(plan, store, settings)
+    return settings, plan, store
+
+
+def test_seeds_of_models_with_heads_are_those_of_the_settings(mini):
+    """Their target runs count from a million; what was tried says the seed that was asked for."""
+    settings, plan, store = compared(mini)
     for row in plan.rows:
         file = store.path(row["run"]) / "run.json"
         said = json.loads(file.read_text())
         said["settings"]["seed"] += OF_TARGETS
         file.write_text(json.dumps(said))
-    shifted = dataclasses.replace(plan)
-    found = tried.tried(shifted, store)
+    found = tried.tried(plan, store)
     assert all(set(runs) == set(settings.seeds) for runs in found["runs"])
 
 
 def test_a_quarantined_base_model_leaves_the_other_rows(mini):
-    settings = FusePlayground.from_parameters(
-        {**mini, "models": ["sentiment", "mood"], "target": "irony", "method": "mean",
-         "weights": [], "method_settings": {}}
-    )  # fmt: skip
-    store = Store(settings.store_folder())
-    plan = plan_experiment(settings)
-    execute(plan, store, settings)
+    _, plan, store = compared(mini)
     fused = next(row["run"] for row in plan.rows if row["base"] == "fused").parents[0]
     store.quarantine(store.path(fused))
     assert set(tried.tried(plan, store)["method"]) == {"pretrained", "one model"}
