@@ -8,6 +8,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import headlines, tables
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import Builder, Run
 from fusinglib.study.settings import FamilyTable, FusePlayground
 from fusinglib.study.store import Store
 
@@ -102,3 +103,45 @@ def test_the_playground_shrinks_the_model_that_was_ticked_first(mini):
         plan = plan_experiment(chosen)
         fused = next(row["run"] for row in plan.rows if row["base"] == "fused").parents[0]
         assert fused.parents[fused.settings["which"]].label.startswith(names[0])
+
+
+EVERY = [
+    "weighted", "slerp", "fisher", "regmean", "model_stock", {"task_arithmetic": {"scale": 0.4}},
+    {"ties": {"density": 0.2, "rescaled": True}}, {"dare": {"density": 0.1, "scale": 0.4}},
+    {"dare_ties": {"rescaled": True}}, {"breadcrumbs": {"scale": 0.3}},
+]  # fmt: skip
+
+
+def test_every_method_is_an_arm(mini):
+    """Made by the engine from the store's own models; what is rescaled has the mean's norm."""
+    chosen = FamilyTable.from_parameters({**mini, "arms": EVERY, "seeds": [0]})
+    plan, store = plan_experiment(chosen), Store(chosen.store_folder())
+    found = execute(plan, store, chosen)
+    assert found["accuracy"].notna().all()
+    target = plan.rows[-1]["target"]
+    bases = {r["base"]: r["run"].parents[0] for r in plan.rows if r["target"] == target}
+    pretrained = bases["pretrained"]
+    mean = norm(update(store, bases["fused"], pretrained))
+    rescaled = [name for name in bases if "rescaled" in name]
+    assert rescaled == ["ties (density 0.2, rescaled)", "dare ties (rescaled)"]
+    for name in rescaled:
+        assert norm(update(store, bases[name], pretrained)) == pytest.approx(mean, rel=1e-4)
+    sources = [run for run in bases["fused"].parents]
+    models = [load_file(store.model(run) / "model.safetensors") for run in sources]
+    sizes = [store.result(run)["n_train"] for run in sources]
+    weighted = load_file(store.model(bases["weighted"]) / "model.safetensors")
+    for name, tensor in weighted.items():
+        expected = sum(n * m[name].astype(np.float64) for n, m in zip(sizes, models, strict=True))
+        np.testing.assert_allclose(tensor, expected / sum(sizes), rtol=1e-5, atol=1e-6)
+    for name, what in (("fisher", "fisher"), ("regmean", "gram")):
+        models, estimates = bases[name].parents[: len(sources)], bases[name].parents[len(sources) :]
+        assert [run.parents[0].key for run in estimates] == [run.key for run in models]
+        assert all(what in run.label and store.estimate(run).is_file() for run in estimates)
+    assert len(bases["slerp"].parents) == 2
+    assert {run.kind for run in plan.models} == {"pretrain", "source"}
+
+
+def test_a_model_without_training_texts_has_no_estimate(mini):
+    builder = Builder(FamilyTable.from_parameters({**mini, "arms": []}), {})
+    with pytest.raises(InputError, match="leave out this method or the model"):
+        builder.estimate("fisher", Run("import", {}, label="mine"))

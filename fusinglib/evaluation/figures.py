@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator
 
 from fusinglib.evaluation import pairs, paths, reference, tables, worlds
 from fusinglib.evaluation.paths import MEAN, PRETRAINED
+from fusinglib.evaluation.statistics import Difference
 
 plt.rcParams |= {
     "axes.spines.top": False,
@@ -309,6 +310,22 @@ def difference_figure(differences):
     rows = len(differences) + differences["comparison"].nunique()
     figure, ((ax,),) = facets(1, 9, 1 + 0.28 * rows)
     difference_intervals(differences, ax)
+    return figure
+
+
+def method_figure(against):
+    """Base models minus the mean, as `fusinglib.evaluation.ranking.against` has them, best first:
+    the thick line is the 95 % interval of a row alone, the thin one holds for all rows at once; the
+    marker is filled if the thin one excludes zero."""
+    rows = against.dropna(subset="estimate")
+    figure, ((ax,),) = facets(1, 9, 1.2 + 0.3 * len(rows))
+    for y, (base, row) in enumerate(rows.iterrows()):
+        color, marker = look_of(base)
+        ax.plot([row["low"], row["high"]], [y, y], color=color, linewidth=5, zorder=2)
+        for_all = Difference(row["estimate"], row["low all"], row["high all"])
+        interval(ax, y, for_all, color, marker, width=1.5)
+    forest(ax, [f"{base} − mean" for base in rows.index])
+    ax.set_xlabel("points; thick: 95 % interval, thin: for all rows at once; filled: excludes 0")
     return figure
 
 

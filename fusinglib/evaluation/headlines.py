@@ -1,6 +1,7 @@
 """What a notebook found, in one sentence, with the sanity check that comes before it."""
 
 import math
+import statistics
 
 import pandas as pd
 
@@ -68,6 +69,35 @@ def shrunk(results: pd.DataFrame, families: dict) -> str:
         f"Of fused's {gain.estimate:+.1f} points, {single.estimate:+.1f}{share} are there with one "
         f"model shrunk to the mean's norm; {more}"
     )
+
+
+def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
+    """Whether averaging helps, whether a method beats the mean, and how sure that is (see
+    `ranking`)."""
+    rows = against.reset_index().to_dict("records")
+    tests = gates.reset_index().to_dict("records")
+    if any(math.isnan(row["estimate"]) for row in [*rows, *tests]):
+        return "Runs are missing: base models cannot be compared."
+    lines = []
+    for row in tests:
+        found = Difference(row["estimate"], row["low"], row["high"])
+        other = row["difference"].removeprefix("fused - ")
+        lines.append(f"{row['verdict'].capitalize()}: {said('the mean ends', found, other)}")
+    better = [row["base"] for row in rows if row["low all"] > 0]
+    worse = [row["base"] for row in rows if row["high all"] < 0]
+    lines.append(
+        f"Of {len(rows)} base models, corrected for their number, {len(better)} are better than "
+        f"the mean{_listed(better)} and {len(worse)} worse{_listed(worse)}."
+    )
+    widths = [row["high all"] - row["low all"] for row in rows]
+    if not any(map(math.isnan, widths)):
+        wide = statistics.median(widths) / 2
+        lines.append(f"How sure: the median of the intervals for all rows is ±{wide:.1f} points.")
+    return "\n".join(lines)
+
+
+def _listed(names: list[str]) -> str:
+    return f" ({'; '.join(names)})" if names else ""
 
 
 def _row(results: pd.DataFrame, families: dict, comparison: str) -> Difference | None:

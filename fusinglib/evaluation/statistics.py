@@ -149,6 +149,27 @@ def holm(p_values):
     return corrected
 
 
+def at_once(estimates, errors):
+    """Intervals and p-values that hold for several means at once, which share what they are
+    compared with (Dunnett 1955): the quantile of the largest of all t statistics.
+
+    The statistics are drawn from a multivariate t distribution with the correlations of the errors
+    and the fewest degrees of freedom among the estimates, 100,000 times, always the same.
+
+    Arguments: ``estimates``, a list of `Estimate` with variances above zero; ``errors``, (means,
+    observations), what varies in each. Returns: the half-width of the 95 % intervals in standard
+    errors, and two-sided p-values of a mean of zero.
+    """
+    rng, freedom = np.random.default_rng(0), min(one.freedom for one in estimates)
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(errors)))
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    normal = rng.standard_normal((100_000, len(values))) @ root.T
+    scale = np.sqrt(rng.chisquare(freedom, len(normal)) / freedom)
+    largest = np.abs(normal).max(axis=1) / scale
+    found = [abs(one.value) / np.sqrt(one.variance) for one in estimates]
+    return float(np.quantile(largest, LEVEL)), [float(np.mean(largest >= t)) for t in found]
+
+
 def barrier(losses):
     """How far the losses along a line rise above the straight line between those of its ends.
 

@@ -8,6 +8,11 @@ and every other method of fusing:
 - ``placebo``: pretrained and a random update that has the norm of the mean's, tensor by tensor, in
   another draw for every seed. What any change of that size gains, this gains as well.
 - any method of `fusinglib.fusion.methods`: its name, or ``{"ties": {"density": 0.2}}``.
+  ``weighted`` weights by training examples, ``slerp`` takes the two models with the most, and
+  ``fisher`` and ``regmean`` make their estimates on training texts of the source tasks.
+
+Every arm takes one more setting: ``rescaled: true`` gives its update the norm of the mean's, so
+that it differs from the mean in direction only.
 """
 
 from collections.abc import Mapping
@@ -20,20 +25,24 @@ from fusinglib.fusion.methods import METHODS
 CONTROLS = {"scaled single": "scaled", "placebo": "placebo"}
 """The controls, and the methods that make them."""
 
-OTHERS = ("mean", "scaled", "placebo", "slerp", "fisher", "regmean")
-KNOWN = [*CONTROLS, *(name for name in METHODS if name not in OTHERS)]
-"""What can be an arm: all but what the table has already, takes two models only, or needs data."""
+KNOWN = [*CONTROLS, *(name for name in METHODS if name not in ("mean", "scaled", "placebo"))]
+"""What can be an arm: all methods but the mean, which the table has, under the controls' names."""
+
+ESTIMATES = {"fisher": "fisher", "regmean": "gram"}
+"""Methods that need an estimate of every model, and the setting that they take it by."""
 
 
 class Arm(NamedTuple):
-    """A base model: what tables call it, and the method and settings that make it."""
+    """A base model: what tables call it, the method and settings that make it, and whether its
+    update is rescaled to the norm of the mean's."""
 
     name: str
     method: str
     settings: dict[str, float]
+    rescaled: bool = False
 
 
-def arm(said: str | Mapping[str, Mapping[str, float]]) -> Arm:
+def arm(said: str | Mapping[str, Mapping[str, float | bool]]) -> Arm:
     """The arm that an entry of the parameter `arms` names.
 
     Raises `InputError` for what cannot be one.
@@ -43,17 +52,26 @@ def arm(said: str | Mapping[str, Mapping[str, float]]) -> Arm:
         raise InputError(
             f"parameter 'arms': {said} has {len(given)} names: expected one, with its settings"
         )
-    ((name, settings),) = given.items()
+    name, settings = next((name, dict(settings)) for name, settings in given.items())
+    rescaled = bool(settings.pop("rescaled", False))
     if name not in KNOWN:
         raise InputError(f"parameter 'arms': there is no arm {name!r}: {nearest(name, KNOWN)}")
     method = CONTROLS.get(name, name)
     for setting in settings:
-        if setting not in (takes := measures.settings_of(METHODS[method])):
+        if setting not in (takes := [*_settings(method), "rescaled"]):
             raise InputError(
                 f"parameter 'arms': {name} has no setting {setting!r}: {nearest(setting, takes)}"
             )
-    words = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-    return Arm(f"{name} ({words})" if words else name, method, dict(settings))
+    words = [f"{key} {value:g}" for key, value in settings.items()] + ["rescaled"] * rescaled
+    said = f"{name.replace('_', ' ')} ({', '.join(words)})" if words else name.replace("_", " ")
+    return Arm(said, method, settings, rescaled)
+
+
+def _settings(method: str) -> list[str]:
+    """The settings of a method that a parameter file can give."""
+    return [
+        name for name in measures.settings_of(METHODS[method]) if name not in ESTIMATES.values()
+    ]
 
 
 def settings_of(one: Arm, picked: int, seed: int) -> dict[str, Any]:

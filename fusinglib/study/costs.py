@@ -31,8 +31,8 @@ TEXTS = 8
 STEPS = 20
 """Timed steps of pretraining the miniature model."""
 
-MODELS = ("pretrain", "import", "random", "source", "fuse")
-"""The kinds of runs that save a model."""
+MODELS = ("pretrain", "import", "random", "source", "estimate", "fuse")
+"""The kinds of runs that save a model, or as much."""
 
 MOVED = 1e9
 """Approximate bytes per second in copying and fusing."""
@@ -220,8 +220,10 @@ def _seconds(
     if run.kind == "pretrain":
         return timed.pretraining * run.settings["steps"]
     assert run.task
-    cost, training = timed.costs[run.task.name], run.settings["training"]
-    sizes = plan.sizes[run.task.name]
+    cost, sizes = timed.costs[run.task.name], plan.sizes[run.task.name]
+    if run.kind == "estimate":
+        return cost.opening + min(run.settings["examples"], sizes["train"]) * cost.trained
+    training = run.settings["training"]
     steps = training["max_steps"]
     if run.kind == "line":
         fitted = steps * training["batch_size"] * cost.trained if last else 0

@@ -13,7 +13,7 @@ from typing import Any
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
 from fusinglib.places import is_key
-from fusinglib.study.arms import arm, settings_of
+from fusinglib.study.arms import ESTIMATES, Arm, arm, settings_of
 from fusinglib.study.settings import (
     Families,
     FamilyTable,
@@ -31,7 +31,19 @@ OF_TARGETS = 1_000_000
 PRETRAINED, MEAN = "pretrained", "mean"
 """The ends of a line that are not a single source model."""
 
-VERSIONS = {"pretrain": 2, "import": 1, "random": 1, "source": 1, "fuse": 1, "target": 1, "line": 1}
+ESTIMATED = 256
+"""Training texts that an estimate of a source model is made on."""
+
+VERSIONS = {
+    "pretrain": 2,
+    "import": 1,
+    "random": 1,
+    "source": 1,
+    "estimate": 1,
+    "fuse": 1,
+    "target": 1,
+    "line": 1,
+}
 """The version of each kind of run, increased whenever a change alters its results."""
 
 
@@ -98,8 +110,9 @@ class Plan:
 
     @property
     def models(self) -> list[Run]:
-        """The runs whose models are fused."""
-        return unique(run.parents for run in self.runs if run.kind == "fuse")
+        """The runs whose models are fused, but for those that were fused themselves."""
+        parents = unique(run.parents for run in self.runs if run.kind == "fuse")
+        return [run for run in parents if run.kind not in ("estimate", "fuse")]
 
 
 def together(worlds: Mapping[int, Plan]) -> Plan:
@@ -194,7 +207,27 @@ class Builder:
         if METHODS[method].with_base:
             settings["with_pretrained"] = True
             parents.append(pretrained)
+        if method in ESTIMATES:
+            settings["estimates"] = ESTIMATES[method]
+            parents += [self.estimate(ESTIMATES[method], model) for model in parents]
         return self.add("fuse", settings, *parents, label=label)
+
+    def estimate(self, what: str, model: Run) -> Run:
+        """What a method has to know of a source model, estimated on training texts of its task."""
+        if model.kind != "source":
+            raise InputError(
+                f"{model.label}: its {what} information takes training texts of its task, which "
+                "only source models that are trained here have; leave out this method or the model"
+            )
+        known = {name: model.settings[name] for name in ("task", "data", "fingerprint")}
+        settings = {**known, "what": what, "examples": ESTIMATED, "seed": 0}
+        return self.add("estimate", settings, model, label=f"{what} of {model.label}",
+                        task=model.task)  # fmt: skip
+
+    def rescaled(self, model: Run, reference: Run, pretrained: Run) -> Run:
+        """`model` with its update rescaled to the norm of the reference's."""
+        label = f"{model.label}, rescaled"
+        return self.add("fuse", {"rescaled": True}, model, reference, pretrained, label=label)
 
     def target_seed(self, seed: int) -> int:
         """The seed of a target run. If models get a head it differs from the same seed of a source
@@ -278,13 +311,32 @@ class Builder:
         common = {"source_family": family, "source_seed": source_seed}
         self.targets(fused, target, base="fused", **common, sources=tuple(sorted(models)))
         self.targets(models[picked], target, base="intertrained", **common, sources=(picked,))
-        which = list(models).index(picked)
         common["sources"] = tuple(sorted(models))
         for one in map(arm, self.settings.arms):
             for seed in self.settings.seeds:
-                how = one.method, settings_of(one, which, seed)
-                model = self.fuse_by(*how, [], pretrained, list(models.values()))
+                model = self.arm(one, models, picked, pretrained, seed)
+                model = self.rescaled(model, fused, pretrained) if one.rescaled else model
                 self.target(model, target, seed, base=one.name, **common)
+
+    def arm(
+        self, one: Arm, models: Mapping[str, Run], picked: str, pretrained: Run, seed: int
+    ) -> Run:
+        """The base model of a further arm, made of a family's models by name; `picked` is the
+        intertrained one."""
+        names, examples = list(models), {name: self.examples(name) for name in models}
+        if one.method == "slerp":
+            names = sorted(names, key=lambda name: (examples[name], name))[-2:]
+        if one.method == "weighted" and not all(examples.values()):
+            unknown = next(name for name in names if not examples[name])
+            raise InputError(
+                f"arm {one.name!r}: the number of training examples of {unknown} is not known; "
+                "leave out the arm or the model"
+            )
+        weights = [float(examples[name]) for name in names] if one.method == "weighted" else []
+        given = settings_of(one, names.index(picked) if one.method == "scaled" else 0, seed)
+        return self.fuse_by(
+            one.method, given, weights, pretrained, [models[name] for name in names]
+        )
 
 
 def family_table(

@@ -167,7 +167,7 @@ class FamilyTable(Families):
 
     intertraining: Literal["largest", "paper"]
     random_row: bool
-    arms: list[str | dict[str, dict[str, float]]]
+    arms: list[str | dict[str, dict[str, bool | float]]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,6 +177,13 @@ class FamilyTable(Families):
     def variations(self) -> list[dict]:
         """What varies: a dict per family table; here a single one, with nothing varied."""
         return [{}]
+
+
+@validated
+class FusingMethods(FamilyTable):
+    """Settings of the comparison of methods: a family table whose `arms` are methods of fusing. A
+    method with several settings among them is also shown tuned (see
+    `fusinglib.evaluation.ranking`)."""
 
 
 @validated
@@ -311,6 +318,7 @@ EXPERIMENTS = {
     "pairwise_heatmap": PairwiseHeatmap,
     "weight_decay": WeightDecay,
     "source_size": SourceSize,
+    "fusing_methods": FusingMethods,
     "loss_path": LossPath,
     "seed_planner": SeedPlanner,
     "many_worlds": ManyWorlds,

@@ -13,11 +13,11 @@ import safetensors.numpy
 import torch
 
 from fusinglib.errors import InputError, StoreError
-from fusinglib.fusion import engine
+from fusinglib.fusion import engine, geometry
 from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
-from fusinglib.study.store import HISTORY, PREDICTIONS, PROGRESS, Store
-from fusinglib.training import cards, data, folders, models, pretraining, tokens
+from fusinglib.study.store import ESTIMATE, HISTORY, PREDICTIONS, PROGRESS, Store
+from fusinglib.training import cards, data, fisher, folders, gram, models, pretraining, tokens
 from fusinglib.training.finetuning import finetune, linear_probe
 from fusinglib.training.scoring import cross_entropy, metrics, predict
 from fusinglib.training.settings import Data, Training
@@ -25,6 +25,9 @@ from fusinglib.training.tokens import Encoded
 
 ONE_AT_A_TIME = threading.Lock()
 """Threads of one process (two playgrounds, run serially) take turns."""
+
+ESTIMATES = {"fisher": fisher, "gram": gram}
+"""The modules that estimate what methods of fusing have to know, by what that is."""
 
 Report = Callable[[str], None]
 """Called with a line of progress."""
@@ -122,13 +125,35 @@ def _random(run: Run, store: Store, folder: Path, device: str, report: Report) -
 
 
 def _fuse(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
-    """Fuse the parents by the mean, or as the settings say; a pretrained model is the last
-    parent."""
-    how = dict(run.settings)
-    models = [store.model(parent) for parent in run.parents]
-    pretrained = models.pop() if how.pop("with_pretrained", False) else None
+    """Fuse the parents by the mean, or as the settings say. Estimates are the last parents, one for
+    each model; a pretrained model is the last parent."""
+    how, parents = dict(run.settings), list(run.parents)
+    if what := how.pop("estimates", ""):
+        count = len(parents) // 2
+        how[what] = [store.estimate(parent) for parent in parents[count:]]
+        del parents[count:]
+    models = [store.model(parent) for parent in parents]
+    pretrained = None
+    if how.pop("rescaled", False):
+        *models, pretrained = models
+        model, reference = geometry.updates(pretrained, models, ["model", "reference"]).norms
+        models, scale = models[:1], float(reference / model) if model else 0.0
+        how = {"method": "task_arithmetic", "scale": scale}
+    elif how.pop("with_pretrained", False):
+        pretrained = models.pop()
     output = folder / "model"
     return engine.fuse(models, output, pretrained=pretrained, progress=False, **how).done()
+
+
+def _estimate(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
+    """Estimate what a method of fusing has to know of the parent, on training texts of its task."""
+    made, how = ESTIMATES[run.settings["what"]], Data(**run.settings["data"])
+    assert run.task
+    made.estimate(
+        store.model(run.parents[0]), run.task, how, folder / ESTIMATE, device=available(device),
+        examples=run.settings["examples"], seed=run.settings["seed"], progress=False,
+    )  # fmt: skip
+    return {"examples": run.settings["examples"]}
 
 
 def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
@@ -221,6 +246,7 @@ STEPS = {
     "import": _import,
     "random": _random,
     "source": _finetune,
+    "estimate": _estimate,
     "fuse": _fuse,
     "target": _finetune,
     "line": _line,

@@ -50,13 +50,17 @@ HISTORY = "history.json"
 PREDICTIONS = "predictions.safetensors"
 """The label ids that a finetuned model predicted for the test split."""
 
+ESTIMATE = "estimate.safetensors"
+"""What a method of fusing has to know of a model: its Fisher information, or its Gram matrices."""
+
 PROGRESS = "progress.txt"
 """In a pending folder: a line of progress."""
 
 
 class Store:
     """A folder of runs: `<root>/<kind>/<key>/` with `run.json` (what it is), `result.json` (its
-    result), `hashes.json`, and, by kind, `model/`, `history.json`, `predictions.safetensors`.
+    result), `hashes.json`, and, by kind, `model/`, `history.json`, `predictions.safetensors`,
+    `estimate.safetensors`.
 
     A run is written into a pending folder and renamed, so that it is complete or absent. If two
     processes finish the same run (which `leases` avoid), the first stays: nothing is locked, and
@@ -219,6 +223,13 @@ class Store:
         for problem in problems(self.path(run), PREDICTIONS):
             raise _damaged(self.path(run), problem)
         return safetensors.numpy.load_file(self.path(run) / PREDICTIONS)
+
+    def estimate(self, run: Run) -> Path:
+        """The file of a finished estimate; raises `Damaged` if it has changed or is missing."""
+        file = self.path(run) / ESTIMATE
+        for problem in problems(self.path(run), ESTIMATE):
+            raise _damaged(self.path(run), problem)
+        return file
 
     def record_failure(self, run: Run, traceback: str) -> None:
         """Keep the traceback of a failed run; it is deleted when the run succeeds."""

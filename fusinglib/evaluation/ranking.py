@@ -1,0 +1,171 @@
+"""Base models ranked against one of them, the mean: paired differences over the same targets and
+seeds, corrected for their number, with what each of them costs."""
+
+# pandas annotates what groupby and loc return too widely to be checked.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fusinglib.evaluation import statistics, tables, worlds
+from fusinglib.fusion.methods import METHODS
+from fusinglib.study.arms import Arm
+from fusinglib.study.plans import Plan, Run
+from fusinglib.study.store import Store
+
+MEAN = "fused"
+
+GATES = ("pretrained", "placebo", "scaled single")
+"""What the mean has to beat, one after the other, if averaging is what helps."""
+
+CELL = ["world", "source_family", "source_seed", "target"]
+
+
+def tuned(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+    """The results with a base model more for each method that has several settings among the arms:
+    ``"ties, tuned"``, whose runs on a target are those of the setting with the best mean dev score
+    on the *other* targets of the same world and source models. The target's own splits, dev or
+    test, play no part.
+    """
+    results = results if "world" in results else results.assign(world=0)
+    variants: dict[str, list[str]] = {}
+    for one in arms:
+        name = one.method.replace("_", " ") + ", tuned" + " and rescaled" * one.rescaled
+        variants.setdefault(name, []).append(one.name)
+    made = [
+        _chosen(results[results["base"].isin(bases)]).assign(base=name)
+        for name, bases in variants.items()
+        if len(bases) > 1
+    ]
+    return pd.concat([results, *made], ignore_index=True)
+
+
+def _chosen(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the variant that is best on the dev sets of the other targets, for every cell in
+    which that is known."""
+    dev = runs.groupby([*CELL, "base"])["dev"].mean().unstack("base")
+    of_studies = dev.groupby(level=CELL[:-1])
+    others = of_studies.transform(lambda scores: scores.sum(skipna=False)) - dev
+    known = others.notna().all(axis=1) & of_studies.transform("count").gt(1).all(axis=1)
+    best = others[known].idxmax(axis=1).reindex(pd.MultiIndex.from_frame(runs[CELL]))
+    return runs[runs["base"].to_numpy() == best.to_numpy()]
+
+
+def against(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]) -> pd.DataFrame:
+    """Every base model minus the mean, in points, on all targets: the mean of source families.
+
+    Returns: a row per base model, best first, with ``estimate``, its 95 % interval ``low`` to
+    ``high`` in the scope, the interval ``low all`` to ``high all`` that holds for all rows at once,
+    ``p adjusted`` likewise (see `statistics.at_once`), ``improved`` (how many targets of how many
+    are above zero), and ``missing``, the runs that lack on either side: one is enough for NaN.
+    """
+    targets = tables.distinct_targets(families)
+    arrays = tables.run_arrays(results, targets)
+    bases = [base for base in dict.fromkeys(base for base, _ in arrays) if base != MEAN]
+    mean, rows, known, errors = _mean_of(arrays, MEAN), {}, [], []
+    for base in bases:
+        difference = _mean_of(arrays, base) - mean
+        lacking = int(np.isnan(difference).sum())
+        one = worlds.known(difference, 0.0, scope)
+        gains = difference.mean(axis=(0, 1, 2))
+        improved = "" if lacking else f"{(gains > 0).sum()} of {len(gains)}"
+        rows[base] = [*one.interval, np.nan, np.nan, np.nan, improved, lacking]
+        if one.variance > 0:
+            known.append((base, one))
+            errors.append(_errors(worlds.table_of(difference), scope))
+    if known:
+        reach, p_values = statistics.at_once([one for _, one in known], np.array(errors))
+        for (base, one), p in zip(known, p_values, strict=True):
+            width = reach * np.sqrt(one.variance)
+            rows[base][3:6] = [one.value - width, one.value + width, p]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("base")
+    table[COLUMNS[:5]] *= 100
+    return table.sort_values("estimate", ascending=False)
+
+
+COLUMNS = ["estimate", "low", "high", "low all", "high all", "p adjusted", "improved", "missing"]
+
+
+def _mean_of(arrays: dict, base: str) -> np.ndarray:
+    """The runs of a base model, the mean of source families: (worlds, source seeds, seeds, T)."""
+    return tables.by_source(arrays, base, "all").mean(axis=0)
+
+
+def _errors(table: np.ndarray, scope: str) -> np.ndarray:
+    """What varies in the cells of a table (rows, tasks) in a scope, flat: with these tasks only the
+    rows do, if there are several."""
+    fixed = scope == worlds.SCOPES[0] and len(table) > 1
+    return (table - table.mean(axis=0 if fixed else None)).ravel()
+
+
+def gates(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]) -> pd.DataFrame:
+    """Whether it is averaging that helps: the mean against `GATES`, in this order, each two-sided
+    at 5 %. The first that is not clearly below the mean ends the test, so that all together keep
+    the 5 % (Maurer, Hothorn and Lehmacher 1995).
+
+    Returns: a row per gate with ``estimate``, ``low``, ``high`` in points, ``p``, and ``verdict``:
+    "passed", "not passed", or "not tested". What the results lack is left out.
+    """
+    arrays = tables.run_arrays(results, tables.distinct_targets(families))
+    there, open_, rows = {base for base, _ in arrays}, True, {}
+    for base in [base for base in GATES if base in there]:
+        difference = _mean_of(arrays, MEAN) - _mean_of(arrays, base)
+        known = worlds.known(difference, 0.0, scope)
+        passed = open_ and known.interval.low > 0
+        verdict = "passed" if passed else "not passed" if open_ else "not tested"
+        numbers = [100 * number for number in known.interval]
+        rows[f"{MEAN} - {base}"] = [*numbers, known.p_value(0.0), verdict]
+        open_ = passed
+    columns = ["estimate", "low", "high", "p", "verdict"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("difference")
+
+
+def costs(plan: Plan, store: Store) -> pd.DataFrame:
+    """What it takes to make each base model from its source models, once these are there.
+
+    Returns: a row per base model with ``seconds`` (the mean over its finished fusions, estimates
+    included), ``reads``, how often all models are read, and ``data``, the training texts per model
+    that it needs.
+    """
+    rows: dict[str, dict] = {}
+    for row in plan.rows:
+        model = row["run"].parents[0]
+        if model.kind == "fuse" and store.has(model):
+            cost = rows.setdefault(row["base"], {"models": {}, "reads": _reads(model)})
+            cost["models"][model.key] = model
+    table = pd.DataFrame.from_dict(
+        {
+            base: [
+                np.mean([_seconds(model, store) for model in cost["models"].values()]),
+                cost["reads"],
+                max(_texts(model) for model in cost["models"].values()),
+            ]
+            for base, cost in rows.items()
+        },
+        orient="index", columns=["seconds", "reads", "data"],
+    )  # fmt: skip
+    return table.rename_axis("base")
+
+
+def _made_by(model: Run) -> list[Run]:
+    """A fused model, with the estimates and fused models that it was made of."""
+    parents = [run for run in model.parents if run.kind in ("fuse", "estimate")]
+    return [model, *(run for parent in parents for run in _made_by(parent))]
+
+
+def _seconds(model: Run, store: Store) -> float:
+    return sum(store.result(run)["seconds"] for run in _made_by(model))
+
+
+def _texts(model: Run) -> int:
+    return max(run.settings.get("examples", 0) for run in _made_by(model))
+
+
+def _reads(model: Run) -> str:
+    """How often a method reads all models, in words."""
+    if model.settings.get("rescaled"):
+        return f"{_reads(model.parents[0])}, and two of the result"
+    return METHODS[model.settings.get("method", "mean")].cost
