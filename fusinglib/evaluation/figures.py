@@ -329,6 +329,48 @@ def method_figure(against):
     return figure
 
 
+#: Colour, shape and label of means with their own norm and with that of the mean of all.
+NORMS = {
+    "own": ("#D55E00", "^", "with their own norm"),
+    "fixed": ("#0072B2", "o", "with the norm of the mean of all"),
+}
+
+
+def shrinkage_figure(curves, counts):
+    """Gains over pretrained: on the left against the norm of the update, for the mean and for the
+    intertrained model, their scales beside the markers; on the right against the number of models
+    averaged. Bands are 95 % intervals.
+
+    Arguments: ``curves`` and ``by_count`` of `fusinglib.evaluation.shrinkage`.
+    """
+    figure, (axes,) = facets(2, 11, 4.4, sharey=True)
+    for base, part in curves.groupby("base"):
+        color, marker = BASES[base]
+        gain_curve(axes[0], part["update"], part, color, marker, base)
+        for row in part.itertuples():
+            at = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            axes[0].annotate(f"{row.scale:g}", (row.update, row.gain), color=color, size=8, **at)
+    axes[0].set(xlabel="norm of the update (% of the pretrained weights)")
+    axes[0].set_ylabel("gain over pretrained (points)")
+    places = sorted(counts["models"].unique())
+    for norm, part in counts.groupby("norm"):
+        at = part["models"].map(places.index)
+        gain_curve(axes[1], at, part, *NORMS[norm])
+    names = ["all" if np.isinf(count) else f"{count:.0f}" for count in places]
+    axes[1].set_xticks(range(len(places)), names)
+    axes[1].set_xlabel("models averaged")
+    for ax in axes:
+        ax.axhline(0, color="black", linestyle=":", linewidth=1)
+        ax.legend()
+    return figure
+
+
+def gain_curve(ax, x, rows, color, marker, label):
+    """A curve of ``gain`` with a band from ``low`` to ``high``."""
+    ax.fill_between(x, rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
+    ax.plot(x, rows["gain"], color=color, marker=marker, label=label)
+
+
 def pair_heatmap(cells, diagonal, ax=None):
     """Figure 2: the gain of every fused pair over pretrained, in points, coloured by its class.
 

@@ -96,6 +96,18 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def of_shrinkage(equal: pd.DataFrame) -> str:
+    """The mean as it is compared with one model whose update is as long (see
+    `shrinkage.at_equal_norm`)."""
+    rows = [row for row in equal.to_dict("records") if row["scale"] == 1]
+    if not rows:
+        return (
+            "The mean cannot be compared with one model: runs are missing, or its update is longer."
+        )
+    found = Difference(rows[0]["estimate"], rows[0]["low"], rows[0]["high"])
+    return said("The mean ends", found, "one model with an update of the same norm")
+
+
 def _listed(names: list[str]) -> str:
     return f" ({'; '.join(names)})" if names else ""
 

@@ -8,7 +8,14 @@ from fusinglib.errors import InputError, nearest
 from fusinglib.study import plans
 from fusinglib.study.plans import Model, Plan
 from fusinglib.study.resolver import base_model, finetuned_model, random_model
-from fusinglib.study.settings import Families, FusePlayground, LossPath, PairwiseHeatmap, Settings
+from fusinglib.study.settings import (
+    Families,
+    FusePlayground,
+    LossPath,
+    PairwiseHeatmap,
+    Settings,
+    Shrinkage,
+)
 from fusinglib.study.store import Store
 from fusinglib.training import data, tasks
 from fusinglib.training.tasks import MINIWORLD, Task
@@ -48,6 +55,8 @@ def _plan(settings: Any, world: int) -> Plan:
     common = (settings, pretrained, loaded, chosen)
     if isinstance(settings, PairwiseHeatmap):
         plan = plans.pairwise_heatmap(*common, models, with_head)
+    elif isinstance(settings, Shrinkage):
+        plan = plans.shrinkage(*common, models, with_head)
     elif isinstance(settings, LossPath):
         plan = plans.loss_path(*common, with_head, models)
     else:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from fusinglib.study.settings import (
     FusePlayground,
     LossPath,
     PairwiseHeatmap,
+    Shrinkage,
 )
 from fusinglib.training.data import KIN, TaskData, overlap
 from fusinglib.training.settings import Training
@@ -193,7 +195,9 @@ class Builder:
     ) -> Run:  # fmt: skip
         """`models` fused by a method with its settings and their weights; the mean is that of
         `fuse`."""
-        label = f"{method} of {len(models)} models"
+        label = f"{method} of {len(models)} models" if len(models) > 1 else models[0].label
+        if "scale" in given and len(models) == 1:
+            label += f" times {given['scale']:g}"
         if method == "mean":
             return self.fuse(models, label)
         order = sorted(range(len(models)), key=lambda number: models[number].key)
@@ -244,10 +248,10 @@ class Builder:
         run = self.finetune("target", model, name, self.target_seed(seed))
         self.rows.append({**self.facts, **row, "target": name, "seed": seed, "run": run})
 
-    def without_sources(self, base: str, model: Run, targets: list[str]) -> None:
+    def without_sources(self, base: str, model: Run, targets: list[str], **row) -> None:
         """Finetune a base model that was made without source models on all targets."""
         for name in targets:
-            self.targets(model, name, base=base, source_family="", source_seed=0, sources=())
+            self.targets(model, name, base=base, source_family="", source_seed=0, sources=(), **row)
 
     def sources(self, target: str, members: Sequence[str]) -> list[str]:
         """The members of a family that may be sources for the target (leave-target-out)."""
@@ -295,9 +299,11 @@ class Builder:
                 for target in targets:
                     self._bases(pretrained, family, families[family], target, source_seed)
 
-    def _bases(self, pretrained, family, members, target, source_seed) -> None:
-        """The base models made of one source family's models for one target: fused, intertrained,
-        and the further arms."""
+    def made_of(
+        self, pretrained: Run, family: str, members: list[str], target: str, source_seed: int
+    ) -> tuple[dict[str, Run], Run, str]:
+        """The models of a source family for a target by name, their mean, and the name of the
+        intertrained one."""
         sources = self.sources(target, members)
         if not sources:
             raise InputError(
@@ -308,6 +314,12 @@ class Builder:
         left_out = "" if len(sources) == len(members) else f" without {target}"
         fused = self.fuse(list(models.values()), label=f"mean of {family}{left_out}")
         picked = intertrained(self.settings.intertraining, family, sources, self.examples)
+        return models, fused, picked
+
+    def _bases(self, pretrained, family, members, target, source_seed) -> None:
+        """The base models made of one source family's models for one target: fused, intertrained,
+        and the further arms."""
+        models, fused, picked = self.made_of(pretrained, family, members, target, source_seed)
         common = {"source_family": family, "source_seed": source_seed}
         self.targets(fused, target, base="fused", **common, sources=tuple(sorted(models)))
         self.targets(models[picked], target, base="intertrained", **common, sources=(picked,))
@@ -409,6 +421,62 @@ def pairwise_heatmap(
             for target in unseen:
                 plan.targets(model, target, base=base, **row)
     return plan.plan(families)
+
+
+def shrinkage(
+    settings: Shrinkage,
+    pretrained: Run,
+    data: Mapping[str, TaskData],
+    families: Mapping[str, list[str]],
+    models: Mapping[str, Model] = MappingProxyType({}),
+    with_head: bool = False,
+) -> Plan:
+    """The plan of the shrinkage experiment.
+
+    For every source family S and target t the updates of fuse(S minus t) and of the intertrained
+    model, times each scale; then means of fewer models, with their own norm and rescaled to that of
+    fuse(S minus t). Columns of the rows: ``scale``, ``models`` (how many were averaged), ``draw``,
+    and ``norm`` ("own" or "fixed").
+    """
+    plan = Builder(settings, data, models, with_head)
+    targets = unique(families[family] for family in settings.targets)
+    none = {"scale": 0.0, "models": 0, "draw": 0, "norm": "own"}
+    plan.without_sources("pretrained", pretrained, targets, **none)
+    for source_seed, family, target in product(settings.source_seeds, settings.sources, targets):
+        made = plan.made_of(pretrained, family, families[family], target, source_seed)
+        row = {"source_family": family, "source_seed": source_seed}
+        _scaled(plan, settings.scales, pretrained, target, made, dict(row))
+        _drawn(plan, settings, pretrained, target, made, dict(row))
+    return plan.plan(families)
+
+
+def _scaled(plan: Builder, scales, pretrained: Run, target: str, made, row: dict) -> None:
+    """The mean and the intertrained model with their updates times each scale."""
+    models, fused, picked = made
+    for scale, (base, names, model) in product(
+        sorted(scales),
+        [("fused", tuple(sorted(models)), fused), ("intertrained", (picked,), models[picked])],
+    ):
+        how = "task_arithmetic", {"scale": scale}, [], pretrained, [model]
+        row |= {"scale": scale, "models": len(names), "sources": names, "draw": 0, "norm": "own"}
+        plan.targets(plan.fuse_by(*how) if scale != 1 else model, target, base=base, **row)
+
+
+def _drawn(plan: Builder, settings: Shrinkage, pretrained, target: str, made, row: dict) -> None:
+    """Means of fewer models, drawn at random, with their own norm and with that of the mean of
+    all."""
+    models, fused, _ = made
+    for count, draw in product(settings.counts, range(settings.draws)):
+        if count >= len(models):
+            continue
+        drawn = Random(f"{row['source_seed']} {count} {draw}").sample(sorted(models), count)
+        names = tuple(sorted(drawn))
+        few = [models[name] for name in names]
+        mean = plan.fuse(few, f"mean of {' and '.join(names)}") if count > 1 else few[0]
+        row |= {"scale": 1.0, "models": count, "sources": names, "draw": draw}
+        plan.targets(mean, target, base="drawn", **row | {"norm": "own"})
+        rescaled = plan.rescaled(mean, fused, pretrained)
+        plan.targets(rescaled, target, base="drawn", **row | {"norm": "fixed"})
 
 
 def fuse_playground(

@@ -187,6 +187,24 @@ class FusingMethods(FamilyTable):
 
 
 @validated
+class Shrinkage(Families):
+    """Settings of the shrinkage experiment: is fusing more than a shorter update?
+
+    The updates of the mean and of the intertrained model are multiplied by `scales`. Means of fewer
+    models have the numbers of models `counts`, each drawn at random `draws` times.
+    """
+
+    intertraining: Literal["largest", "paper"]
+    scales: Annotated[list[Above], Some, AfterValidator(_once)]
+    counts: Counts
+    draws: Positive
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1.0 in self.scales, "scales", self.scales, "1.0 among them: the models as they are")
+
+
+@validated
 class ManyWorlds(FamilyTable):
     """Settings of the family table over many miniature worlds.
 
@@ -319,6 +337,7 @@ EXPERIMENTS = {
     "weight_decay": WeightDecay,
     "source_size": SourceSize,
     "fusing_methods": FusingMethods,
+    "shrinkage": Shrinkage,
     "loss_path": LossPath,
     "seed_planner": SeedPlanner,
     "many_worlds": ManyWorlds,
