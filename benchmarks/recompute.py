@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from fusinglib.evaluation import claims, exploration, tables
+from fusinglib.evaluation import claims, exploration, ranking, shrinkage, tables
 from fusinglib.evaluation.figures import NotebookFigure
 from fusinglib.study import parameters
 from fusinglib.study.execution import read_results
@@ -53,6 +53,7 @@ def recompute(name: str, options) -> tuple[str, pd.DataFrame | None]:
     rows = read_results(results / f"{RUNS_OF.get(name, name)}.csv")
     Study.run = lambda study: rows
     exploration.cells = lambda plan, store, results: rows
+    ranking.with_costs = shrinkage.with_norms = lambda results, plan, store: results
     names, texts = {}, []
     for cell in nbformat.read(parameters.notebook(name), as_version=4).cells:
         if cell.cell_type != "code" or cell.id in SKIPPED:

@@ -313,10 +313,13 @@ def difference_figure(differences):
     return figure
 
 
-def method_figure(against):
-    """Base models minus the mean, as `fusinglib.evaluation.ranking.against` has them, best first:
-    the thick line is the 95 % interval of a row alone, the thin one holds for all rows at once; the
-    marker is filled if the thin one excludes zero."""
+def method_figure(against, costs):
+    """Base models minus the mean, best first: the thick line is the 95 % interval of a row alone,
+    the thin one holds for all rows at once; the marker is filled if the thin one excludes zero. On
+    the right is what each takes to make.
+
+    Arguments: ``against`` and ``costs`` of `fusinglib.evaluation.ranking`.
+    """
     rows = against.dropna(subset="estimate")
     figure, ((ax,),) = facets(1, 9, 1.2 + 0.3 * len(rows))
     for y, (base, row) in enumerate(rows.iterrows()):
@@ -324,6 +327,11 @@ def method_figure(against):
         ax.plot([row["low"], row["high"]], [y, y], color=color, linewidth=5, zorder=2)
         for_all = Difference(row["estimate"], row["low all"], row["high all"])
         interval(ax, y, for_all, color, marker, width=1.5)
+        if base in costs.index:
+            cost = costs.loc[base]
+            texts = f", {cost['texts']:.0f} texts a model" if cost["texts"] else ""
+            at = {"xycoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
+            ax.annotate(f"{cost['seconds']:.2g} s{texts}", (1.02, y), **at)
     forest(ax, [f"{base} − mean" for base in rows.index])
     ax.set_xlabel("points; thick: 95 % interval, thin: for all rows at once; filled: excludes 0")
     return figure

@@ -123,45 +123,34 @@ def gates(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]) 
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("difference")
 
 
-def costs(plan: Plan, store: Store) -> pd.DataFrame:
-    """What it takes to make each base model from its source models, once these are there.
-
-    Returns: a row per base model with ``seconds`` (the mean over its finished fusions, estimates
-    included), ``reads``, how often all models are read, and ``data``, the training texts per model
-    that it needs.
-    """
-    rows: dict[str, dict] = {}
+def with_costs(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:
+    """The results with what it took to make each base model, once its source models were there:
+    ``made_in``, seconds of fusing, estimates included; ``reads``, how often all models are read;
+    and ``texts``, the training texts of every source task that were needed. Empty for base models
+    that were not fused."""
+    rows = []
     for row in plan.rows:
         model = row["run"].parents[0]
-        if model.kind == "fuse" and store.has(model):
-            cost = rows.setdefault(row["base"], {"models": {}, "reads": _reads(model)})
-            cost["models"][model.key] = model
-    table = pd.DataFrame.from_dict(
-        {
-            base: [
-                np.mean([_seconds(model, store) for model in cost["models"].values()]),
-                cost["reads"],
-                max(_texts(model) for model in cost["models"].values()),
-            ]
-            for base, cost in rows.items()
-        },
-        orient="index", columns=["seconds", "reads", "data"],
-    )  # fmt: skip
-    return table.rename_axis("base")
+        made = _made_by(model) if model.kind == "fuse" and store.has(model) else []
+        rows.append({
+            "made_in": sum(store.result(run)["seconds"] for run in made) if made else np.nan,
+            "reads": _reads(model) if made else "",
+            "texts": max((run.settings.get("examples", 0) for run in made), default=np.nan),
+        })  # fmt: skip
+    return results.assign(**pd.DataFrame(rows, index=results.index))
+
+
+def costs(results: pd.DataFrame) -> pd.DataFrame:
+    """What it takes to make each base model that is fused (see `with_costs`): a row each, with mean
+    ``seconds``, ``reads`` and ``texts``."""
+    made = results[results["made_in"].notna()].groupby("base", sort=False)
+    return made.agg(seconds=("made_in", "mean"), reads=("reads", "first"), texts=("texts", "max"))
 
 
 def _made_by(model: Run) -> list[Run]:
     """A fused model, with the estimates and fused models that it was made of."""
     parents = [run for run in model.parents if run.kind in ("fuse", "estimate")]
     return [model, *(run for parent in parents for run in _made_by(parent))]
-
-
-def _seconds(model: Run, store: Store) -> float:
-    return sum(store.result(run)["seconds"] for run in _made_by(model))
-
-
-def _texts(model: Run) -> int:
-    return max(run.settings.get("examples", 0) for run in _made_by(model))
 
 
 def _reads(model: Run) -> str:
