@@ -1,0 +1,190 @@
+"""Base models against the mean: tuning, corrected intervals, gates, and what they cost."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from fusinglib.evaluation import headlines, ranking, statistics, worlds
+from fusinglib.evaluation.statistics import Estimate
+from fusinglib.study.arms import arm
+from fusinglib.study.execution import execute
+from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.settings import FusingMethods
+from fusinglib.study.store import Store
+
+FAMILIES = {"one": ["a", "b", "c"], "two": ["d", "e"]}
+TARGETS = [target for members in FAMILIES.values() for target in members]
+ALONE = ("pretrained", "random")
+
+
+def study(accuracies: dict[str, np.ndarray], dev=None) -> pd.DataFrame:
+    """Results from accuracies (worlds, targets) of each base model, one seed; `dev` likewise."""
+    return pd.DataFrame(
+        {
+            "world": world, "base": base, "source_family": "" if base in ALONE else "every",
+            "source_seed": 0, "seed": 0, "target": target, "accuracy": values[world, column],
+            "dev": (dev or accuracies)[base][world, column], "metric": "accuracy",
+        }
+        for base, values in accuracies.items()
+        for world in range(len(values))
+        for column, target in enumerate(TARGETS)
+    )  # fmt: skip
+
+
+def drawn(rng, bases, effects=(), count=10, of_targets=0.0) -> dict[str, np.ndarray]:
+    """Accuracies with effects of targets that all share, and each base model's own noise in every
+    run and, with the deviation `of_targets`, on every target."""
+    targets = rng.normal(0.7, 0.1, len(TARGETS))
+    noise = {
+        base: rng.normal(0, 0.03, (count, len(TARGETS))) + rng.normal(0, of_targets, len(TARGETS))
+        for base in bases
+    }
+    return {base: targets + noise[base] + dict(effects).get(base, 0) for base in bases}
+
+
+BASES = ["pretrained", "fused", "intertrained", *(f"m{number}" for number in range(8))]
+
+
+def test_differences_are_those_from_the_mean_best_first():
+    accuracies = drawn(np.random.default_rng(1), BASES)
+    table = ranking.against(study(accuracies), FAMILIES)
+    assert "fused" not in table.index and len(table) == len(BASES) - 1
+    assert table["estimate"].is_monotonic_decreasing
+    for base in table.index:
+        differences = (accuracies[base] - accuracies["fused"]).mean(axis=1)
+        estimate, low, high = statistics.over_seeds(100 * differences)
+        row = table.loc[base]
+        assert list(row[["estimate", "low", "high"]]) == pytest.approx([estimate, low, high])
+        assert row["low all"] < low and high < row["high all"]
+        gains = (accuracies[base] - accuracies["fused"]).mean(axis=0) > 0
+        assert row["improved"] == f"{gains.sum()} of {len(TARGETS)}" and row["missing"] == 0
+
+
+def test_a_missing_run_leaves_its_row_without_numbers():
+    results = study(drawn(np.random.default_rng(1), BASES))
+    table = ranking.against(results.drop(index=results.query("base == 'm3'").index[0]), FAMILIES)
+    assert table.loc["m3", "missing"] == 1 and table.index[-1] == "m3"
+    assert table.loc["m3"].drop(["missing", "improved"]).isna().all()
+    assert table.drop(index="m3").notna().all(axis=None)
+
+
+def test_one_mean_alone_has_the_t_interval():
+    alone = Estimate(1.0, 0.25, 9)
+    reach, (p,) = statistics.at_once([alone], np.random.default_rng(0).normal(size=(1, 50)))
+    assert reach == pytest.approx(stats.t.ppf(0.975, 9), rel=0.02)
+    assert p == pytest.approx(alone.p_value(0), abs=0.01)
+
+
+def test_means_at_once_have_the_quantiles_of_dunnett():
+    """The multivariate t distribution with correlations of 0.5 has 95 % within them."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=200_000)
+    for count, freedom in ((2, 10), (5, 20), (9, 60)):
+        errors = rng.normal(size=(count, len(shared))) - shared
+        reach, p_values = statistics.at_once([Estimate(2.5, 1.0, freedom)] * count, errors)
+        exact = stats.multivariate_t(shape=0.5 * (1 + np.eye(count)), df=freedom)
+        for at, expected in ((reach, 0.95), (2.5, 1 - p_values[0])):
+            within = exact.cdf([at] * count, lower_limit=[-at] * count, random_state=0)
+            assert within == pytest.approx(expected, abs=0.005)
+
+
+def test_copies_of_one_mean_are_corrected_like_a_single_one():
+    errors = np.random.default_rng(0).normal(size=(1, 60)).repeat(20, axis=0)
+    reach, _ = statistics.at_once([Estimate(0.0, 1.0, 9)] * 20, errors)
+    assert reach == pytest.approx(stats.t.ppf(0.975, 9), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scope", "of_targets"), [(worlds.SCOPES[0], 0.0), (worlds.SCOPES[1], 0.03)]
+)
+def test_all_intervals_hold_at_once_where_arms_share_the_mean(scope, of_targets):
+    """In made-up studies of ten worlds in which no method differs from the mean."""
+    rng, held, alone = np.random.default_rng(3), [], []
+    for _ in range(300):
+        results = study(drawn(rng, BASES, of_targets=of_targets))
+        table = ranking.against(results, FAMILIES, scope)
+        held.append(((table["low all"] <= 0) & (table["high all"] >= 0)).all())
+        alone.append(((table["low"] <= 0) & (table["high"] >= 0)).all())
+    assert 0.9 <= np.mean(held) <= 0.99  # 300 draws: 93 to 95 % plus or minus 3
+    assert np.mean(alone) < 0.9
+
+
+def test_gates_stop_at_the_first_failure():
+    better = {"fused": 0.05, "scaled single": 0.05}
+    bases = ["pretrained", "fused", "intertrained", "placebo", "scaled single"]
+    results = study(drawn(np.random.default_rng(0), bases, better))
+    table = ranking.gates(results, FAMILIES)
+    assert list(table.index) == ["fused - pretrained", "fused - placebo", "fused - scaled single"]
+    assert list(table["verdict"]) == ["passed", "passed", "not passed"]
+    worse = study(drawn(np.random.default_rng(0), bases, {"fused": -0.05, "placebo": -0.2}))
+    assert list(ranking.gates(worse, FAMILIES)["verdict"]) == ["not passed", *["not tested"] * 2]
+    lacking = results[results["base"] != "placebo"]
+    assert list(ranking.gates(lacking, FAMILIES)["verdict"]) == ["passed", "not passed"]
+
+
+@pytest.mark.slow
+def test_gates_are_rarely_passed_without_an_effect():
+    rng = np.random.default_rng(4)
+    bases = ["pretrained", "fused", "intertrained", "placebo", "scaled single"]
+    passed = [
+        ranking.gates(study(drawn(rng, bases)), FAMILIES)["verdict"].iloc[0] == "passed"
+        for _ in range(400)
+    ]
+    assert 0.005 <= np.mean(passed) <= 0.05  # 2.5 % on the side of fusing
+
+
+TIES = [arm({"ties": {"density": density}}) for density in (0.2, 0.5)]
+
+
+def test_a_target_is_tuned_on_the_dev_sets_of_the_others():
+    """Each variant is best on one half of the targets; a target's own dev score is ignored."""
+    low, high = (one.name for one in TIES)
+    rng = np.random.default_rng(0)
+    accuracies = drawn(rng, ["pretrained", "fused", "intertrained", low, high], count=2)
+    dev = {base: np.full((2, 5), 0.5) for base in accuracies}
+    dev[low][0] = [0.9, 0.5, 0.5, 0.5, 0.5]  # best in world 0, but only because of target a
+    dev[high][0] = [0.5, 0.6, 0.5, 0.5, 0.5]
+    dev[high][1] = 0.6
+    results = study(accuracies, dev)
+    found = ranking.tuned(results, [*TIES, arm("placebo")])
+    made = found.iloc[len(results) :]
+    assert set(made["base"]) == {"ties, tuned"} and len(made) == 2 * 5
+    values = made.set_index(["world", "target"])["accuracy"].unstack("target")[TARGETS].to_numpy()
+    assert values[0, 0] == accuracies[high][0, 0]
+    assert np.array_equal(values[0, 1:], accuracies[low][0, 1:])
+    assert np.array_equal(values[1], accuracies[high][1])
+    assert "ties, tuned" in ranking.against(found, FAMILIES).index
+
+
+def test_a_missing_variant_or_a_single_target_is_not_tuned():
+    accuracies = drawn(np.random.default_rng(0), ["fused", *(one.name for one in TIES)], count=1)
+    results = study(accuracies)
+    alone = results[results["target"] == "a"]
+    assert len(ranking.tuned(alone, TIES)) == len(alone)
+    lacking = results.assign(dev=results["dev"].where(results.index != len(results) - 1))
+    assert len(ranking.tuned(lacking, TIES)) <= len(results) + 1
+    assert len(ranking.tuned(results, TIES[:1])) == len(results)
+
+
+def test_costs_are_those_of_all_that_was_made(mini):
+    """Estimates count for Fisher, and the method itself for what is rescaled."""
+    arms = ["fisher", {"ties": {"rescaled": True}}, {"ties": {}}, "scaled single", "placebo"]
+    settings = FusingMethods.from_parameters({**mini, "arms": arms, "seeds": [0]})
+    plan, store = plan_experiment(settings), Store(settings.store_folder())
+    results = ranking.with_costs(execute(plan, store, settings), plan, store)
+    table = ranking.costs(results)
+    assert set(table.index) == set(results["base"]) - {"pretrained", "intertrained"}
+    assert table.loc["fisher", "texts"] == 256 and table.loc["ties", "texts"] == 0
+    assert table.loc["ties (rescaled)", "seconds"] > table.loc["ties", "seconds"]
+    assert table.loc["ties (rescaled)", "reads"] == "three passes, and two of the result"
+    model = next(r["run"] for r in plan.rows if r["base"] == "fisher").parents[0]
+    parts = [run for run in model.parents if run.kind == "estimate"]
+    seconds = sum(store.result(run)["seconds"] for run in [model, *parts])
+    assert results.query("base == 'fisher'")["made_in"].iloc[0] == pytest.approx(seconds)
+    gates, against = (made(results, plan.families) for made in (ranking.gates, ranking.against))
+    said = headlines.of_methods(gates, against)
+    assert said.startswith(("Passed: the mean ends", "Not passed: the mean ends"))
+    assert f"Of {len(against)} base models, corrected for their number" in said
+    assert headlines.of_methods(gates, against.assign(estimate=np.nan)).startswith("Runs are mis")
