@@ -7,8 +7,9 @@ Every draw makes the runs of a study and asks whether each 95 % interval holds w
 one world and over many, over families, in the playground, and of the claims about pairs. Writes
 `coverage.csv`, a row per kind of interval, size and case, with the share of draws, in percent, in
 which it did ``before`` (the bootstrap over targets in one world, degrees of freedom without a bound
-over many, seeds alone in the playground) and does ``after``, and how often the truth lies ``below``
-and ``above`` it. Ten minutes for 1,000 draws; the claims get half of them.
+over many, seeds alone in the playground, rows one by one) and does ``after``, and how often the
+truth lies ``below`` and ``above`` it. A quarter of an hour for 1,000 draws; the claims get half of
+them, many rows at once a quarter.
 
 "Real" tasks have effects drawn from those of `results/mini-worlds` (fused - pretrained, 13 tasks),
 and residuals from those of its single runs, whose tails are long.
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fusinglib.evaluation import claims, playground, statistics, tables, worlds
+from fusinglib.evaluation import claims, playground, ranking, statistics, tables, worlds
 from fusinglib.places import PROJECT
 from fusinglib.progress import Progress
 from fusinglib.training.tasks import MINI_FAMILIES
@@ -175,6 +176,36 @@ def in_one_world(draws: int):
         yield claims.HERE, f"{targets} targets, 3 seeds", case, *found.row()
 
 
+def against_the_mean(draws: int):
+    """Twenty base models that all are compared with one, in both scopes: do the intervals of all
+    rows hold at once? The runs of the one are shared by all differences."""
+    for count, tasks in [(10, 13), (1, 13), (1, 6)]:
+        for case, make in (CASES if count > 1 else STILL).items():
+            rng, found = np.random.default_rng(0), [Counts(), Counts()]
+            for _ in range(draws // 4):
+                drawn = [make(rng, (count, 1, tasks)) for _ in range(21)]
+                (shared, of_shared), *others = drawn
+                for scope, one in zip(worlds.SCOPES, found, strict=True):
+                    fixed = [of_tasks.mean() - of_shared.mean() for _, of_tasks in others]
+                    truths = fixed if scope == worlds.SCOPES[0] and count > 1 else [0.0] * 20
+                    gaps = {
+                        str(number): (runs - shared - truth) / 100
+                        for number, ((runs, _), truth) in enumerate(
+                            zip(others, truths, strict=True)
+                        )
+                    }
+                    rows = ranking.compared(gaps, scope)
+                    alone, every = (
+                        (rows[f"low{name}"].max(), rows[f"high{name}"].min())
+                        for name in ("", " all")
+                    )
+                    one.add(0.0, every, alone)
+            for scope, one in zip(worlds.SCOPES, found, strict=True):
+                if count > 1 or scope == worlds.SCOPES[1]:
+                    where = f"{count} world{'s' * (count > 1)}, {tasks} tasks, 20 rows"
+                    yield f"all rows at once, {scope}", where, case, *one.row()
+
+
 def over_families(draws: int):
     """Tasks of three families that differ: this mix, and other families."""
     scopes = (worlds.SCOPES[1], worlds.OTHER_FAMILIES)
@@ -271,7 +302,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
     options = parser.parse_args()
-    kinds = [over_worlds, in_one_world, over_families, in_the_playground, of_claims]
+    kinds = [
+        over_worlds, in_one_world, against_the_mean, over_families, in_the_playground, of_claims,
+    ]  # fmt: skip
     rows, progress = [], Progress(len(kinds), "{} of {} kinds of intervals".format)
     for number, kind in enumerate(kinds):
         progress.update(number, kind.__name__)

@@ -72,13 +72,13 @@ def shrunk(results: pd.DataFrame, families: dict) -> str:
 
 
 def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
-    """Whether averaging helps, whether a method beats the mean, and how sure that is (see
-    `ranking`)."""
+    """Whether averaging helps, whether a method beats the mean, and how sure that is, in the first
+    scope (see `ranking`)."""
     rows = against.reset_index().to_dict("records")
-    tests = gates.reset_index().to_dict("records")
+    tests = [row for row in gates.to_dict("records") if row["scope"] == gates["scope"].iloc[0]]
     if any(math.isnan(row["estimate"]) for row in [*rows, *tests]):
         return "Runs are missing: base models cannot be compared."
-    lines = []
+    lines = [f"For {gates['scope'].iloc[0]}:"]
     for row in tests:
         found = Difference(row["estimate"], row["low"], row["high"])
         other = row["difference"].removeprefix("fused - ")
@@ -105,7 +105,8 @@ def of_shrinkage(equal: pd.DataFrame) -> str:
             "The mean cannot be compared with one model: runs are missing, or its update is longer."
         )
     found = Difference(rows[0]["estimate"], rows[0]["low"], rows[0]["high"])
-    return said("The mean ends", found, "one model with an update of the same norm")
+    verdict = said("the mean ends", found, "one model with an update of the same norm")
+    return f"For {rows[0]['scope']}: {verdict}"
 
 
 def _listed(names: list[str]) -> str:

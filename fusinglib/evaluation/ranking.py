@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fusinglib.evaluation import statistics, tables, worlds
+from fusinglib.evaluation import claims, statistics, tables, worlds
 from fusinglib.fusion.methods import METHODS
 from fusinglib.study.arms import Arm
 from fusinglib.study.plans import Plan, Run
@@ -62,23 +62,28 @@ def against(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]
     ``p adjusted`` likewise (see `statistics.at_once`), ``improved`` (how many targets of how many
     are above zero), and ``missing``, the runs that lack on either side: one is enough for NaN.
     """
-    targets = tables.distinct_targets(families)
-    arrays = tables.run_arrays(results, targets)
-    bases = [base for base in dict.fromkeys(base for base, _ in arrays) if base != MEAN]
-    mean, rows, known, errors = _mean_of(arrays, MEAN), {}, [], []
-    for base in bases:
-        difference = _mean_of(arrays, base) - mean
+    arrays = tables.run_arrays(results, tables.distinct_targets(families))
+    mean = _mean_of(arrays, MEAN)
+    bases = dict.fromkeys(base for base, _ in arrays if base != MEAN)
+    return compared({base: _mean_of(arrays, base) - mean for base in bases}, scope)
+
+
+def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
+    """The rows of `against`, from the differences (worlds, source seeds, seeds, targets), as
+    fractions, of each base model."""
+    rows, known, errors = {}, {}, []
+    for base, difference in differences.items():
         lacking = int(np.isnan(difference).sum())
         one = worlds.known(difference, 0.0, scope)
         gains = difference.mean(axis=(0, 1, 2))
         improved = "" if lacking else f"{(gains > 0).sum()} of {len(gains)}"
         rows[base] = [*one.interval, np.nan, np.nan, np.nan, improved, lacking]
         if one.variance > 0:
-            known.append((base, one))
+            known[base] = one
             errors.append(_errors(worlds.table_of(difference), scope))
     if known:
-        reach, p_values = statistics.at_once([one for _, one in known], np.array(errors))
-        for (base, one), p in zip(known, p_values, strict=True):
+        reach, p_values = statistics.at_once(list(known.values()), np.array(errors))
+        for (base, one), p in zip(known.items(), p_values, strict=True):
             width = reach * np.sqrt(one.variance)
             rows[base][3:6] = [one.value - width, one.value + width, p]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("base")
@@ -101,26 +106,28 @@ def _errors(table: np.ndarray, scope: str) -> np.ndarray:
     return (table - table.mean(axis=0 if fixed else None)).ravel()
 
 
-def gates(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]) -> pd.DataFrame:
+def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     """Whether it is averaging that helps: the mean against `GATES`, in this order, each two-sided
     at 5 %. The first that is not clearly below the mean ends the test, so that all together keep
     the 5 % (Maurer, Hothorn and Lehmacher 1995).
 
-    Returns: a row per gate with ``estimate``, ``low``, ``high`` in points, ``p``, and ``verdict``:
-    "passed", "not passed", or "not tested". What the results lack is left out.
+    Returns: for every scope a row per gate with ``estimate``, ``low``, ``high`` in points, ``p``,
+    and ``verdict``: "passed", "not passed", or "not tested". What the results lack is left out.
     """
     arrays = tables.run_arrays(results, tables.distinct_targets(families))
-    there, open_, rows = {base for base, _ in arrays}, True, {}
-    for base in [base for base in GATES if base in there]:
-        difference = _mean_of(arrays, MEAN) - _mean_of(arrays, base)
-        known = worlds.known(difference, 0.0, scope)
-        passed = open_ and known.interval.low > 0
-        verdict = "passed" if passed else "not passed" if open_ else "not tested"
-        numbers = [100 * number for number in known.interval]
-        rows[f"{MEAN} - {base}"] = [*numbers, known.p_value(0.0), verdict]
-        open_ = passed
-    columns = ["estimate", "low", "high", "p", "verdict"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("difference")
+    there = {base for base, _ in arrays}
+    mean, rows = _mean_of(arrays, MEAN), []
+    for scope in worlds.SCOPES if len(mean) > 1 else [claims.HERE]:
+        open_ = True
+        for base in [base for base in GATES if base in there]:
+            known = worlds.known(mean - _mean_of(arrays, base), 0.0, scope)
+            passed = open_ and known.interval.low > 0
+            verdict = "passed" if passed else "not passed" if open_ else "not tested"
+            numbers = [100 * number for number in known.interval]
+            rows.append([scope, f"{MEAN} - {base}", *numbers, known.p_value(0.0), verdict])
+            open_ = passed
+    columns = ["scope", "difference", "estimate", "low", "high", "p", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def with_costs(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:

@@ -7,7 +7,7 @@
 import numpy as np
 import pandas as pd
 
-from fusinglib.evaluation import tables, worlds
+from fusinglib.evaluation import claims, tables, worlds
 from fusinglib.fusion import geometry
 from fusinglib.fusion.geometry import Updates
 from fusinglib.study.plans import Plan, Run
@@ -112,7 +112,8 @@ def at_equal_norm(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     pretrained at 0), in every world, for every target and seed. Scales of the mean with a longer
     update than the single model ever has are left out.
 
-    Returns: a row per scale of the mean with ``update``, ``estimate``, ``low``, ``high``.
+    Returns: a row per scale of the mean with ``scope``, ``update``, ``estimate``, ``low``,
+    ``high``.
     """
     targets = tables.distinct_targets(families)
     results = results if "world" in results else results.assign(world=0)
@@ -129,9 +130,11 @@ def at_equal_norm(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     for scale, part in mean.groupby("scale"):
         if part["score"].notna().all():
             difference = part.assign(accuracy=part["score"], metric="accuracy")
-            found = worlds.difference(_averaged(difference, targets), 0.0)
-            rows.append([scale, part["update"].mean(), *(100 * number for number in found)])
-    return pd.DataFrame(rows, columns=["scale", "update", "estimate", "low", "high"])
+            runs = _averaged(difference, targets)
+            scope = worlds.SCOPES[1] if len(runs) > 1 else claims.HERE
+            found = [100 * number for number in worlds.difference(runs, 0.0)]
+            rows.append([scope, scale, part["update"].mean(), *found])
+    return pd.DataFrame(rows, columns=["scope", "scale", "update", "estimate", "low", "high"])
 
 
 def _interpolated(update: float, runs: pd.DataFrame, start: float) -> float:
