@@ -71,7 +71,7 @@ def against(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]
 def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
     """The rows of `against`, from the differences (worlds, source seeds, seeds, targets), as
     fractions, of each base model."""
-    rows, known, errors = {}, {}, []
+    rows, known = {}, {}
     for base, difference in differences.items():
         lacking = int(np.isnan(difference).sum())
         one = worlds.known(difference, 0.0, scope)
@@ -80,9 +80,8 @@ def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
         rows[base] = [*one.interval, np.nan, np.nan, np.nan, improved, lacking]
         if one.variance > 0:
             known[base] = one
-            errors.append(_errors(worlds.table_of(difference), scope))
     if known:
-        reach, p_values = statistics.at_once(list(known.values()), np.array(errors))
+        reach, p_values = statistics.at_once(list(known.values()))
         for (base, one), p in zip(known.items(), p_values, strict=True):
             width = reach * np.sqrt(one.variance)
             rows[base][3:6] = [one.value - width, one.value + width, p]
@@ -97,13 +96,6 @@ COLUMNS = ["estimate", "low", "high", "low all", "high all", "p adjusted", "impr
 def _mean_of(arrays: dict, base: str) -> np.ndarray:
     """The runs of a base model, the mean of source families: (worlds, source seeds, seeds, T)."""
     return tables.by_source(arrays, base, "all").mean(axis=0)
-
-
-def _errors(table: np.ndarray, scope: str) -> np.ndarray:
-    """What varies in the cells of a table (rows, tasks) in a scope, flat: with these tasks only the
-    rows do, if there are several."""
-    fixed = scope == worlds.SCOPES[0] and len(table) > 1
-    return (table - table.mean(axis=0 if fixed else None)).ravel()
 
 
 def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
@@ -151,7 +143,8 @@ def costs(results: pd.DataFrame) -> pd.DataFrame:
     """What it takes to make each base model that is fused (see `with_costs`): a row each, with mean
     ``seconds``, ``reads`` and ``texts``."""
     made = results[results["made_in"].notna()].groupby("base", sort=False)
-    return made.agg(seconds=("made_in", "mean"), reads=("reads", "first"), texts=("texts", "max"))
+    table = made.agg(seconds=("made_in", "mean"), reads=("reads", "first"), texts=("texts", "max"))
+    return table.astype({"texts": "Int64"})
 
 
 def _made_by(model: Run) -> list[Run]:
