@@ -263,7 +263,9 @@ def test_notebooks_set_what_the_mini_file_sets(name):
     assert all(type(value).__name__ == annotation for annotation, value in cell.values())
 
 
-@pytest.mark.parametrize("folder", ["mini", "tweets", "tweets-full", "paper", "roberta", "quick"])
+@pytest.mark.parametrize(
+    "folder", ["mini", "tweets", "tweets-full", "controls", "paper", "roberta", "quick"]
+)
 def test_each_number_has_one_home(folder):
     """A parameter stands in the common file or in the notebooks' own; decay is an experiment's."""
     common = yaml.safe_load((PROJECT / f"params/{folder}/common.yaml").read_text())

@@ -87,8 +87,9 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
 def read_results(file: Path) -> pd.DataFrame:
     """The results that a notebook recorded as a CSV file, as `results` returned them."""
     text = ("key", "source_family", "base", "target")
+    empty = dict.fromkeys(("accuracy", "made_in", "texts", "update"), [""])
     rows = pd.read_csv(
-        file, dtype=dict.fromkeys(text, "str"), keep_default_na=False, na_values={"accuracy": [""]}
+        file, dtype=dict.fromkeys(text, "str"), keep_default_na=False, na_values=empty
     )
     if "base" in rows:
         rows["sources"] = rows["sources"].map(lambda names: tuple(names.split()))
