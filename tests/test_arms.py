@@ -141,6 +141,16 @@ def test_every_method_is_an_arm(mini):
     assert {run.kind for run in plan.models} == {"pretrain", "source"}
 
 
+def test_estimates_of_encoders_are_of_their_trained_heads(mini, encoder):
+    """Source models of encoders keep the head that their Fisher information is about."""
+    changed = {"model": str(encoder), "arms": ["fisher", "regmean"], "seeds": [0]}
+    chosen = FamilyTable.from_parameters({**mini, **changed})
+    plan, store = plan_experiment(chosen), Store(chosen.store_folder())
+    assert execute(plan, store, chosen)["accuracy"].notna().all()
+    made = [run for run in plan.runs if run.kind == "estimate"]
+    assert made and all(load_file(store.estimate(run)) for run in made)
+
+
 def test_a_model_without_training_texts_has_no_estimate(mini):
     builder = Builder(FamilyTable.from_parameters({**mini, "arms": []}), {})
     with pytest.raises(InputError, match="leave out this method or the model"):
