@@ -194,7 +194,10 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
         ("source_size", {"sizes": [4, 50]}),
         (
             "fusing_methods",
-            {"arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}]},
+            {
+                "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
+                "tried_rates": [1e-4],
+            },
         ),
         ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2}),
         ("loss_path", {"points": 3, "head_learning_rate": 1e-3, "targets": ["unseen"]}),
@@ -225,7 +228,10 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
         ("source_size", {"sizes": [4, 50]}),
         (
             "fusing_methods",
-            {"arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}]},
+            {
+                "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
+                "tried_rates": [1e-4],
+            },
         ),
         ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2}),
         ("seed_planner", {"spread_from": "guess", "tried_seeds": [2], "tried_targets": [3]}),

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from fusinglib.errors import InputError
 from fusinglib.evaluation import headlines, ranking, statistics, worlds
 from fusinglib.evaluation.statistics import Estimate
 from fusinglib.study.arms import arm
@@ -144,7 +145,7 @@ def test_a_target_is_tuned_on_the_dev_sets_of_the_others():
     dev[high][0] = [0.5, 0.6, 0.5, 0.5, 0.5]
     dev[high][1] = 0.6
     results = study(accuracies, dev)
-    found = ranking.tuned(results, [*TIES, arm("placebo")])
+    found = ranking.tuned(results, [*TIES, arm("placebo")], [])
     made = found.iloc[len(results) :]
     assert set(made["base"]) == {"ties, tuned"} and len(made) == 2 * 5
     values = made.set_index(["world", "target"])["accuracy"].unstack("target")[TARGETS].to_numpy()
@@ -158,16 +159,43 @@ def test_a_missing_variant_or_a_single_target_is_not_tuned():
     accuracies = drawn(np.random.default_rng(0), ["fused", *(one.name for one in TIES)], count=1)
     results = study(accuracies)
     alone = results[results["target"] == "a"]
-    assert len(ranking.tuned(alone, TIES)) == len(alone)
+    assert len(ranking.tuned(alone, TIES, [])) == len(alone)
     lacking = results.assign(dev=results["dev"].where(results.index != len(results) - 1))
-    assert len(ranking.tuned(lacking, TIES)) <= len(results) + 1
-    assert len(ranking.tuned(results, TIES[:1])) == len(results)
+    assert len(ranking.tuned(lacking, TIES, [])) <= len(results) + 1
+    assert len(ranking.tuned(results, TIES[:1], [])) == len(results)
+
+
+def test_the_rate_is_tuned_on_the_targets_own_dev_set(mini):
+    """Of pretrained and of fused alike; the default rate is one of those to choose from."""
+    rates = [1e-4, 1e-2]
+    chosen = {**mini, "arms": [], "tried_rates": rates, "seeds": [0, 1], "source_seeds": [0, 1]}
+    settings = FusingMethods.from_parameters(chosen)
+    plan = plan_experiment(settings)
+    found = execute(plan, Store(settings.store_folder()), settings)
+    results = ranking.tuned(found, [], rates)
+    made = results[results["base"].str.endswith(ranking.TUNED)]
+    assert set(made["base"]) == {"pretrained, tuned rate", "fused, tuned rate"}
+    used = {row["run"].key: row["run"].settings["training"]["learning_rate"] for row in plan.rows}
+    for row in made.to_dict("records"):
+        name = row["base"].removesuffix(ranking.TUNED)
+        same = found[found["base"].str.split(" ").str[0] == name].query(
+            f"target == {row['target']!r} and source_family in ('', {row['source_family']!r}) and "
+            f"source_seed == {row['source_seed'] * (name == 'fused')}"
+        )
+        dev = same.groupby(same["key"].map(used))["dev"].mean()
+        assert len(dev) == 3 and dev[used[row["key"]]] == dev.max()
+    assert len(made) == 2 * len(found.query("base == 'fused'"))
+    rows = ranking.gates(results, plan.families)
+    assert list(rows["verdict"])[-1] == "no gate" and rows["estimate"].notna().all()
+    with pytest.raises(InputError, match="'tried_rates' is .*expected new ones, once"):
+        FusingMethods.from_parameters({**chosen, "tried_rates": [mini["learning_rate"]]})
 
 
 def test_costs_are_those_of_all_that_was_made(mini):
     """Estimates count for Fisher, and the method itself for what is rescaled."""
     arms = ["fisher", {"ties": {"rescaled": True}}, {"ties": {}}, "scaled single", "placebo"]
-    settings = FusingMethods.from_parameters({**mini, "arms": arms, "seeds": [0]})
+    chosen = {**mini, "arms": arms, "tried_rates": [], "seeds": [0]}
+    settings = FusingMethods.from_parameters(chosen)
     plan, store = plan_experiment(settings), Store(settings.store_folder())
     results = ranking.with_costs(execute(plan, store, settings), plan, store)
     table = ranking.costs(results)

@@ -75,10 +75,12 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
     """Whether averaging helps, whether a method beats the mean, and how sure that is, in the first
     scope (see `ranking`)."""
     rows = against.reset_index().to_dict("records")
-    tests = [row for row in gates.to_dict("records") if row["scope"] == gates["scope"].iloc[0]]
+    scope = gates["scope"].iloc[0]
+    tests = [row for row in gates.to_dict("records") if row["scope"] == scope]
+    tests = [row for row in tests if row["verdict"] != "no gate"]
     if any(math.isnan(row["estimate"]) for row in [*rows, *tests]):
         return "Runs are missing: base models cannot be compared."
-    lines = [f"For {gates['scope'].iloc[0]}:"]
+    lines = [f"For {scope}:"]
     for row in tests:
         found = Difference(row["estimate"], row["low"], row["high"])
         other = row["difference"].removeprefix("fused - ")

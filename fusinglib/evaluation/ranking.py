@@ -18,17 +18,24 @@ from fusinglib.study.store import Store
 
 MEAN = "fused"
 
+TUNED = ", tuned rate"
+"""What is added to the name of a base model whose learning rate on targets is tuned."""
+
 GATES = ("pretrained", "placebo", "scaled single")
 """What the mean has to beat, one after the other, if averaging is what helps."""
 
 CELL = ["world", "source_family", "source_seed", "target"]
 
 
-def tuned(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
+def tuned(results: pd.DataFrame, arms: Sequence[Arm], rates: Sequence[float]) -> pd.DataFrame:
     """The results with a base model more for each method that has several settings among the arms:
     ``"ties, tuned"``, whose runs on a target are those of the setting with the best mean dev score
     on the *other* targets of the same world and source models. The target's own splits, dev or
     test, play no part.
+
+    If there are further learning rates, ``"pretrained, tuned rate"`` and ``"fused, tuned rate"``
+    are added as well: the runs with the rate that is best on the target's own dev set, as one would
+    choose it in practice.
     """
     results = results if "world" in results else results.assign(world=0)
     variants: dict[str, list[str]] = {}
@@ -36,21 +43,31 @@ def tuned(results: pd.DataFrame, arms: Sequence[Arm]) -> pd.DataFrame:
         name = one.method.replace("_", " ") + ", tuned" + " and rescaled" * one.rescaled
         variants.setdefault(name, []).append(one.name)
     made = [
-        _chosen(results[results["base"].isin(bases)]).assign(base=name)
+        _chosen(results[results["base"].isin(bases)], others=True).assign(base=name)
         for name, bases in variants.items()
         if len(bases) > 1
     ]
+    for base in ("pretrained", MEAN) if rates else ():
+        name, first = base + TUNED, results[results["base"] == base]
+        every = results[results["base"].isin([f"{base} (rate {rate:g})" for rate in rates])]
+        for (family, seed), part in every.groupby(["source_family", "source_seed"], sort=False):
+            own = (first[["source_family", "source_seed"]] == [family, seed]).all(axis=1)
+            start = first[own | (first["source_family"] == "")]  # pretrained is the same for all
+            start = start.assign(source_family=family, source_seed=seed)
+            made.append(_chosen(pd.concat([start, part]), others=False).assign(base=name))
     return pd.concat([results, *made], ignore_index=True)
 
 
-def _chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the variant that is best on the dev sets of the other targets, for every cell in
-    which that is known."""
+def _chosen(runs: pd.DataFrame, others: bool) -> pd.DataFrame:
+    """The runs of the variant that is best on the dev set of the target, or on those of all others,
+    for every cell in which that is known."""
     dev = runs.groupby([*CELL, "base"])["dev"].mean().unstack("base")
-    of_studies = dev.groupby(level=CELL[:-1])
-    others = of_studies.transform(lambda scores: scores.sum(skipna=False)) - dev
-    known = others.notna().all(axis=1) & of_studies.transform("count").gt(1).all(axis=1)
-    best = others[known].idxmax(axis=1).reindex(pd.MultiIndex.from_frame(runs[CELL]))
+    if others:
+        of_studies = dev.groupby(level=CELL[:-1])
+        alone = of_studies.transform("count").le(1)
+        dev = (of_studies.transform(lambda scores: scores.sum(skipna=False)) - dev).mask(alone)
+    known = dev[dev.notna().all(axis=1)]
+    best = known.idxmax(axis=1).reindex(pd.MultiIndex.from_frame(runs[CELL]))
     return runs[runs["base"].to_numpy() == best.to_numpy()]
 
 
@@ -105,6 +122,8 @@ def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
 
     Returns: for every scope a row per gate with ``estimate``, ``low``, ``high`` in points, ``p``,
     and ``verdict``: "passed", "not passed", or "not tested". What the results lack is left out.
+    Where learning rates were tried, a row that is no gate compares fused with pretrained, each with
+    its own rate.
     """
     arrays = tables.run_arrays(results, tables.distinct_targets(families))
     there = {base for base, _ in arrays}
@@ -118,6 +137,12 @@ def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
             numbers = [100 * number for number in known.interval]
             rows.append([scope, f"{MEAN} - {base}", *numbers, known.p_value(0.0), verdict])
             open_ = passed
+        if {MEAN + TUNED, "pretrained" + TUNED} <= there:
+            runs = [_mean_of(arrays, base + TUNED) for base in (MEAN, "pretrained")]
+            known = worlds.known(*runs, scope)
+            numbers = [100 * number for number in known.interval]
+            name = f"{MEAN}{TUNED} - pretrained{TUNED}"
+            rows.append([scope, name, *numbers, known.p_value(0.0), "no gate"])
     columns = ["scope", "difference", "estimate", "low", "high", "p", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -329,6 +329,11 @@ class Builder:
                 model = self.arm(one, models, picked, pretrained, seed)
                 model = self.rescaled(model, fused, pretrained) if one.rescaled else model
                 self.target(model, target, seed, base=one.name, **common)
+        for rate in self.settings.rates():
+            settings = dataclasses.replace(self.settings, learning_rate=rate, tried_rates=[])
+            other = dataclasses.replace(self, settings=settings)
+            for base, model in (("pretrained", pretrained), ("fused", fused)):
+                other.targets(model, target, base=f"{base} (rate {rate:g})", **common)
 
     def arm(
         self, one: Arm, models: Mapping[str, Run], picked: str, pretrained: Run, seed: int

@@ -178,12 +178,26 @@ class FamilyTable(Families):
         """What varies: a dict per family table; here a single one, with nothing varied."""
         return [{}]
 
+    def rates(self) -> list[float]:
+        """Further learning rates that pretrained and fused are finetuned with on targets."""
+        return []
+
 
 @validated
 class FusingMethods(FamilyTable):
     """Settings of the comparison of methods: a family table whose `arms` are methods of fusing. A
-    method with several settings among them is also shown tuned (see
-    `fusinglib.evaluation.ranking`)."""
+    method with several settings among them is also shown tuned, and the learning rate of pretrained
+    and fused on targets if there are further `tried_rates` (see `fusinglib.evaluation.ranking`)."""
+
+    tried_rates: list[Above]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rates = [self.learning_rate, *self.tried_rates]
+        require(len(set(rates)) == len(rates), "tried_rates", self.tried_rates, "new ones, once")
+
+    def rates(self) -> list[float]:
+        return self.tried_rates
 
 
 @validated
