@@ -197,6 +197,7 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
             {
                 "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
                 "tried_rates": [1e-4],
+                "clusters": {},
             },
         ),
         ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2}),
@@ -231,6 +232,7 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
             {
                 "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
                 "tried_rates": [1e-4],
+                "clusters": {},
             },
         ),
         ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2}),

@@ -70,6 +70,18 @@ def test_a_missing_run_leaves_its_row_without_numbers():
     assert table.drop(index="m3").notna().all(axis=None)
 
 
+def test_targets_of_a_cluster_count_as_one():
+    accuracies = drawn(np.random.default_rng(1), ["pretrained", "fused", "intertrained"], count=1)
+    found = study(accuracies)
+    gaps = 100 * (accuracies["pretrained"] - accuracies["fused"])[0]
+    expected = statistics.over_seeds([gaps[0], gaps[1:4].mean(), gaps[4]])
+    row = ranking.against(found, FAMILIES, {"some": ["b", "c", "d"]}).loc["pretrained"]
+    assert list(row[["estimate", "low", "high"]]) == pytest.approx(list(expected))
+    assert row["improved"].endswith("of 3")
+    gate = ranking.gates(found, FAMILIES, {"some": ["b", "c", "d"]}).iloc[0]
+    assert gate["estimate"] == pytest.approx(-expected.estimate)
+
+
 def test_one_mean_alone_has_the_t_interval():
     alone = Estimate(1.0, 0.25, 9)
     reach, (p,) = statistics.at_once([alone])
@@ -98,7 +110,7 @@ def test_all_intervals_hold_at_once_where_arms_share_the_mean(scope, of_targets)
     rng, held, alone = np.random.default_rng(3), [], []
     for _ in range(300):
         results = study(drawn(rng, BASES, of_targets=of_targets))
-        table = ranking.against(results, FAMILIES, scope)
+        table = ranking.against(results, FAMILIES, scope=scope)
         held.append(((table["low all"] <= 0) & (table["high all"] >= 0)).all())
         alone.append(((table["low"] <= 0) & (table["high"] >= 0)).all())
     assert 0.9 <= np.mean(held) <= 0.99  # 300 draws: 93 to 95 % plus or minus 3
@@ -168,7 +180,8 @@ def test_a_missing_variant_or_a_single_target_is_not_tuned():
 def test_the_rate_is_tuned_on_the_targets_own_dev_set(mini):
     """Of pretrained and of fused alike; the default rate is one of those to choose from."""
     rates = [1e-4, 1e-2]
-    chosen = {**mini, "arms": [], "tried_rates": rates, "seeds": [0, 1], "source_seeds": [0, 1]}
+    chosen = {**mini, "arms": [], "tried_rates": rates, "clusters": {}}
+    chosen |= {"seeds": [0, 1], "source_seeds": [0, 1]}
     settings = FusingMethods.from_parameters(chosen)
     plan = plan_experiment(settings)
     found = execute(plan, Store(settings.store_folder()), settings)
@@ -194,7 +207,7 @@ def test_the_rate_is_tuned_on_the_targets_own_dev_set(mini):
 def test_costs_are_those_of_all_that_was_made(mini):
     """Estimates count for Fisher, and the method itself for what is rescaled."""
     arms = ["fisher", {"ties": {"rescaled": True}}, {"ties": {}}, "scaled single", "placebo"]
-    chosen = {**mini, "arms": arms, "tried_rates": [], "seeds": [0]}
+    chosen = {**mini, "arms": arms, "tried_rates": [], "clusters": {}, "seeds": [0]}
     settings = FusingMethods.from_parameters(chosen)
     plan, store = plan_experiment(settings), Store(settings.store_folder())
     results = ranking.with_costs(execute(plan, store, settings), plan, store)

@@ -5,7 +5,8 @@ seeds, corrected for their number, with what each of them costs."""
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,10 @@ TUNED = ", tuned rate"
 
 GATES = ("pretrained", "placebo", "scaled single")
 """What the mean has to beat, one after the other, if averaging is what helps."""
+
+Clusters = Mapping[str, Sequence[str]]
+NONE: Clusters = MappingProxyType({})
+"""Targets that count as one, by the name of their cluster; and no clusters."""
 
 CELL = ["world", "source_family", "source_seed", "target"]
 
@@ -71,18 +76,20 @@ def _chosen(runs: pd.DataFrame, others: bool) -> pd.DataFrame:
     return runs[runs["base"].to_numpy() == best.to_numpy()]
 
 
-def against(results: pd.DataFrame, families: dict, scope: str = worlds.SCOPES[0]) -> pd.DataFrame:
-    """Every base model minus the mean, in points, on all targets: the mean of source families.
+def against(
+    results: pd.DataFrame, families: dict, clusters: Clusters = NONE, scope: str = worlds.SCOPES[0]
+) -> pd.DataFrame:
+    """Every base model minus the mean, in points, on all targets: the mean of source families. The
+    targets of a cluster count as one, their mean.
 
     Returns: a row per base model, best first, with ``estimate``, its 95 % interval ``low`` to
     ``high`` in the scope, the interval ``low all`` to ``high all`` that holds for all rows at once,
     ``p adjusted`` likewise (see `statistics.at_once`), ``improved`` (how many targets of how many
     are above zero), and ``missing``, the runs that lack on either side: one is enough for NaN.
     """
-    arrays = tables.run_arrays(results, tables.distinct_targets(families))
-    mean = _mean_of(arrays, MEAN)
-    bases = dict.fromkeys(base for base, _ in arrays if base != MEAN)
-    return compared({base: _mean_of(arrays, base) - mean for base in bases}, scope)
+    runs = _runs(results, families, clusters)
+    differences = {base: array - runs[MEAN] for base, array in runs.items() if base != MEAN}
+    return compared(differences, scope)
 
 
 def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
@@ -110,12 +117,23 @@ def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
 COLUMNS = ["estimate", "low", "high", "low all", "high all", "p adjusted", "improved", "missing"]
 
 
-def _mean_of(arrays: dict, base: str) -> np.ndarray:
-    """The runs of a base model, the mean of source families: (worlds, source seeds, seeds, T)."""
-    return tables.by_source(arrays, base, "all").mean(axis=0)
+def _runs(results: pd.DataFrame, families: dict, clusters: Clusters) -> dict[str, np.ndarray]:
+    """The runs of every base model, the mean of source families: (worlds, source seeds, seeds,
+    targets and clusters)."""
+    targets = tables.distinct_targets(families)
+    arrays = tables.run_arrays(results, targets)
+    cluster_of = {name: cluster for cluster, names in clusters.items() for name in names}
+    members: dict[str, list[int]] = {}
+    for position, name in enumerate(targets):
+        members.setdefault(cluster_of.get(name, name), []).append(position)
+    return {
+        base: np.stack([runs[..., columns].mean(axis=-1) for columns in members.values()], axis=-1)
+        for base in dict.fromkeys(base for base, _ in arrays)
+        for runs in [tables.by_source(arrays, base, "all").mean(axis=0)]
+    }
 
 
-def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
+def gates(results: pd.DataFrame, families: dict, clusters: Clusters = NONE) -> pd.DataFrame:
     """Whether it is averaging that helps: the mean against `GATES`, in this order, each two-sided
     at 5 %. The first that is not clearly below the mean ends the test, so that all together keep
     the 5 % (Maurer, Hothorn and Lehmacher 1995).
@@ -125,21 +143,18 @@ def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     Where learning rates were tried, a row that is no gate compares fused with pretrained, each with
     its own rate.
     """
-    arrays = tables.run_arrays(results, tables.distinct_targets(families))
-    there = {base for base, _ in arrays}
-    mean, rows = _mean_of(arrays, MEAN), []
-    for scope in worlds.SCOPES if len(mean) > 1 else [claims.HERE]:
+    runs, rows = _runs(results, families, clusters), []
+    for scope in worlds.SCOPES if len(runs[MEAN]) > 1 else [claims.HERE]:
         open_ = True
-        for base in [base for base in GATES if base in there]:
-            known = worlds.known(mean - _mean_of(arrays, base), 0.0, scope)
+        for base in [base for base in GATES if base in runs]:
+            known = worlds.known(runs[MEAN], runs[base], scope)
             passed = open_ and known.interval.low > 0
             verdict = "passed" if passed else "not passed" if open_ else "not tested"
             numbers = [100 * number for number in known.interval]
             rows.append([scope, f"{MEAN} - {base}", *numbers, known.p_value(0.0), verdict])
             open_ = passed
-        if {MEAN + TUNED, "pretrained" + TUNED} <= there:
-            runs = [_mean_of(arrays, base + TUNED) for base in (MEAN, "pretrained")]
-            known = worlds.known(*runs, scope)
+        if {MEAN + TUNED, "pretrained" + TUNED} <= set(runs):
+            known = worlds.known(runs[MEAN + TUNED], runs["pretrained" + TUNED], scope)
             numbers = [100 * number for number in known.interval]
             name = f"{MEAN}{TUNED} - pretrained{TUNED}"
             rows.append([scope, name, *numbers, known.p_value(0.0), "no gate"])

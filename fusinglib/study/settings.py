@@ -187,12 +187,16 @@ class FamilyTable(Families):
 class FusingMethods(FamilyTable):
     """Settings of the comparison of methods: a family table whose `arms` are methods of fusing. A
     method with several settings among them is also shown tuned, and the learning rate of pretrained
-    and fused on targets if there are further `tried_rates` (see `fusinglib.evaluation.ranking`)."""
+    and fused on targets if there are further `tried_rates` (see `fusinglib.evaluation.ranking`).
+    Targets that are variants of one task count as one, their mean, if `clusters` names them."""
 
     tried_rates: list[Above]
+    clusters: dict[str, list[str]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        members = [name for names in self.clusters.values() for name in names]
+        require(len(set(members)) == len(members), "clusters", self.clusters, "every target once")
         rates = [self.learning_rate, *self.tried_rates]
         require(len(set(rates)) == len(rates), "tried_rates", self.tried_rates, "new ones, once")
 
