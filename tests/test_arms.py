@@ -151,6 +151,14 @@ def test_estimates_of_encoders_are_of_their_trained_heads(mini, encoder):
     assert made and all(load_file(store.estimate(run)) for run in made)
 
 
+def test_two_models_are_needed_for_an_arc(mini):
+    families = {"pair": ["mood", "irony"]}
+    chosen = {**mini, "families": families, "sources": ["pair"], "targets": ["pair"]}
+    settings = FamilyTable.from_parameters({**chosen, "arms": ["slerp"]})
+    with pytest.raises(InputError, match="arm 'slerp' takes two models, but a target has only"):
+        plan_experiment(settings)
+
+
 def test_a_model_without_training_texts_has_no_estimate(mini):
     builder = Builder(FamilyTable.from_parameters({**mini, "arms": []}), {})
     with pytest.raises(InputError, match="leave out this method or the model"):

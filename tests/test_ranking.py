@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import headlines, ranking, statistics, worlds
+from fusinglib.evaluation import claims, headlines, ranking, statistics, worlds
 from fusinglib.evaluation.statistics import Estimate
 from fusinglib.study.arms import arm
 from fusinglib.study.execution import execute
@@ -68,6 +68,46 @@ def test_a_missing_run_leaves_its_row_without_numbers():
     assert table.loc["m3", "missing"] == 1 and table.index[-1] == "m3"
     assert table.loc["m3"].drop(["missing", "improved"]).isna().all()
     assert table.drop(index="m3").notna().all(axis=None)
+
+
+def test_in_one_world_all_intervals_are_over_targets():
+    """Also with several source seeds, so that the gates and the rows agree."""
+    parts = [
+        study(drawn(np.random.default_rng(seed), ["fused", "intertrained", "placebo"], count=1))
+        for seed in range(3)
+    ]
+    results = pd.concat(part.assign(source_seed=seed) for seed, part in enumerate(parts))
+    start = study(drawn(np.random.default_rng(9), ["pretrained"], count=1))
+    results = pd.concat([results, start], ignore_index=True)
+    gate = ranking.gates(results, FAMILIES).iloc[0]
+    row = ranking.against(results, FAMILIES).loc["pretrained"]
+    assert [-gate["high"], -gate["low"]] == pytest.approx([row["low"], row["high"]])
+    assert gate["scope"] == claims.HERE
+
+
+def test_without_an_interval_a_gate_is_unknown_and_nothing_is_compared():
+    results = study(drawn(np.random.default_rng(1), BASES[:3], count=1)).query("target == 'a'")
+    gates, against = (made(results, {"one": ["a"]}) for made in (ranking.gates, ranking.against))
+    assert list(gates["verdict"]) == ["unknown"]
+    assert headlines.of_methods(gates, against).endswith(
+        "There are no intervals, so no method is compared with the mean."
+    )
+    lacking = study(drawn(np.random.default_rng(1), BASES)).drop(index=0)
+    assert list(ranking.gates(lacking, FAMILIES)["verdict"]) == ["unknown"] * 2
+
+
+def test_a_base_model_that_equals_the_mean_leaves_the_others_their_sentence():
+    accuracies = drawn(np.random.default_rng(1), BASES)
+    accuracies["m0"] = accuracies["fused"]
+    results = study(accuracies)
+    against = ranking.against(results, FAMILIES)
+    said = headlines.of_methods(ranking.gates(results, FAMILIES), against)
+    assert f"Of {len(against) - 1} base models" in said and "How sure" in said
+
+
+def test_no_p_value_is_zero():
+    _, (p,) = statistics.at_once([Estimate(100.0, 1.0, 9)])
+    assert 0 < p < 0.001
 
 
 def test_targets_of_a_cluster_count_as_one():
@@ -224,5 +264,6 @@ def test_costs_are_those_of_all_that_was_made(mini):
     said = headlines.of_methods(gates, against)
     assert said.startswith("For other targets like these:\n")
     assert "\nNot passed: the mean ends" in said or "\nPassed: the mean ends" in said
-    assert f"Of {len(against)} base models, corrected for their number" in said
+    known = against["low all"].notna().sum()
+    assert f"Of {known} base models, corrected for their number" in said
     assert headlines.of_methods(gates, against.assign(estimate=np.nan)).startswith("Runs are mis")

@@ -6,13 +6,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import figures, headlines, shrinkage
+from fusinglib.evaluation import claims, figures, headlines, shrinkage, worlds
+from fusinglib.fusion.geometry import Updates
 from fusinglib.study.execution import execute
 from fusinglib.study.experiments import plan_experiment
+from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable, Shrinkage
 from fusinglib.study.store import Store
 
-OWN = {"scales": [0.5, 1.0], "counts": [1, 2, 9], "draws": 2}
+OWN = {"scales": [0.5, 1.0], "counts": [1], "draws": 2}
 
 
 @pytest.fixture
@@ -51,11 +53,13 @@ def test_updates_are_scaled_and_means_rescaled(settings):
             cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
             assert cosine == pytest.approx(1, abs=1e-6)
     drawn = results.query("base == 'drawn'")
-    assert set(drawn["models"]) <= {1, 2} and set(drawn["draw"]) == {0, 1}
+    assert set(drawn["models"]) == {1} and set(drawn["draw"]) == {0, 1}
     assert (drawn["sources"].map(len) == drawn["models"]).all()
     curves = shrinkage.curves(results, plan.families)
     counts = shrinkage.by_count(results, plan.families)
-    assert list(curves["scale"]) == [0.5, 1.0] * 2
+    assert list(curves["scale"]) == [0.5, 1.0, 0.5, 1.0, 1.0]
+    equal = curves.set_index(["base", "scale"])["update"]
+    assert equal["fused", 1.0] == pytest.approx(equal["scaled single", 1.0], rel=1e-6)
     assert np.isinf(counts["models"]).sum() == 2
     whole = curves.query("base == 'fused' and scale == 1")["gain"].iloc[0]
     assert counts[np.isinf(counts["models"])]["gain"].tolist() == pytest.approx([whole, whole])
@@ -71,49 +75,87 @@ def test_the_models_as_they_are_are_those_of_the_family_table(settings, mini):
         Shrinkage.from_parameters({**mini, **OWN, "scales": [0.5]})
 
 
+def test_draws_are_new_for_every_target_and_world(mini):
+    few = ["sentiment", "topic", "yesno", "entailment", "answerable"]
+    families = {"few": few, "one": ["emotion", "irony", "mood", "stance_cars"]}
+    changed = {"families": families, "sources": ["few"], "targets": ["one"], "world_seeds": [0, 1]}
+    settings = Shrinkage.from_parameters({**mini, **OWN, **changed, "counts": [1], "seeds": [0]})
+    plan = plan_experiment(settings)
+    drawn = {
+        (row["world"], row["target"], row["draw"]): row["sources"]
+        for row in plan.rows
+        if row["base"] == "drawn"
+    }
+    for axis in range(3):
+        fixed = {key[:axis] + key[axis + 1 :] for key in drawn}
+        varied = [
+            {sources for key, sources in drawn.items() if key[:axis] + key[axis + 1 :] == others}
+            for others in fixed
+        ]
+        assert max(map(len, varied)) > 1
+    assert drawn == {
+        (row["world"], row["target"], row["draw"]): row["sources"]
+        for row in plan_experiment(settings).rows
+        if row["base"] == "drawn"
+    }
+
+
+def test_more_models_than_there_are_cannot_be_drawn(mini):
+    settings = Shrinkage.from_parameters({**mini, **OWN, "counts": [1, 9]})
+    with pytest.raises(InputError, match="'counts' has 9, but for the target .* use fewer"):
+        plan_experiment(settings)
+
+
+def test_updates_of_existing_models_are_measured_too():
+    """They have no parents, and lead to no pretrained model by themselves."""
+    pretrained = Run("import", {"of": "pretrained"})
+    models = [Run("import", {"number": number}) for number in range(3)]
+    mean = Run("fuse", {}, tuple(models))
+    half = Run("fuse", {"method": "task_arithmetic", "scale": 0.5}, (mean, pretrained))
+    scaled = Run("fuse", {"method": "scaled", "which": 1}, (*models, pretrained))
+    rescaled = Run("fuse", {"rescaled": True}, (models[0], mean, pretrained))
+    products = np.diag([1.0, 4.0, 9.0])
+    updates = Updates([model.key for model in models], products, origin=10.0)
+    norm = np.sqrt(14) / 3 / 10 * 100
+    for model, expected in (
+        (models[1], 20.0), (mean, norm), (half, norm / 2), (scaled, norm), (rescaled, norm),
+    ):  # fmt: skip
+        assert shrinkage._norm(model, updates) == pytest.approx(expected)
+        assert {run.key for run in shrinkage._fused(model)} <= {model.key for model in models}
+
+
 TARGETS = ["a", "b", "c", "d"]
 
 
-def made_up(gain, lengths: dict[str, float], count: int = 3) -> pd.DataFrame:
-    """Results in which accuracy is a function of base, scale and norm, plus a target's own."""
+def made_up(gain: float, worlds: int) -> pd.DataFrame:
+    """Results in which the mean ends this much above the scaled single, on average."""
     rng, rows = np.random.default_rng(0), []
-    for world in range(count):
-        for target in TARGETS:
-            level, longer = rng.normal(0.6, 0.1), rng.uniform(0.8, 1.2)
+    more = rng.normal(0, 0.01, (worlds, len(TARGETS)))
+    more += gain - more.mean()
+    for world in range(worlds):
+        for column, target in enumerate(TARGETS):
             cell = {"world": world, "target": target, "seed": 0, "source_seed": 0, "draw": 0}
-            rows.append({**cell, "base": "pretrained", "source_family": "", "scale": 0.0,
-                         "update": 0.0, "accuracy": level + gain("pretrained", 0.0)})  # fmt: skip
-            for base, length in lengths.items():
-                for scale in (0.5, 1.0, 2.0):
-                    norm = scale * length * longer
-                    rows.append({**cell, "base": base, "source_family": "s", "scale": scale,
-                                 "update": norm, "accuracy": level + gain(base, norm)})  # fmt: skip
+            cell |= {"source_family": "s", "scale": 1.0, "update": 2.0}
+            level = rng.normal(0.6, 0.1)
+            rows.append({**cell, "base": "scaled single", "accuracy": level})
+            rows.append({**cell, "base": "fused", "accuracy": level + more[world, column]})
+            rows.append({**cell, "base": "fused", "scale": 0.5, "accuracy": 0.0})
     return pd.DataFrame(rows)
 
 
-def test_where_only_the_norm_counts_the_curves_lie_over_each_other():
-    results = made_up(lambda base, norm: 0.01 * norm, {"fused": 1.0, "intertrained": 2.5})
-    equal = shrinkage.at_equal_norm(results, {"all of them": TARGETS})
-    assert list(equal["scale"]) == [0.5, 1.0, 2.0]
-    assert equal["estimate"].tolist() == pytest.approx([0, 0, 0], abs=1e-9)
+def test_the_mean_is_compared_with_the_scaled_single_in_every_scope():
+    over = shrinkage.at_equal_norm(made_up(0.02, 4), {"some": TARGETS})
+    assert list(over["scope"]) == [*worlds.SCOPES]
+    assert over["estimate"].tolist() == pytest.approx([2, 2])
+    said = headlines.of_shrinkage(over).splitlines()
+    assert len(said) == 2 and all("2.0 points above one model with an upd" in one for one in said)
+    alone = shrinkage.at_equal_norm(made_up(0.02, 1), {"some": TARGETS})
+    assert list(alone["scope"]) == [claims.HERE]
 
 
-def test_what_the_mean_gains_at_the_same_norm_is_found():
-    def gain(base: str, norm: float) -> float:
-        return 0.01 * norm + 0.02 * (base == "fused")
-
-    results = made_up(gain, {"fused": 1.0, "intertrained": 2.5})
-    equal = shrinkage.at_equal_norm(results, {"all of them": TARGETS})
-    assert equal["estimate"].tolist() == pytest.approx([2, 2, 2])
-    assert "2.0 points above one model with an update of the same norm" in (
-        headlines.of_shrinkage(equal)
+def test_without_the_scaled_single_nothing_is_said():
+    results = made_up(0.02, 4)
+    results.loc[0, "accuracy"] = np.nan
+    assert "Runs are missing" in headlines.of_shrinkage(
+        shrinkage.at_equal_norm(results, {"some": TARGETS})
     )
-
-
-def test_beyond_the_longest_update_of_the_single_model_nothing_is_said():
-    results = made_up(lambda base, norm: 0.0, {"fused": 1.0, "intertrained": 0.6})
-    equal = shrinkage.at_equal_norm(results, {"all of them": TARGETS})
-    assert list(equal["scale"]) == [0.5, 1.0]
-    short = made_up(lambda base, norm: 0.0, {"fused": 1.0, "intertrained": 0.1})
-    nothing = shrinkage.at_equal_norm(short, {"all of them": TARGETS})
-    assert nothing.empty and "cannot be compared" in headlines.of_shrinkage(nothing)

@@ -87,28 +87,31 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
         lines.append(f"{row['verdict'].capitalize()}: {said('the mean ends', found, other)}")
     better = [row["base"] for row in rows if row["low all"] > 0]
     worse = [row["base"] for row in rows if row["high all"] < 0]
+    widths = [row["high all"] - row["low all"] for row in rows if not math.isnan(row["low all"])]
+    if not widths:
+        return "\n".join(
+            [*lines, "There are no intervals, so no method is compared with the mean."]
+        )
     lines.append(
-        f"Of {len(rows)} base models, corrected for their number, {len(better)} are better than "
+        f"Of {len(widths)} base models, corrected for their number, {len(better)} are better than "
         f"the mean{_listed(better)} and {len(worse)} worse{_listed(worse)}."
     )
-    widths = [row["high all"] - row["low all"] for row in rows]
-    if not any(map(math.isnan, widths)):
-        wide = statistics.median(widths) / 2
-        lines.append(f"How sure: the median of the intervals for all rows is ±{wide:.1f} points.")
+    wide = statistics.median(widths) / 2
+    lines.append(f"How sure: the median of the intervals for all rows is ±{wide:.1f} points.")
     return "\n".join(lines)
 
 
 def of_shrinkage(equal: pd.DataFrame) -> str:
-    """The mean as it is compared with one model whose update is as long (see
-    `shrinkage.at_equal_norm`)."""
-    rows = [row for row in equal.to_dict("records") if row["scale"] == 1]
-    if not rows:
-        return (
-            "The mean cannot be compared with one model: runs are missing, or its update is longer."
-        )
-    found = Difference(rows[0]["estimate"], rows[0]["low"], rows[0]["high"])
-    verdict = said("the mean ends", found, "one model with an update of the same norm")
-    return f"For {rows[0]['scope']}: {verdict}"
+    """The mean compared with one model whose update is as long (see `shrinkage.at_equal_norm`), in
+    every scope."""
+    lines = []
+    for row in equal.to_dict("records"):
+        if math.isnan(row["estimate"]):
+            return "Runs are missing: the mean cannot be compared with one model."
+        found = Difference(row["estimate"], row["low"], row["high"])
+        verdict = said("the mean ends", found, "one model with an update of the same norm")
+        lines.append(f"For {row['scope']}: {verdict}")
+    return "\n".join(lines)
 
 
 def _listed(names: list[str]) -> str:

@@ -35,8 +35,8 @@ CELL = ["world", "source_family", "source_seed", "target"]
 def tuned(results: pd.DataFrame, arms: Sequence[Arm], rates: Sequence[float]) -> pd.DataFrame:
     """The results with a base model more for each method that has several settings among the arms:
     ``"ties, tuned"``, whose runs on a target are those of the setting with the best mean dev score
-    on the *other* targets of the same world and source models. The target's own splits, dev or
-    test, play no part.
+    on the *other* targets of the same world and source models. The target's own dev and test
+    scores are not looked at.
 
     If there are further learning rates, ``"pretrained, tuned rate"`` and ``"fused, tuned rate"``
     are added as well: the runs with the rate that is best on the target's own dev set, as one would
@@ -77,17 +77,19 @@ def _chosen(runs: pd.DataFrame, others: bool) -> pd.DataFrame:
 
 
 def against(
-    results: pd.DataFrame, families: dict, clusters: Clusters = NONE, scope: str = worlds.SCOPES[0]
+    results: pd.DataFrame, families: dict, clusters: Clusters = NONE, scope: str = ""
 ) -> pd.DataFrame:
     """Every base model minus the mean, in points, on all targets: the mean of source families. The
     targets of a cluster count as one, their mean.
 
     Returns: a row per base model, best first, with ``estimate``, its 95 % interval ``low`` to
-    ``high`` in the scope, the interval ``low all`` to ``high all`` that holds for all rows at once,
-    ``p adjusted`` likewise (see `statistics.at_once`), ``improved`` (how many targets of how many
-    are above zero), and ``missing``, the runs that lack on either side: one is enough for NaN.
+    ``high`` in the scope (by default the first), the interval ``low all`` to ``high all`` that
+    holds for all rows at once, ``p adjusted`` likewise (see `statistics.at_once`), ``improved``
+    (how many targets of how many are above zero), and ``missing``, the runs that lack on either
+    side: one is enough for NaN.
     """
     runs = _runs(results, families, clusters)
+    scope = scope or _scopes(runs)[0]
     differences = {base: array - runs[MEAN] for base, array in runs.items() if base != MEAN}
     return compared(differences, scope)
 
@@ -117,6 +119,11 @@ def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
 COLUMNS = ["estimate", "low", "high", "low all", "high all", "p adjusted", "improved", "missing"]
 
 
+def _scopes(runs: dict[str, np.ndarray]) -> Sequence[str]:
+    """What intervals cover in one world, or over several."""
+    return worlds.SCOPES if len(runs[MEAN]) > 1 else [claims.HERE]
+
+
 def _runs(results: pd.DataFrame, families: dict, clusters: Clusters) -> dict[str, np.ndarray]:
     """The runs of every base model, the mean of source families: (worlds, source seeds, seeds,
     targets and clusters)."""
@@ -139,17 +146,19 @@ def gates(results: pd.DataFrame, families: dict, clusters: Clusters = NONE) -> p
     the 5 % (Maurer, Hothorn and Lehmacher 1995).
 
     Returns: for every scope a row per gate with ``estimate``, ``low``, ``high`` in points, ``p``,
-    and ``verdict``: "passed", "not passed", or "not tested". What the results lack is left out.
-    Where learning rates were tried, a row that is no gate compares fused with pretrained, each with
-    its own rate.
+    and ``verdict``: "passed", "not passed", "unknown" (without an interval), or "not tested". What
+    the results lack is left out. Where learning rates were tried, a row that is no gate compares
+    fused with pretrained, each with its own rate.
     """
     runs, rows = _runs(results, families, clusters), []
-    for scope in worlds.SCOPES if len(runs[MEAN]) > 1 else [claims.HERE]:
+    for scope in _scopes(runs):
         open_ = True
         for base in [base for base in GATES if base in runs]:
             known = worlds.known(runs[MEAN], runs[base], scope)
             passed = open_ and known.interval.low > 0
-            verdict = "passed" if passed else "not passed" if open_ else "not tested"
+            unknown = np.isnan(known.interval.low)
+            closed = "unknown" if unknown else "not passed"
+            verdict = "passed" if passed else closed if open_ else "not tested"
             numbers = [100 * number for number in known.interval]
             rows.append([scope, f"{MEAN} - {base}", *numbers, known.p_value(0.0), verdict])
             open_ = passed

@@ -13,70 +13,81 @@ from fusinglib.fusion.geometry import Updates
 from fusinglib.study.plans import Plan, Run
 from fusinglib.study.store import Store
 
-CELL = ["world", "source_family", "source_seed", "seed", "target"]
-
 
 def with_norms(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:
     """The results with a column ``update``: the norm of the base model's update, in percent of the
     norm of the pretrained weights (0 for pretrained itself; NaN while models are missing).
 
-    It is computed from the inner products of the source models' updates.
+    It is computed from the inner products of the updates of the models that were fused.
     """
-    known = {key: _updates(runs, store) for key, runs in _sources(plan).items()}
+    origins: dict[int, Run] = {}
+    models: dict[int, dict[str, Run]] = {}
+    for row in plan.rows:
+        world, model = row.get("world", 0), row["run"].parents[0]
+        if row["base"] == "pretrained":
+            origins[world] = model
+        else:
+            models.setdefault(world, {}).update({run.key: run for run in _fused(model)})
+    known = {world: _updates(origins[world], runs, store) for world, runs in models.items()}
     norms = []
     for row in plan.rows:
-        model = row["run"].parents[0]
-        weights = _weights(model)
-        updates = next((u for u in known.values() if u and {*weights} <= {*u.names}), None)
-        norms.append(_norm(model, updates) if updates else np.nan if weights else 0.0)
+        updates = known.get(row.get("world", 0))
+        norm = _norm(row["run"].parents[0], updates) if updates else np.nan
+        norms.append(0.0 if row["base"] == "pretrained" else norm)
     return results.assign(update=norms)
 
 
-def _sources(plan: Plan) -> dict[str, list[Run]]:
-    """The source models of every pretrained model, by its key."""
-    found: dict[str, list[Run]] = {}
-    for model in plan.models:
-        if model.kind == "source":
-            found.setdefault(model.parents[0].key, []).append(model)
-    return found
-
-
-def _updates(models: list[Run], store: Store) -> Updates | None:
+def _updates(origin: Run, models: dict[str, Run], store: Store) -> Updates | None:
     """The updates of models from their pretrained model; None while one is missing."""
-    origin = models[0].parents[0]
-    if not all(store.has(run) for run in [origin, *models]):
+    if not all(store.has(run) for run in [origin, *models.values()]):
         return None
-    folders = [store.model(run) for run in models]
-    return geometry.updates(store.model(origin), folders, [run.key for run in models])
+    folders = [store.model(run) for run in models.values()]
+    return geometry.updates(store.model(origin), folders, list(models))
+
+
+def _parts(model: Run) -> tuple[Run, ...]:
+    """What a base model's direction and length come from: the models of a mean, or the one that is
+    scaled."""
+    if model.settings.get("method") == "scaled":
+        return model.parents[:-1]  # its length is that of their mean
+    if model.settings.get("rescaled") or "scale" in model.settings:
+        return model.parents[:1]
+    return model.parents
+
+
+def _fused(model: Run) -> list[Run]:
+    """The models that a base model was made of, however often it was fused."""
+    if model.kind != "fuse":
+        return [model]
+    return [run for part in _parts(model) for run in _fused(part)]
 
 
 def _weights(model: Run) -> dict[str, float]:
-    """A base model's update as a sum of those of source models, by their keys: the weights. What
-    is rescaled is given as it was before."""
-    if model.kind == "source":
+    """A sum of the updates of models, by their keys, that is as long as a base model's update."""
+    if model.kind != "fuse":
         return {model.key: 1.0}
-    if model.settings.get("rescaled") or "scale" in model.settings:
-        factor = model.settings.get("scale", 1.0)
-        return {key: factor * weight for key, weight in _weights(model.parents[0]).items()}
-    parts = [_weights(parent) for parent in model.parents]
+    if model.settings.get("rescaled"):
+        return _weights(model.parents[1])
+    factor, parts = model.settings.get("scale", 1.0), [_weights(part) for part in _parts(model)]
     keys = dict.fromkeys(key for part in parts for key in part)
-    return {key: sum(part.get(key, 0.0) for part in parts) / len(parts) for key in keys}
+    return {key: factor * sum(part.get(key, 0.0) for part in parts) / len(parts) for key in keys}
 
 
 def _norm(model: Run, updates: Updates) -> float:
     """The norm of a base model's update, in percent of that of the pretrained weights."""
-    weights = _weights(model.parents[1] if model.settings.get("rescaled") else model)
+    weights = _weights(model)
     vector = np.array([weights.get(name, 0.0) for name in updates.names])
     return float(100 * np.sqrt(vector @ updates.products @ vector) / updates.origin)
 
 
 def curves(results: pd.DataFrame, families: dict) -> pd.DataFrame:
-    """The gain over pretrained of the mean and of the intertrained model at every scale.
+    """The gain over pretrained of the mean and of the intertrained model at every scale, and of the
+    scaled single.
 
     Returns: a row per base and scale with ``update`` (its mean norm, see `with_norms`), and
     ``gain``, ``low``, ``high``: points, with 95 % intervals over worlds and targets.
     """
-    return _gains(results, families, ["base", "scale"], ["fused", "intertrained"])
+    return _gains(results, families, ["base", "scale"], ["fused", "intertrained", "scaled single"])
 
 
 def by_count(results: pd.DataFrame, families: dict) -> pd.DataFrame:
@@ -106,39 +117,14 @@ def _averaged(part: pd.DataFrame, targets: list[str]) -> np.ndarray:
 
 
 def at_equal_norm(results: pd.DataFrame, families: dict) -> pd.DataFrame:
-    """The mean minus the single model with an update of the same norm, in points.
-
-    The single model's score is interpolated between its scales (linearly in the norm, from
-    pretrained at 0), in every world, for every target and seed. Scales of the mean with a longer
-    update than the single model ever has are left out.
-
-    Returns: a row per scale of the mean with ``scope``, ``update``, ``estimate``, ``low``,
-    ``high``.
-    """
+    """The mean minus the single model, its update rescaled to the norm of the mean's, in points:
+    for every scope a row with ``update``, ``estimate``, ``low``, ``high``."""
     targets = tables.distinct_targets(families)
-    results = results if "world" in results else results.assign(world=0)
-    scores = results.assign(score=tables.scored(results))
-    start = scores.query("base == 'pretrained'").set_index(["world", "seed", "target"])["score"]
-    single = dict(list(scores.query("base == 'intertrained'").groupby(CELL)))
-    mean = scores.query("base == 'fused'").copy()
-    mean["score"] -= [
-        _interpolated(update, single[cell], start[cell[0], cell[3], cell[4]])
-        for update, *cell_ in mean[["update", *CELL]].itertuples(index=False)
-        for cell in [tuple(cell_)]
+    mean = results.query("base == 'fused' and scale == 1")
+    single = results.query("base == 'scaled single'")
+    runs = [_averaged(part, targets) for part in (mean, single)]
+    rows = [
+        [scope, mean["update"].mean(), *(100 * n for n in worlds.difference(*runs, scope))]
+        for scope in (worlds.SCOPES if len(runs[0]) > 1 else [claims.HERE])
     ]
-    rows = []
-    for scale, part in mean.groupby("scale"):
-        if part["score"].notna().all():
-            difference = part.assign(accuracy=part["score"], metric="accuracy")
-            runs = _averaged(difference, targets)
-            scope = worlds.SCOPES[1] if len(runs) > 1 else claims.HERE
-            found = [100 * number for number in worlds.difference(runs, 0.0)]
-            rows.append([scope, scale, part["update"].mean(), *found])
-    return pd.DataFrame(rows, columns=["scope", "scale", "update", "estimate", "low", "high"])
-
-
-def _interpolated(update: float, runs: pd.DataFrame, start: float) -> float:
-    """A single model's score with an update of this norm; NaN beyond its longest."""
-    runs = runs.sort_values("update")
-    norms, scores = [0.0, *runs["update"]], [start, *runs["score"]]
-    return float(np.interp(update, norms, scores, right=np.nan))
+    return pd.DataFrame(rows, columns=["scope", "update", "estimate", "low", "high"])

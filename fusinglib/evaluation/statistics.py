@@ -169,7 +169,9 @@ def at_once(estimates):
         parts.append(np.abs(t).max(axis=1))
     largest = np.concatenate(parts)
     found = [abs(one.value) / np.sqrt(one.variance) for one in estimates]
-    return float(np.quantile(largest, LEVEL)), [float(np.mean(largest >= t)) for t in found]
+    return float(np.quantile(largest, LEVEL)), [
+        float((1 + np.sum(largest >= t)) / (1 + len(largest))) for t in found
+    ]
 
 
 def barrier(losses):

@@ -86,11 +86,12 @@ def results(plan: Plan, store: Store) -> pd.DataFrame:
 
 def read_results(file: Path) -> pd.DataFrame:
     """The results that a notebook recorded as a CSV file, as `results` returned them."""
-    text = ("key", "source_family", "base", "target")
-    empty = dict.fromkeys(("accuracy", "made_in", "texts", "update"), [""])
+    text = ("key", "source_family", "base", "target", "sources", "reads", "norm", "metric")
+    numbers = [name for name in pd.read_csv(file, nrows=0) if name not in text]
     rows = pd.read_csv(
-        file, dtype=dict.fromkeys(text, "str"), keep_default_na=False, na_values=empty
-    )
+        file, dtype=dict.fromkeys(text, "str"), keep_default_na=False,
+        na_values=dict.fromkeys(numbers, [""]),
+    )  # fmt: skip
     if "base" in rows:
         rows["sources"] = rows["sources"].map(lambda names: tuple(names.split()))
     return rows

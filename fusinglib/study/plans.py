@@ -220,8 +220,9 @@ class Builder:
         """What a method has to know of a source model, estimated on training texts of its task."""
         if model.kind != "source":
             raise InputError(
-                f"{model.label}: its {what} information takes training texts of its task, which "
-                "only source models that are trained here have; leave out this method or the model"
+                f"{model.label}: its {'Gram matrices' if what == 'gram' else 'Fisher information'}"
+                " can be estimated only on training texts of its task, which are known for source "
+                "models that are trained here; leave out this method or the model"
             )
         known = {name: model.settings[name] for name in ("task", "data", "fingerprint")}
         settings = {**known, "what": what, "examples": ESTIMATED, "seed": 0}
@@ -343,6 +344,11 @@ class Builder:
         names, examples = list(models), {name: self.examples(name) for name in models}
         if one.method == "slerp":
             names = sorted(names, key=lambda name: (examples[name], name))[-2:]
+            if len(names) < 2:
+                raise InputError(
+                    f"arm {one.name!r} takes two models, but a target has only {names[0]} left: "
+                    "leave out the arm, or add tasks to the source family"
+                )
         if one.method == "weighted" and not all(examples.values()):
             unknown = next(name for name in names if not examples[name])
             raise InputError(
@@ -441,7 +447,8 @@ def shrinkage(
     For every source family S and target t the updates of fuse(S minus t) and of the intertrained
     model, times each scale; then means of fewer models, with their own norm and rescaled to that of
     fuse(S minus t). Columns of the rows: ``scale``, ``models`` (how many were averaged), ``draw``,
-    and ``norm`` ("own" or "fixed").
+    and ``norm`` ("own" or "fixed"). The "scaled single" is the arm of the family
+    table: the intertrained model's update with the norm of the mean's.
     """
     plan = Builder(settings, data, models, with_head)
     targets = unique(families[family] for family in settings.targets)
@@ -465,17 +472,23 @@ def _scaled(plan: Builder, scales, pretrained: Run, target: str, made, row: dict
         how = "task_arithmetic", {"scale": scale}, [], pretrained, [model]
         row |= {"scale": scale, "models": len(names), "sources": names, "draw": 0, "norm": "own"}
         plan.targets(plan.fuse_by(*how) if scale != 1 else model, target, base=base, **row)
+    shrunk = plan.arm(arm("scaled single"), models, picked, pretrained, 0)
+    row |= {"scale": 1.0, "models": 1, "sources": (picked,), "norm": "fixed"}
+    plan.targets(shrunk, target, base="scaled single", **row)
 
 
 def _drawn(plan: Builder, settings: Shrinkage, pretrained, target: str, made, row: dict) -> None:
     """Means of fewer models, drawn at random, with their own norm and with that of the mean of
     all."""
     models, fused, _ = made
+    if max(settings.counts) >= len(models):
+        raise InputError(
+            f"parameter 'counts' has {max(settings.counts)}, but for the target {target} source "
+            f"family {row['source_family']!r} has {len(models)} models: use fewer than that"
+        )
     for count, draw in product(settings.counts, range(settings.draws)):
-        if count >= len(models):
-            continue
-        drawn = Random(f"{row['source_seed']} {count} {draw}").sample(sorted(models), count)
-        names = tuple(sorted(drawn))
+        cell = (pretrained.key, row["source_family"], row["source_seed"], target, count, draw)
+        names = tuple(sorted(Random(" ".join(map(str, cell))).sample(sorted(models), count)))
         few = [models[name] for name in names]
         mean = plan.fuse(few, f"mean of {' and '.join(names)}") if count > 1 else few[0]
         row |= {"scale": 1.0, "models": count, "sources": names, "draw": draw}
