@@ -355,7 +355,7 @@ def shrinkage_figure(curves, counts):
     for base, part in curves.groupby("base"):
         color, marker = BASES[base]
         gain_curve(axes[0], part["update"], part, color, marker, base)
-        for row in part.itertuples():
+        for row in part.itertuples() if len(part) > 1 else ():
             at = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
             axes[0].annotate(f"{row.scale:g}", (row.update, row.gain), color=color, size=8, **at)
     axes[0].set(xlabel="norm of the update (% of the pretrained weights)")
@@ -374,8 +374,10 @@ def shrinkage_figure(curves, counts):
 
 
 def gain_curve(ax, x, rows, color, marker, label):
-    """A curve of ``gain`` with a band from ``low`` to ``high``."""
+    """A curve of ``gain`` with a band from ``low`` to ``high``; a single point with a bar."""
     ax.fill_between(x, rows["low"], rows["high"], color=color, alpha=0.15, linewidth=0)
+    if len(rows) == 1:
+        ax.vlines(x, rows["low"], rows["high"], color=color, linewidth=1)
     ax.plot(x, rows["gain"], color=color, marker=marker, label=label)
 
 
