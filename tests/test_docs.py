@@ -93,6 +93,8 @@ def project(tmp_path, models) -> Path:
             values |= {"common": yaml.safe_load(file.read_text())["common"]}
         if kind is ManyWorlds:
             values |= {"world_seeds": [0, 1, 2], "first_worlds": 2, "recorded": ""}
+        if file.stem == "shrinkage":
+            values |= {"counts": [1], "scales": [0.5, 1.0]}
         if file.stem == "loss_path":
             values |= {"points": 3, "targets": ["unseen"]}
             values["families"] = {**TINY["families"], "unseen": ["emotion"]}
