@@ -141,7 +141,7 @@ def test_other_methods_are_those_of_fuse(made, tmp_path, method, numbers):
         ({"models": ["mood", "/nowhere"]}, "no such folder"),
         ({"weights": [1.0, 2.0]}, "none for the method mean"),
         ({"method": "weighted", "weights": [1.0]}, "one per model"),
-        ({"method": "fisher"}, "one of mean, weighted"),
+        ({"method": "fishr"}, "one of mean, weighted"),
         ({"method_settings": {"density": "much"}}, "expected a number"),
     ],
 )
@@ -543,6 +543,19 @@ def test_the_report_is_that_of_method_weights_and_settings(made):
     until(lambda: "weighted of 2 models" in shown.report.value and "0.75" in shown.report.value)
     shown.method.value = "slerp"
     until(lambda: "slerp of 2 models" in shown.report.value)
+
+
+@pytest.mark.parametrize(("method", "what"), [("fisher", "fisher"), ("regmean", "gram")])
+def test_estimates_are_made_when_fisher_or_regmean_fuse(made, method, what):
+    shown = Playground(dataclasses.replace(made, seeds=[0]))
+    shown.method.value = method
+    until(lambda: "Fuse makes estimates on 256 training texts" in shown.report.value)
+    shown.fuse.click()
+    until(lambda: "<b>done</b>" in shown.status.value)
+    plan, store = plan_experiment(shown.chosen()), Store(made.store_folder())
+    fused = next(row["run"] for row in plan.rows if row["base"] == "fused").parents[0]
+    assert store.has(fused) and store.model(fused).is_dir()
+    assert [run.settings["what"] for run in fused.parents[2:]] == [what, what]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from fusinglib.fusion.engine import preview
 from fusinglib.fusion.methods import METHODS
 from fusinglib.integrity import staged
 from fusinglib.places import expanded
+from fusinglib.study.arms import ESTIMATES
 from fusinglib.study.costs import Pace
 from fusinglib.study.execution import Execution, Stopped, results
 from fusinglib.study.experiments import plan_experiment
-from fusinglib.study.plans import PRETRAINED, Plan, Run
+from fusinglib.study.plans import ESTIMATED, PRETRAINED, Plan, Run
 from fusinglib.study.pools import keep, kept_workers, workers
 from fusinglib.study.resolver import model_of
 from fusinglib.study.settings import FusePlayground
@@ -261,6 +262,10 @@ class Session:
         lacking = len(settings.models) - len(models)
         if lacking or pretrained is None:
             return f"{lacking} of these models are not trained yet: Fuse trains them first."
+        if settings.method in ESTIMATES:
+            return (
+                f"Fuse makes estimates on {ESTIMATED} training texts of every model's task first."
+            )
         numbers = {k: int(v) if k == "seed" else v for k, v in settings.method_settings.items()}
         return preview(
             list(models.values()), method=settings.method, weights=settings.weights or None,

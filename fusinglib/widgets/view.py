@@ -43,7 +43,8 @@ WORDS = {
     "scaled": "A control: the first model alone, its update shrunk to the mean update's norm.",
     "placebo": "A control: a random update with the mean update's norm.",
     "slerp": "A point on the arc between two models.",
-    "regmean": "", "fisher": "",
+    "regmean": "For each linear layer, the weights whose outputs are nearest to all models'.",
+    "fisher": "A mean in which every weight counts as much as it matters to its model's output.",
 }  # fmt: skip
 """What every method does, in a sentence."""
 
@@ -128,8 +129,8 @@ class Playground(ipw.VBox):
         self.alike.layout.width = "9em"
         self.more = _labelled(ipw.Text, "Add a model", placeholder="key, folder or Hub id")
         self.add = ipw.Button(description="Add", tooltip="Add this model")
-        names = [name for name in METHODS if name not in ("fisher", "regmean")]
-        self.method = _labelled(ipw.Dropdown, "Method", options=names, value=settings.method)
+        methods = {"options": list(METHODS), "value": settings.method}
+        self.method = _labelled(ipw.Dropdown, "Method", **methods)
         numbers = {"scale": 1.0, "density": 0.2, **settings.method_settings}
         scale = {"value": numbers["scale"], "min": -2.0, "max": 3.0, "step": 0.05}
         self.scale = _labelled(ipw.BoundedFloatText, "scale", **scale)
