@@ -363,6 +363,12 @@ def adjusted(table: pd.DataFrame) -> pd.DataFrame:
 HERE = "other targets like these"
 """What an interval covers in one world."""
 
+
+def scopes_of(count: int) -> tuple[str, ...]:
+    """What intervals of differences cover in so many worlds."""
+    return worlds.SCOPES if count > 1 else (HERE,)
+
+
 NOTHING = [(HERE, statistics.Estimate(np.nan), lambda: "-")]
 """The result if runs are missing."""
 

@@ -89,7 +89,7 @@ def against(
     side: one is enough for NaN.
     """
     runs = _runs(results, families, clusters)
-    scope = scope or _scopes(runs)[0]
+    scope = scope or claims.scopes_of(len(runs[MEAN]))[0]
     differences = {base: array - runs[MEAN] for base, array in runs.items() if base != MEAN}
     return compared(differences, scope)
 
@@ -119,11 +119,6 @@ def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
 COLUMNS = ["estimate", "low", "high", "low all", "high all", "p adjusted", "improved", "missing"]
 
 
-def _scopes(runs: dict[str, np.ndarray]) -> Sequence[str]:
-    """What intervals cover in one world, or over several."""
-    return worlds.SCOPES if len(runs[MEAN]) > 1 else [claims.HERE]
-
-
 def _runs(results: pd.DataFrame, families: dict, clusters: Clusters) -> dict[str, np.ndarray]:
     """The runs of every base model, the mean of source families: (worlds, source seeds, seeds,
     targets and clusters)."""
@@ -151,7 +146,7 @@ def gates(results: pd.DataFrame, families: dict, clusters: Clusters = NONE) -> p
     fused with pretrained, each with its own rate.
     """
     runs, rows = _runs(results, families, clusters), []
-    for scope in _scopes(runs):
+    for scope in claims.scopes_of(len(runs[MEAN])):
         open_ = True
         for base in [base for base in GATES if base in runs]:
             known = worlds.known(runs[MEAN], runs[base], scope)

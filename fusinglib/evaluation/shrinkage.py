@@ -125,6 +125,6 @@ def at_equal_norm(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     runs = [_averaged(part, targets) for part in (mean, single)]
     rows = [
         [scope, mean["update"].mean(), *(100 * n for n in worlds.difference(*runs, scope))]
-        for scope in (worlds.SCOPES if len(runs[0]) > 1 else [claims.HERE])
+        for scope in claims.scopes_of(len(runs[0]))
     ]
     return pd.DataFrame(rows, columns=["scope", "update", "estimate", "low", "high"])
