@@ -17,7 +17,7 @@ import yaml
 
 from fusinglib.evaluation import playground
 from fusinglib.places import PROJECT
-from fusinglib.study.execution import results
+from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import FusePlayground
 from fusinglib.study.store import Store
@@ -30,17 +30,31 @@ pytestmark = [
 
 COMMON = PROJECT / "params/mini/common.yaml"
 
-PATIENCE = 120_000
+PATIENCE = 300_000
 """Milliseconds that a person waits on a busy machine."""
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Where the notebook's own comparison is kept, computed once."""
+    return tmp_path_factory.mktemp("playground") / "runs"
+
+
 @pytest.fixture
-def mini(mini) -> dict:
-    """Runs that go on until somebody stops them, where they are given many batches."""
-    return {**mini, "target_patience": 10**6}
+def mini(mini, finished) -> dict:
+    """Runs that go on until somebody stops them, where they are given many batches; a store with
+    the notebook's own comparison."""
+    endless = {**mini, "target_patience": 10**6}
+    if not finished.exists():
+        own = {"models": ["topic", "entailment", "sentiment"], "target": "emotion"}
+        own |= {"method": "mean", "weights": [], "method_settings": {}, "seeds": [0, 1, 2]}
+        settings = FusePlayground.from_parameters({**endless, **own, "store": str(finished)})
+        execute(plan_experiment(settings), Store(finished), settings)
+    shutil.copytree(finished, mini["store"])
+    return endless
 
 
 @pytest.fixture(params=["Light"])
