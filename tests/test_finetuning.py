@@ -10,7 +10,13 @@ import transformers
 
 from fusinglib.errors import InputError
 from fusinglib.training import data, models
-from fusinglib.training.finetuning import EarlyStopping, _adamw, _batches, _learning_rate, finetune
+from fusinglib.training.finetuning import (
+    EarlyStopping,
+    adamw,
+    batches_of,
+    finetune,
+    learning_rate,
+)
 from fusinglib.training.scoring import metrics, predict
 
 
@@ -80,7 +86,9 @@ def test_decay_spares_what_the_trainer_spares(kind, request, encoders, mini_task
     network = models.load(folder, mini_tasks["mood"], training, how, seed=0, device="cpu").network
     trainers = transformers.Trainer.get_decay_parameter_names(SimpleNamespace(), network)
     names = {name for name, _ in network.named_parameters()} & set(trainers)  # no second names
-    decayed, spared = _adamw(network, replace(training, weight_decay=0.01)).param_groups
+    decayed, spared = adamw(
+        dict(network.named_parameters()), replace(training, weight_decay=0.01)
+    ).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     found = {id(parameter) for parameter in decayed["params"]}
     assert {name for name, p in network.named_parameters() if id(p) in found} == names
@@ -91,7 +99,9 @@ def test_decay_spares_what_the_trainer_spares(kind, request, encoders, mini_task
 def test_decay_shrinks_by_rate_times_decay(training):
     network = torch.nn.Linear(3, 2)
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    optimizer = _adamw(network, replace(training, learning_rate=0.5, weight_decay=0.25))
+    optimizer = adamw(
+        dict(network.named_parameters()), replace(training, learning_rate=0.5, weight_decay=0.25)
+    )
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -101,9 +111,9 @@ def test_decay_shrinks_by_rate_times_decay(training):
 
 def test_learning_rates(training):
     linear = replace(training, learning_rate=1.0, schedule="linear", max_steps=4)
-    assert [_learning_rate(step, linear) for step in (1, 2, 3, 4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [learning_rate(step, linear) for step in (1, 2, 3, 4)] == [1.0, 0.75, 0.5, 0.25]
     constant = replace(linear, schedule="constant")
-    assert {_learning_rate(step, constant) for step in (1, 2, 3, 4)} == {1.0}
+    assert {learning_rate(step, constant) for step in (1, 2, 3, 4)} == {1.0}
 
 
 def test_schedule_reaches_the_weights(t5, mini_tasks, training, how):
@@ -127,26 +137,26 @@ LENGTHS = np.arange(50)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_every_epoch_covers_every_row_once(grouped, training):
     settings = replace(training, batch_size=16, group_by_length=grouped)
-    batches = _batches(LENGTHS, settings, seed=3)
+    batches = batches_of(LENGTHS, settings, seed=3)
     epochs = [[next(batches) for _ in range(4)] for _ in range(2)]
     sizes = [len(batch) for batch in epochs[0]]
     assert sorted(sizes) == [2, 16, 16, 16] and (grouped or sizes[-1] == 2)
     orders = [np.concatenate(epoch).tolist() for epoch in epochs]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert orders[0] != orders[1]
-    again = _batches(LENGTHS, settings, seed=3)
+    again = batches_of(LENGTHS, settings, seed=3)
     assert all((next(again) == batch).all() for epoch in epochs for batch in epoch)
-    assert next(_batches(LENGTHS, settings, seed=4)).tolist() != epochs[0][0].tolist()
+    assert next(batches_of(LENGTHS, settings, seed=4)).tolist() != epochs[0][0].tolist()
 
 
 def test_batch_larger_than_the_data_is_all_of_them(training):
     settings = replace(training, batch_size=16)
-    assert sorted(next(_batches(LENGTHS[:5], settings, seed=0))) == [0, 1, 2, 3, 4]
+    assert sorted(next(batches_of(LENGTHS[:5], settings, seed=0))) == [0, 1, 2, 3, 4]
 
 
 def test_texts_of_like_length_share_a_batch(training):
     settings = replace(training, batch_size=10, group_by_length=True)
-    batches = _batches(np.random.default_rng(0).permutation(LENGTHS), settings, seed=0)
+    batches = batches_of(np.random.default_rng(0).permutation(LENGTHS), settings, seed=0)
     lengths = np.random.default_rng(0).permutation(LENGTHS)
     spreads = [np.ptp(lengths[next(batches)]) for _ in range(5)]
     assert spreads == [9] * 5

@@ -1,6 +1,6 @@
 """Finetuning: one loop, with early stopping as the study defines it; the best weights are kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -44,6 +44,15 @@ class EarlyStopping:
         """Whether `patience` batches have passed without a gain."""
         return step - self.gain_step >= self.patience
 
+    def outcome(self, steps: int) -> dict:
+        """What a run that ended after `steps` batches has to say for itself."""
+        return {
+            "best_step": self.best_step,
+            "dev": self.best,
+            "steps": steps,
+            "stopped": "patience" if self.done(steps) else "max_steps",
+        }
+
 
 def finetune(
     model: BaseModel,
@@ -62,8 +71,8 @@ def finetune(
     """
     torch.manual_seed(seed)
     labels = torch.tensor(train.labels, device=model.device)
-    optimizer = _adamw(model.network, settings)
-    batches = _batches(train.lengths, settings, seed)
+    optimizer = adamw(dict(model.network.named_parameters()), settings)
+    batches = batches_of(train.lengths, settings, seed)
     stopping = EarlyStopping(settings.min_gain, settings.patience)
     history, losses, best = [], [], None
 
@@ -72,7 +81,7 @@ def finetune(
         rows = next(batches)
         loss = _backward(model, train, rows, labels[rows], settings.micro_batch)
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, settings)
+            group["lr"] = learning_rate(step, settings)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss)
@@ -81,10 +90,7 @@ def finetune(
             predicted = predict(model, dev, settings.micro_batch)
             loss = float(torch.stack(losses).mean())
             if not np.isfinite(loss) or np.isnan(predicted["scores"]).any():
-                raise InputError(
-                    f"the training loss is {loss:g} by batch {step}, or scores are NaN: lower "
-                    f"learning_rate ({settings.learning_rate:g})"
-                )
+                raise diverged(loss, step, settings)
             scores = metrics(predicted, dev.labels)
             model.network.train()
             history.append({"step": step, "loss": loss, **scores})
@@ -98,13 +104,15 @@ def finetune(
 
     assert best  # the last batch is always evaluated
     model.network.load_state_dict(best)
-    outcome = {
-        "best_step": stopping.best_step,
-        "dev": stopping.best,
-        "steps": step,
-        "stopped": "patience" if stopping.done(step) else "max_steps",
-    }
-    return outcome, history
+    return stopping.outcome(step), history
+
+
+def diverged(loss: float, step: int, settings: Training) -> InputError:
+    """What to say of a run whose `loss` by batch `step` is not finite, or whose scores are not."""
+    return InputError(
+        f"the training loss is {loss:g} by batch {step}, or scores are NaN: lower "
+        f"learning_rate ({settings.learning_rate:g})"
+    )
 
 
 def _backward(
@@ -127,7 +135,7 @@ POOL = 50
 """How many batches of texts are sorted by length together, as in the Transformers Trainer."""
 
 
-def _batches(lengths: np.ndarray, settings: Training, seed: int) -> Iterator[np.ndarray]:
+def batches_of(lengths: np.ndarray, settings: Training, seed: int) -> Iterator[np.ndarray]:
     """Endless batches of row numbers: a new shuffle every epoch, whose last batch may be short."""
     order, size = np.random.default_rng(seed), settings.batch_size
     while True:
@@ -142,11 +150,14 @@ def _batches(lengths: np.ndarray, settings: Training, seed: int) -> Iterator[np.
             yield from (batches[i] for i in order.permutation(len(batches)))
 
 
-def _adamw(network: torch.nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW without decay on biases and norms, as in the Transformers Trainer."""
-    named = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    decayed = [p for n, p in named if p.ndim >= 2 and "bias" not in n]
-    spared = [p for n, p in named if not (p.ndim >= 2 and "bias" not in n)]
+def adamw(
+    named: Mapping[str, torch.Tensor], settings: Training, matrix: int = 2
+) -> torch.optim.AdamW:
+    """AdamW without decay on biases and norms, as in the Transformers Trainer: what has fewer than
+    `matrix` dimensions is a norm."""
+    decays = {n: p.ndim >= matrix and "bias" not in n for n, p in named.items() if p.requires_grad}
+    decayed = [named[n] for n, decay in decays.items() if decay]
+    spared = [named[n] for n, decay in decays.items() if not decay]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": spared, "weight_decay": 0.0},
@@ -154,7 +165,7 @@ def _adamw(network: torch.nn.Module, settings: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
-def _learning_rate(step: int, settings: Training) -> float:
+def learning_rate(step: int, settings: Training) -> float:
     """The rate of the `step`-th update (from 1): constant, or linear to zero after `max_steps`."""
     if settings.schedule == "constant":
         return settings.learning_rate

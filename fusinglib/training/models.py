@@ -8,17 +8,22 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.functional import cross_entropy
 
 from fusinglib.errors import InputError
 from fusinglib.training.data import Split, label_texts, pair_input, text_input
 from fusinglib.training.folders import config_of, is_text_to_text, opened, tokenizer, tokenizer_hash
-from fusinglib.training.scoring import label_scores
+from fusinglib.training.scoring import additive, label_scores
 from fusinglib.training.settings import Data, Numbers, Training
 from fusinglib.training.tasks import Task
 from fusinglib.training.tokens import Tokens
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+
+IGNORED = -100
+"""Stands for a token that does not count in the loss."""
 
 
 class BaseModel(abc.ABC):
@@ -34,6 +39,8 @@ class BaseModel(abc.ABC):
     network: Any
     """The complete Transformers model."""
     body: torch.nn.Module
+    lead: tuple[int, ...] = ()
+    """What `predict` has before the batch: nothing; in a stack, a row for each model."""
 
     def __init__(self, folder: Path, task: Task, training: Training, data: Data, device: str):
         self.task, self.data, self.device = task, data, torch.device(device)
@@ -76,11 +83,12 @@ class BaseModel(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
+        """Mean cross-entropy of a batch; `labels` int64 (batch,). A text does not count whose label
+        is the number of labels."""
 
     @abc.abstractmethod
-    def terms(self, labels: torch.Tensor) -> int:
-        """How many terms the loss of these labels is the mean over."""
+    def terms(self, labels: torch.Tensor) -> torch.Tensor:
+        """How many terms the loss of these labels, int64 (..., batch), is the mean over, (...)."""
 
     @abc.abstractmethod
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,8 +129,12 @@ class TextToText(BaseModel):
         self.body = self.network.to(self.device)
         self.labels = label_tokens(self.tokenizer, task, data.text_format)
         longest = max(map(len, self.labels))
-        padded = [ids + [-100] * (longest - len(ids)) for ids in self.labels]
+        padded = [ids + [IGNORED] * (longest - len(ids)) for ids in [*self.labels, []]]
         self.label_ids = torch.tensor(padded, device=self.device)
+        start = torch.full_like(self.label_ids[:, :1], self.config.decoder_start_token_id)
+        shifted = torch.cat([start, self.label_ids[:, :-1]], dim=1)
+        self.decoder_ids = shifted.masked_fill(shifted == IGNORED, self.config.pad_token_id)
+        self.causal = additive(torch.ones(longest, longest, device=self.device).tril() == 1)
         positions = sum(map(len, self.labels))
         fitting = 2**26 // (positions * self.config.vocab_size)  # of the logits
         self.eval_batch_size = max(1, min(self.eval_batch_size, fitting))
@@ -133,11 +145,18 @@ class TextToText(BaseModel):
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy per label token of a batch; `labels` int64 (batch,)."""
         with self.autocast():
-            return self.network(**inputs, labels=self.label_ids[labels], use_cache=False).loss
+            logits = self.network(
+                **inputs,
+                decoder_input_ids=self.decoder_ids[labels],
+                decoder_attention_mask=self.causal.expand(len(labels), 1, -1, -1),
+                use_cache=False,
+            ).logits
+            wanted = self.label_ids[labels]
+            return cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
-    def terms(self, labels: torch.Tensor) -> int:
+    def terms(self, labels: torch.Tensor) -> torch.Tensor:
         """How many label tokens the loss is the mean over."""
-        return int((self.label_ids[labels] != -100).sum())
+        return (self.label_ids[labels] != IGNORED).sum(dim=(-2, -1))
 
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label's text, float32 (batch, K), and the label that
@@ -172,11 +191,12 @@ class Classifier(BaseModel):
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
         with self.autocast():
-            return torch.nn.functional.cross_entropy(self.network(**inputs).logits, labels)
+            logits = self.network(**inputs).logits
+            return cross_entropy(logits, labels, ignore_index=len(self.task.labels))
 
-    def terms(self, labels: torch.Tensor) -> int:
+    def terms(self, labels: torch.Tensor) -> torch.Tensor:
         """How many texts the loss is the mean over."""
-        return len(labels)
+        return (labels != len(self.task.labels)).sum(dim=-1)
 
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of every label, float32 (batch, K), and the best label, int64

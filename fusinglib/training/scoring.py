@@ -30,7 +30,7 @@ def label_scores(
     start = network.config.decoder_start_token_id
     shifted = [token for ids in labels for token in [start, *ids[:-1]]]
     mask = (owner[:, None] == owner) & torch.ones_like(owner[:, None] == owner).tril()
-    blocked = torch.zeros(mask.shape, device=device).masked_fill(~mask, torch.finfo().min)
+    blocked = additive(mask)
 
     batch = len(input_ids)
     hidden = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
@@ -50,6 +50,11 @@ def label_scores(
     return scores, wrong == 0
 
 
+def additive(mask: torch.Tensor) -> torch.Tensor:
+    """An attention mask, bool, as what is added to the attention's logits, float32."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo().min)
+
+
 @contextlib.contextmanager
 def enough_memory(tokens, rows: Numbers):
     """Say what to do if memory does not hold a batch of these texts."""
@@ -65,14 +70,14 @@ def enough_memory(tokens, rows: Numbers):
 
 def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
     """The model's `ranked` and `exact` label ids for every example, int16 (examples,), -1: none,
-    and the `scores` of all K labels, float32 (examples, K).
+    and the `scores` of all K labels, float32 (examples, K); of a stack, with a row for each model.
 
     Batches hold texts of similar length, at most `micro_batch` of them (0: as many as are fast);
     their order depends on the lengths alone.
     """
     order = np.argsort(tokens.lengths, kind="stable")
-    scores = np.empty((len(tokens), len(model.task.labels)), dtype=np.float32)
-    exact = np.empty(len(tokens), dtype=np.int16)
+    scores = np.empty((*model.lead, len(tokens), len(model.task.labels)), dtype=np.float32)
+    exact = np.empty((*model.lead, len(tokens)), dtype=np.int16)
     model.network.eval()
     with torch.inference_mode():
         size = min(model.eval_batch_size, micro_batch or model.eval_batch_size)
@@ -80,8 +85,8 @@ def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
             rows = order[first : first + size]
             with enough_memory(tokens, rows):
                 of_batch, written = model.predict(model.inputs(tokens, rows))
-            scores[rows], exact[rows] = of_batch.cpu().numpy(), written.cpu().numpy()
-    return {"ranked": scores.argmax(1).astype(np.int16), "exact": exact, "scores": scores}
+            scores[..., rows, :], exact[..., rows] = of_batch.cpu().numpy(), written.cpu().numpy()
+    return {"ranked": scores.argmax(-1).astype(np.int16), "exact": exact, "scores": scores}
 
 
 def cross_entropy(predicted: dict[str, np.ndarray], labels: Numbers) -> float:
