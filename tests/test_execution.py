@@ -14,6 +14,7 @@ import time
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
@@ -27,6 +28,7 @@ from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
 from fusinglib.study.store import DAMAGED, Store
+from fusinglib.training import stacked
 
 INTERRUPTED = """
 import json, sys
@@ -213,7 +215,8 @@ def test_corrupt_runs_are_quarantined_and_computed_again(study, executor, tmp_pa
         shutil.rmtree(store.path(run))
 
     frame = execute(plan, store, settings)
-    assert frame.drop(columns="seconds").equals(undisturbed.drop(columns="seconds"))
+    how = ["seconds", "stack"]  # what is recomputed has other company
+    assert frame.drop(columns=how).equals(undisturbed.drop(columns=how))
     assert (store.model(source) / "model.safetensors").read_bytes() == good
     said = capsys.readouterr().out
     assert said.count("corrupt; quarantined and recomputed: ") == 2
@@ -359,3 +362,53 @@ def test_a_plan_counts_its_runs_and_goes_by_what_is_finished(study):
         [9 * share / 120] * 2
     )
     assert results(plan, store).accuracy.isna().all()
+
+
+def test_a_stacked_study_has_the_results_of_runs_one_by_one(study, tmp_path):
+    """Accuracies are equal but for ties; each row says how many runs its stack had."""
+    frames = []
+    for stack in (1, 3):
+        changed = {"stack": stack, "store": str(tmp_path / str(stack)), "dropout": 0.0}
+        frames.append(execute(*study(**changed, executor="processes", target_max_steps=4)))
+    alone, stacked = frames
+    assert set(alone["stack"]) == {1} and 3 in set(stacked["stack"])
+    assert list(alone["key"]) == list(stacked["key"])
+    assert (alone["accuracy"] - stacked["accuracy"]).abs().max() <= 0.051  # one of 20 texts
+    assert (alone["accuracy"] == stacked["accuracy"]).mean() > 0.8
+    assert (alone["steps"] == stacked["steps"]).all()
+
+
+def test_what_is_left_of_a_stack_is_kept_when_one_of_it_diverges(study, monkeypatch):
+    """The one is tried again alone, and then has its traceback, or as here its result."""
+    plan, store, settings = study(stack=3, executor="serial")
+    look = stacked._look
+
+    def second_diverges(run, step, loss, *others):
+        return look(run, step, float("nan") if run.place == 1 else loss, *others)
+
+    monkeypatch.setattr(stacked, "_look", second_diverges)
+    found = execute(plan, store, settings)
+    assert found["accuracy"].notna().all()
+    assert set(found["stack"]) == {1, 3} and (found["stack"] == 1).sum() < len(found) / 2
+
+
+def test_a_stack_that_memory_does_not_hold_is_halved(study, monkeypatch):
+    plan, store, settings = study(stack=4, executor="serial")
+    loss = stacked.Stack.loss
+
+    def small(stack, *arguments):
+        if stack.size > 2:
+            raise torch.OutOfMemoryError
+        return loss(stack, *arguments)
+
+    monkeypatch.setattr(stacked.Stack, "loss", small)
+    found = execute(plan, store, settings)
+    assert found["accuracy"].notna().all() and set(found["stack"]) == {1, 2}
+
+
+def test_models_that_cannot_be_stacked_are_trained_one_by_one(study, monkeypatch, capsys):
+    plan, store, settings = study(stack=3, executor="serial")
+    monkeypatch.setattr(stacked, "unfit", lambda models, tokens: "an example")
+    found = execute(plan, store, settings)
+    assert found["accuracy"].notna().all() and set(found["stack"]) == {1}
+    assert capsys.readouterr().out.count("one by one, not as a stack: an example") == 1

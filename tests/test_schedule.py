@@ -118,3 +118,45 @@ def test_the_time_left_is_shared_by_the_workers_that_there_are(mini):
     found._show()
     minutes = len(plan.runs) * 1000 / 4 / 60
     assert f"about {minutes / 60:.1f} h left" in shown.texts[-1]
+
+
+def grid(count, **changed):
+    """Finetunings on one task, each from a model of its own, as the plan has them."""
+    made = []
+    for number in range(count):
+        start = Run("fuse", {"number": number})
+        settings = {"training": {}, "seed": number % 3, **changed}
+        made.append(Run("target", settings, (start,)))
+    return made
+
+
+def test_finetunings_on_one_task_make_stacks_of_nearly_equal_size():
+    seven, other = grid(7), grid(2, fingerprint="of another task")
+    parents = {run.parents[0].key for run in seven + other}
+    found = Schedule(seven + other, parents, lambda run: 3)
+    assert [found.next() for _ in range(5)] == [seven[:2], seven[2:4], seven[4:], other, []]
+
+
+def test_a_stack_waits_for_all_of_it_but_not_for_what_cannot_be():
+    runs = grid(4)
+    first, *starts = [run.parents[0] for run in runs]
+    found = Schedule([*starts, *runs], {first.key}, lambda run: 4)
+    assert [found.next() for _ in starts] == [[start] for start in starts]
+    assert found.next() == [] and not found.any_ready, "a run that could start waits for its stack"
+    found.fail(starts[:1], "no reason")
+    found.finish(starts[1:])
+    assert found.next() == [runs[0], *runs[2:]]
+
+
+def test_a_plan_has_the_same_stacks_however_much_of_it_is_done():
+    runs = grid(6)
+    starts = {run.parents[0].key for run in runs}
+    found = Schedule(runs, starts | {runs[1].key}, lambda run: 3)
+    assert [found.next(), found.next()] == [[runs[0], runs[2]], runs[3:]]
+
+
+def test_runs_of_a_failed_stack_are_retried_one_by_one():
+    runs = grid(3)
+    found = Schedule(runs, {run.parents[0].key for run in runs}, lambda run: 3)
+    assert found.fail(found.next(), "one of them diverged") == []
+    assert [found.next() for _ in range(4)] == [[runs[0]], [runs[1]], [runs[2]], []]

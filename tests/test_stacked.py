@@ -76,7 +76,7 @@ def test_encoders(kind, encoders, opened, exact):
     """Each with its own head, from its own seed."""
     seeds = [3, 5]
     made = opened(encoders[kind], exact, seeds)
-    assert stacked.unfit(made[0][0], made[1][0]) == ""
+    assert stacked.unfit(made[0], made[1][0]) == ""
     same(as_one(encoders[kind], opened, exact, seeds), alone(encoders[kind], opened, exact, seeds))
 
 
@@ -136,5 +136,11 @@ def test_the_same_stack_has_the_same_bits(t5, opened, training):
 
 def test_what_vmap_does_not_take_is_unfit(encoders, opened, exact):
     """DeBERTa wants its attention masks in two dimensions."""
-    (model, *_), (train, *_) = opened(encoders["deberta"], exact)
-    assert "differ" in stacked.unfit(model, train)
+    made, (train, *_) = opened(encoders["deberta"], exact)
+    assert "differ" in stacked.unfit(made, train)
+
+
+def test_models_of_different_shapes_are_unfit(t5, tied_t5, opened, exact):
+    (one, *_), (train, *_) = opened(t5, exact)
+    (other, *_), _ = opened(tied_t5, exact)
+    assert "configurations" in stacked.unfit([one, other], train)

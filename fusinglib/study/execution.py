@@ -19,7 +19,7 @@ from fusinglib.leases import Leases
 from fusinglib.progress import Progress, duration
 from fusinglib.study.costs import Pace
 from fusinglib.study.plans import Plan, Run
-from fusinglib.study.pools import worker_pool, workers
+from fusinglib.study.pools import stack, worker_pool, workers
 from fusinglib.study.schedule import Schedule
 from fusinglib.study.settings import Settings
 from fusinglib.study.store import PREDICTIONS, Store
@@ -129,10 +129,11 @@ class Execution:
         self.places = places or (lambda: self.at_once)
         self.stopped = threading.Event()
         finished = self._finished()
-        self.schedule = Schedule(plan.runs, {run.key for run in finished})
+        self.schedule = Schedule(plan.runs, {run.key for run in finished}, self._stack)
         self.leases = Leases(store.root)
         self.pace = Pace(finished, store)
         self.started, self.shown, self.computed = time.monotonic(), -math.inf, 0
+        self.unfit: set[str] = set()
 
     def _finished(self) -> list[Run]:
         """The runs that need not be executed: complete ones, except pruned means that are needed
@@ -162,6 +163,10 @@ class Execution:
     def _quarantine(self, run: Run) -> None:
         self.store.quarantine(self.store.path(run))
         self.progress.say(f"corrupt; quarantined and recomputed: {run.label} ({run.key})")
+
+    def _stack(self, run: Run) -> int:
+        """How many finetunings like this one are trained as one."""
+        return stack(self.settings, self.store.model(run.parents[0]))
 
     def carry_out(self) -> dict[str, str]:
         """Execute until nothing is left that can run. Returns the reasons of failed runs by key."""
@@ -195,11 +200,12 @@ class Execution:
                 time.sleep(POLL)
                 continue
             try:
-                _perform(batch, self.store, self.settings.device, self._show)
+                unfit = _perform(batch, self.store, self.settings.device, self._show)
             except Exception as error:
                 self._book(batch, error)
             else:
                 self._book(batch, None)
+                self._one_by_one(unfit)
 
     def _in_pool(self) -> None:
         """Keep the workers busy; if one of them dies, restart what was running."""
@@ -234,6 +240,8 @@ class Execution:
                 if isinstance(error, BrokenProcessPool):
                     raise error
                 self._book(futures.pop(future), error)
+                if not error:
+                    self._one_by_one(future.result())
 
     def _unfinished(self) -> bool:
         """Whether a run is ready, here or elsewhere."""
@@ -286,6 +294,12 @@ class Execution:
                         said = "".join(traceback.format_exception(error))
                         self.store.record_failure(run, said)
 
+    def _one_by_one(self, unfit: str) -> None:
+        """Say once why finetunings are not trained as one, if they are not."""
+        if unfit and unfit not in self.unfit:
+            self.unfit.add(unfit)
+            self.progress.say(f"these models are trained one by one, not as a stack: {unfit}")
+
     def _finish(self, batch: list[Run], here: bool = True) -> None:
         self.schedule.finish(batch)
         self.leases.release(run.key for run in batch)
@@ -323,14 +337,18 @@ def _reason(error: BaseException) -> str:
     return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
 
 
-def _work(batch: list[Run], root, device: str) -> None:
-    _perform(batch, Store(root), device, lambda: None)
+def _work(batch: list[Run], root, device: str) -> str:
+    return _perform(batch, Store(root), device, lambda: None)
 
 
-def _perform(batch: list[Run], store: Store, device: str, watch: Callable[[], None]) -> None:
+def _perform(batch: list[Run], store: Store, device: str, watch: Callable[[], None]) -> str:
+    """Execute a batch; returns why its runs could not be stacked, if they could not."""
     from fusinglib.study import steps  # torch: needed only where runs are executed
 
+    if len(batch) > 1 and batch[0].kind != "fuse":
+        return steps.perform_stack(batch, store, device, watch)
     if len(batch) > 1:
         steps.perform_means(batch, store)
     else:
         steps.perform(batch[0], store, device, watch)
+    return ""

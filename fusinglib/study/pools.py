@@ -10,11 +10,27 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from fusinglib.study.settings import Settings
 
 GPU_SHARE = 8 * 2**30
 """GPU memory per run, in bytes, if `workers` is 0."""
+
+
+SMALL, ON_A_PROCESSOR, ON_A_GPU = 2**24, 8, 32
+"""Finetunings trained as one if `stack` is 0: on a processor those of models of up to so many
+bytes, whose steps are mostly overhead; on a GPU all, or fewer where memory is too small."""
+
+
+def stack(settings: Settings, model: Path) -> int:
+    """How many finetunings of models like that in this folder are trained as one."""
+    if settings.stack:
+        return settings.stack
+    if settings.device == "cuda" or (settings.device == "auto" and shutil.which("nvidia-smi")):
+        return ON_A_GPU
+    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    return ON_A_PROCESSOR if size <= SMALL else 1
 
 
 def workers(settings: Settings) -> int:

@@ -1,12 +1,18 @@
 """Decide which runs come next: a state machine without clocks, processes or files."""
 
-from collections import Counter
-from collections.abc import Iterable
+import itertools
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 
 from fusinglib.study.plans import VERSIONS, Run
 
 TRIES = 3
 """How often a run is started if its worker process dies."""
+
+STACKED = ("source", "target")
+"""The kinds of run that are finetunings."""
 
 RANK = {kind: rank for rank, kind in enumerate(VERSIONS)}
 """Among ready runs, those that others wait for come first."""
@@ -16,12 +22,22 @@ class Schedule:
     """Runs that are `done`, `under_way`, `elsewhere` (another command computes them), `waiting` for
     others or for their turn, or `failed` (with the reason).
 
-    Runs are taken in batches: means of overlapping models are computed in one pass, all others
-    alone.
+    Runs are taken in batches: means of overlapping models are computed in one pass, finetunings
+    that differ in their seeds and in where they start from in stacks of at most `stack(run)`, all
+    others alone. The plan alone decides which finetunings make a stack, so that every execution of
+    it, wherever, has the same ones.
     """
 
-    def __init__(self, runs: Iterable[Run], done: set[str]):
-        self.done, self.failed = set(done), {}
+    def __init__(
+        self, runs: Iterable[Run], done: set[str], stack: Callable[[Run], int] = lambda run: 1
+    ):
+        runs = list(runs)
+        self.done, self.failed, self.stack = set(done), {}, stack
+        self.stacks: dict[str, list[Run]] = {}
+        self.alike: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            if run.kind in STACKED:
+                self.alike[_but_seed(run)].append(run)
         self.waiting = [run for run in runs if run.key not in self.done]
         self.waiting.sort(key=lambda run: RANK[run.kind])
         self.under_way: dict[str, Run] = {}
@@ -33,7 +49,7 @@ class Schedule:
     @property
     def any_ready(self) -> bool:
         """Whether a run waits only for its turn."""
-        return any(self._ready(run) for run in self.waiting)
+        return any(self._batches())
 
     @property
     def left(self) -> list[Run]:
@@ -47,24 +63,40 @@ class Schedule:
 
     def next(self) -> list[Run]:
         """Take a batch of ready runs, now under way; empty if nothing is ready."""
-        first = next((run for run in self.waiting if self._ready(run)), None)
-        if not first:
-            return []
-        batch = [first]
-        if self._shares(first):
-            models = {parent.key for parent in first.parents}
-            batch += [
-                run
-                for run in self.waiting
-                if run is not first
-                and self._shares(run)
-                and self._ready(run)
-                and not models.isdisjoint(parent.key for parent in run.parents)
-            ]
+        batch = next(self._batches(), [])
         for run in batch:
             self.waiting.remove(run)
             self.under_way[run.key] = run
         return batch
+
+    def _batches(self) -> Iterator[list[Run]]:
+        """What can be executed now."""
+        seen = set()
+        for run in self.waiting:
+            if run.key in seen or not self._ready(run):
+                continue
+            if run.kind not in STACKED or run.key in self.alone:
+                yield self._batch(run)
+                continue
+            stack = [run for run in self._stack_of(run) if self._waits(run)]
+            seen |= {run.key for run in stack}
+            ready = [run for run in stack if self._ready(run)]
+            if all(self._hopeless(run) for run in stack if not self._ready(run)):
+                yield ready
+
+    def _batch(self, first: Run) -> list[Run]:
+        """A ready run, and those that share a pass with it."""
+        if not self._shares(first):
+            return [first]
+        models = {parent.key for parent in first.parents}
+        return [first] + [
+            run
+            for run in self.waiting
+            if run is not first
+            and self._shares(run)
+            and self._ready(run)
+            and not models.isdisjoint(parent.key for parent in run.parents)
+        ]
 
     def finish(self, batch: Iterable[Run]) -> None:
         """Runs that were under way are done."""
@@ -128,6 +160,32 @@ class Schedule:
     def _ready(self, run: Run) -> bool:
         return all(parent.key in self.done for parent in run.parents)
 
+    def _stack_of(self, run: Run) -> list[Run]:
+        """The finetunings that the plan has in one stack with this one, those of a kind in stacks
+        of nearly equal size."""
+        if run.key not in self.stacks:
+            alike = self.alike[_but_seed(run)]
+            count = math.ceil(len(alike) / self.stack(run))
+            ends = [len(alike) * number // count for number in range(count + 1)]
+            for start, end in itertools.pairwise(ends):
+                one = alike[start:end]
+                self.stacks |= dict.fromkeys((run.key for run in one), one)
+        return self.stacks[run.key]
+
+    def _waits(self, run: Run) -> bool:
+        """Whether a run waits and may share a batch."""
+        taken = (self.done, self.failed, self.under_way, self.elsewhere, self.alone)
+        return not any(run.key in those for those in taken)
+
+    def _hopeless(self, run: Run) -> bool:
+        """Whether a run depends on one that has failed."""
+        return any(parent.key in self.failed or self._hopeless(parent) for parent in run.parents)
+
     def _shares(self, run: Run) -> bool:
         """Whether a run is a plain mean, which can share a pass with others."""
         return run.kind == "fuse" and not run.settings and run.key not in self.alone
+
+
+def _but_seed(run: Run) -> str:
+    """What a finetuning shares with those that it can be stacked with."""
+    return json.dumps([run.kind, {**run.settings, "seed": None}], sort_keys=True)

@@ -88,6 +88,7 @@ class Settings(Finetuning, Data):
     executor: Literal["serial", "processes", "dask"]
     scheduler: str
     workers: Count
+    stack: Count
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def __post_init__(self) -> None:

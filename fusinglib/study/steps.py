@@ -5,10 +5,11 @@ import errno
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import safetensors.numpy
 import torch
 
@@ -17,9 +18,19 @@ from fusinglib.fusion import engine, geometry
 from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
 from fusinglib.study.store import ESTIMATE, HISTORY, PREDICTIONS, PROGRESS, Store
-from fusinglib.training import cards, data, fisher, folders, gram, models, pretraining, tokens
+from fusinglib.training import (
+    cards,
+    data,
+    fisher,
+    folders,
+    gram,
+    models,
+    pretraining,
+    stacked,
+    tokens,
+)
 from fusinglib.training.finetuning import finetune, linear_probe
-from fusinglib.training.scoring import cross_entropy, metrics, predict
+from fusinglib.training.scoring import OutOfMemory, cross_entropy, metrics, predict
 from fusinglib.training.settings import Data, Training
 from fusinglib.training.tokens import Encoded
 
@@ -43,7 +54,7 @@ def perform(run: Run, store: Store, device: str, watch: Callable[[], None] = lam
     if store.has(run):
         return
     try:
-        with _determined(run, device), store.new(run) as folder:
+        with _on_disk(store), _determined(run, device), store.new(run) as folder:
 
             def report(text: str) -> None:
                 (folder / PROGRESS).write_text(text)
@@ -55,9 +66,7 @@ def perform(run: Run, store: Store, device: str, watch: Callable[[], None] = lam
             write_json(folder / "result.json", result)
     except StoreError:
         raise
-    except Exception as error:
-        if _disk_failed(error):
-            raise store.error(error) from error
+    except Exception:
         with store.writing():
             store.record_failure(run, traceback.format_exc())
         raise
@@ -81,6 +90,42 @@ def perform_means(runs: Sequence[Run], store: Store) -> None:
         seconds = round((time.perf_counter() - started) / len(runs), 3)
         for folder, report in zip(folders, reports, strict=True):
             write_json(folder / "result.json", {**report.done(), "seconds": seconds})
+
+
+def perform_stack(
+    runs: Sequence[Run], store: Store, device: str, watch: Callable[[], None] = lambda: None
+) -> str:
+    """Execute finetunings that differ in their seeds and base models as one (see `stacked`), or one
+    by one where they cannot be stacked: then returns why.
+
+    If memory is too small, the halves are tried. A run that diverges raises its error when the
+    others are finished; as with `perform_means`, no traceback is left.
+    """
+    runs, parts, unfit = [run for run in runs if not store.has(run)], [], ""
+    if len(runs) == 1:
+        perform(runs[0], store, device, watch)
+    elif runs:
+        try:
+            with _on_disk(store), _determined(runs[0], device):
+                unfit = _stack(runs, store, device, watch)
+        except OutOfMemory:
+            parts = [runs[: len(runs) // 2], runs[len(runs) // 2 :]]
+        else:
+            parts = [[run] for run in runs] if unfit else []
+    for part in parts:
+        unfit = perform_stack(part, store, device, watch) or unfit
+    return unfit
+
+
+@contextlib.contextmanager
+def _on_disk(store: Store) -> Iterator[None]:
+    """Raise `StoreError` for what a full or read-only disk raises."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, StoreError) and _disk_failed(error):
+            raise store.error(error) from error
+        raise
 
 
 def _disk_failed(error: Exception) -> bool:
@@ -165,25 +210,85 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
     training = Training(**run.settings["training"])
 
     def say(history: list[dict]) -> None:
-        write_json(folder / HISTORY, history)
-        last = history[-1]
-        step = f"step {last['step']} of {training.max_steps}"
-        report(f"{run.label}: {step}, dev {last[training.metric]:.3f}")
+        report(_history(run, folder, history))
 
-    assert run.task
     outcome, _ = finetune(model, train, dev, training, run.settings["seed"], say)
     predicted = predict(model, test, training.micro_batch)
+    return _finished(run, folder, model, encoded, predicted) | outcome | {"stack": 1}
+
+
+def _stack(runs: Sequence[Run], store: Store, device: str, watch: Callable[[], None]) -> str:
+    """`_finetune` for several runs as one; returns why that cannot be, if it cannot."""
+    started, failed = time.perf_counter(), {}
+    models = [_opened(run, run.parents[0], store, device) for run in runs]
+    encoded = _encoded(runs[0], models[0], store)
+    train, dev, test = (encoded.splits[name] for name in data.SPLITS)
+    training = Training(**runs[0].settings["training"])
+    if unfit := stacked.unfit(models, train):
+        return unfit
+    stack = stacked.Stack(models)
+    del models
+    with contextlib.ExitStack() as exits:
+        folders = [exits.enter_context(_unless_failed(run, store, failed)) for run in runs]
+
+        def say(row: int, history: list[dict]) -> None:
+            (folders[row] / PROGRESS).write_text(_history(runs[row], folders[row], history))
+            watch()
+
+        seeds = [run.settings["seed"] for run in runs]
+        found = stacked.finetune(stack, train, dev, training, seeds, say)
+        predicted = predict(stack, test, training.micro_batch)
+        took = {"stack": len(runs), "seconds": (time.perf_counter() - started) / len(runs)}
+        for row, (run, folder, (outcome, _)) in enumerate(zip(runs, folders, found, strict=True)):
+            if isinstance(outcome, InputError):
+                failed[run.key] = outcome
+                continue
+            own = {name: array[row] for name, array in predicted.items()}
+            result = _finished(run, folder, stack.one(row), encoded, own) | outcome
+            write_json(folder / "result.json", {**result, **took})
+    for error in failed.values():
+        raise error
+    return ""
+
+
+class _Failed(Exception):
+    """A run of a stack has failed."""
+
+
+@contextlib.contextmanager
+def _unless_failed(run: Run, store: Store, failed: Mapping[str, Exception]) -> Iterator[Path]:
+    """A run's folder, as `store.new` has it, which does not appear if the run is among `failed`."""
+    with contextlib.suppress(_Failed), store.new(run) as folder:
+        yield folder
+        if run.key in failed:
+            raise _Failed
+
+
+def _history(run: Run, folder: Path, history: list[dict]) -> str:
+    """Write a finetuning's history so far; returns a line about it."""
+    write_json(folder / HISTORY, history)
+    last, training = history[-1], run.settings["training"]
+    step = f"step {last['step']} of {training['max_steps']}"
+    return f"{run.label}: {step}, dev {last[training['metric']]:.3f}"
+
+
+def _finished(run: Run, folder: Path, model: models.BaseModel, encoded: Encoded,
+              predicted: dict[str, np.ndarray]) -> dict:  # fmt: skip
+    """Keep what this kind of finetuning keeps: predictions, and a source's model. Returns what is
+    to be said of its data and of its predictions on the test split."""
+    test, training = encoded.splits["test"], Training(**run.settings["training"])
     scores = metrics(predicted, test.labels)
     accuracy = scores[_accuracy(training)]
-    del predicted["scores"]
-    safetensors.numpy.save_file(predicted, folder / PREDICTIONS)
+    kept = {name: array for name, array in predicted.items() if name != "scores"}
+    safetensors.numpy.save_file(kept, folder / PREDICTIONS)
+    assert run.task
     if run.kind == "source":
         model.save(folder / "model")
         cards.write(folder / "model", run.task, accuracy)
     sizes = {f"n_{name}": len(split) for name, split in encoded.splits.items()}
-    return {"accuracy": accuracy, **scores, "majority": data.majority(test.labels),
-            **outcome, **sizes, "truncated": encoded.truncated,
-            "revision": encoded.revision, "notes": "; ".join(encoded.notes)}  # fmt: skip
+    return {"accuracy": accuracy, **scores, "majority": data.majority(test.labels), **sizes,
+            "truncated": encoded.truncated, "revision": encoded.revision,
+            "notes": "; ".join(encoded.notes)}  # fmt: skip
 
 
 def _accuracy(training: Training) -> str:

@@ -55,13 +55,17 @@ def additive(mask: torch.Tensor) -> torch.Tensor:
     return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo().min)
 
 
+class OutOfMemory(InputError):
+    """Memory does not hold a batch."""
+
+
 @contextlib.contextmanager
 def enough_memory(tokens, rows: Numbers):
     """Say what to do if memory does not hold a batch of these texts."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise InputError(
+        raise OutOfMemory(
             f"out of memory with a batch of {len(rows)} texts of {tokens.lengths[rows].max()} "
             f"tokens: set micro_batch to {max(1, len(rows) // 2)} or less (the batch size stays "
             "the same), or lower max_length or workers"

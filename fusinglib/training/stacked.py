@@ -67,6 +67,13 @@ class Stack:
         """What `BaseModel.predict` says of a batch, for every model."""
         return vmap(self._one("predict"), in_dims=(0, None))(self.weights, inputs)
 
+    def one(self, row: int) -> BaseModel:
+        """A single model: the first, with the weights of this one."""
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                parameter.copy_(self.weights[name][row])
+        return self.model
+
     def _one(self, method: str) -> Callable:
         """A method of the model as a function of the weights of one."""
 
@@ -222,14 +229,14 @@ _CHECKED: dict[str, str] = {}
 """What the first try of each kind of model said."""
 
 
-def unfit(model: BaseModel, tokens: Tokens) -> str:
-    """Why models of this kind cannot be stacked; empty if they can.
-
-    Tried once for every kind of model: two of it as one have the loss and the scores of one alone.
-    """
-    kind = model.config.to_json_string()
+def unfit(models: Sequence[BaseModel], tokens: Tokens) -> str:
+    """Why these models cannot be stacked; empty if they can: they are of one kind, two of which as
+    one have the loss and the scores of one alone. That is tried once for every kind."""
+    kind, *others = {model.config.to_json_string() for model in models}
+    if others:
+        return "they have different configurations"
     if kind not in _CHECKED:
-        _CHECKED[kind] = _tried(model, tokens)
+        _CHECKED[kind] = _tried(models[0], tokens)
     return _CHECKED[kind]
 
 
