@@ -6,10 +6,11 @@ Settings (`SETTINGS`): one run of the miniature T5 and of a small encoder, and g
 them. All contestants run once in each round, in processes of their own, each round beginning with
 another:
 
-    ours, N threads     the runs' plan executed into an empty store: a single run with one thread or
-                        two; of a grid one run for every core, in worker processes trainer, N
-                        threads  train_peer.py, what a user would write: one process, a run after
-                        the other
+    ours, N threads     the runs' plan executed into an empty store, each run alone: a single run
+                        with one thread or two; of a grid one run for every core, in worker
+                        processes
+    ours, stacked       a grid in stacks of at most STACK runs, one stack for every core
+    trainer, N threads  train_peer.py, what a user would write: one process, a run after the other
 
 Both make the same runs: the same model, texts, seeds, batches sorted by length, steps, evaluations
 on the dev set, best weights restored, test set predicted. `runs` is the time that they take inside
@@ -36,6 +37,9 @@ import pandas as pd
 from fusinglib.places import PROJECT
 
 PEER = Path(__file__).with_name("train_peer.py")
+STACK = 8
+"""Runs of a grid that are trained as one by the stacked contestant."""
+
 THREADS = (1, 2)
 """Of the peer, and of ours where there is one run; what is faster counts, on either side."""
 
@@ -83,8 +87,11 @@ def measure(name: str, rounds: int, work: Path) -> list[dict]:
     setting, rows = SETTINGS[name], []
     with tempfile.TemporaryDirectory(dir=work) as folder:
         spec = prepare(setting, work, Path(folder))
-        ours = THREADS if len(setting.tasks) * setting.seeds == 1 else THREADS[:1]
+        one = len(setting.tasks) * setting.seeds == 1
+        ours = THREADS if one else THREADS[:1]
         contestants = {f"ours, {n} threads": [__file__, "--ours", spec(n)] for n in ours}
+        if not one:
+            contestants["ours, stacked"] = [__file__, "--ours", spec(1, STACK)]
         contestants |= {f"trainer, {n} threads": [PEER, spec(n)] for n in THREADS}
         names = list(contestants)
         for number in range(rounds):
@@ -140,12 +147,12 @@ def prepare(setting: Setting, work: Path, folder: Path):
     }
     runs = [(name, seed) for name in setting.tasks for seed in settings.seeds]
 
-    def spec(threads: int) -> Path:
-        file = folder / f"spec-{threads}.json"
+    def spec(threads: int, stack: int = 1) -> Path:
+        file = folder / f"spec-{threads}-{stack}.json"
         content = {
             "model": str(model), "data": str(folder), "text_to_text": text_to_text,
-            "training": how, "runs": runs, "threads": threads, "store": str(folder / "store"),
-            "setting": setting,
+            "training": how, "runs": runs, "threads": threads, "stack": stack,
+            "store": str(folder / "store"), "setting": setting,
         }  # fmt: skip
         file.write_text(json.dumps(content))
         return file
@@ -205,7 +212,7 @@ def ours(spec: dict) -> None:
     from fusinglib.study.store import Store
 
     settings, known = settings_of(Setting(*spec["setting"]), Path(spec["store"]), spec["model"])
-    settings = dataclasses.replace(settings, threads=spec["threads"])
+    settings = dataclasses.replace(settings, threads=spec["threads"], stack=spec["stack"])
     store = Store(settings.store_folder())
     model, _ = base_model(settings)
     perform(model, store, "cpu")  # a copy, which the peer does without: not timed
@@ -244,6 +251,9 @@ def report(name: str, made: pd.DataFrame, folder: Path) -> None:
         line = f"{setting}, {what}: trainer / ours {spread(ratio)}"
         line += f"; wanted {SETTINGS[setting].wanted}" if what == "runs" else ""
         lines.append(f"{line} (ours {ours.median():.1f} s)")
+        if "ours, stacked" in seconds:
+            gain = seconds["ours, 1 threads"] / seconds["ours, stacked"]
+            lines.append(f"{setting}, {what}: one by one / stacked {spread(gain)}")
     work = ["runs", "steps", "evaluations", "train"]
     table = results[results["what"] == "runs"].groupby(["setting", "contestant"], sort=False)
     done = table.agg({**dict.fromkeys(work, "first"), "accuracy": "mean"}).round(1)

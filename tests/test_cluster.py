@@ -68,8 +68,9 @@ def worker(address):
     return ("worker", address, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
 
 
-def undisturbed(study, tmp_path):
-    plan, store, settings = study(executor="serial", scheduler="", store=str(tmp_path / "serial"))
+def undisturbed(study, tmp_path, **changed):
+    changed |= {"executor": "serial", "scheduler": "", "store": str(tmp_path / "serial")}
+    plan, store, settings = study(**changed)
     return execute(plan, store, settings).drop(columns="seconds")
 
 
@@ -145,7 +146,7 @@ def test_two_workers_lost_one_after_the_other(study, start, tmp_path, capfd):
 
 @pytest.mark.slow
 def test_the_scheduler_lost_at_random_moments(study, start, tmp_path):
-    plan, store, _ = study(store=str(tmp_path / "shared"))
+    plan, store, _ = study(store=str(tmp_path / "shared"), stack=1)
     rng, kills = random.Random(0), 5
     for number in range(kills):
         scheduler, address = start(*SCHEDULER)
@@ -153,10 +154,10 @@ def test_the_scheduler_lost_at_random_moments(study, start, tmp_path):
         wanted = int(len(plan.runs) * (number + rng.random()) / kills)
         killer = when(lambda: len(store.folders()) >= wanted, lambda: kill(scheduler))  # noqa: B023
         with pytest.raises(InputError, match="is lost: restart it and its workers"):
-            execute(*study(scheduler=address, store=str(store.root)))
+            execute(*study(scheduler=address, store=str(store.root), stack=1))
         killer.join()
-    frame = execute(*study(executor="processes", store=str(store.root)))
-    assert frame.drop(columns="seconds").equals(undisturbed(study, tmp_path))
+    frame = execute(*study(executor="processes", store=str(store.root), stack=1))
+    assert frame.drop(columns="seconds").equals(undisturbed(study, tmp_path, stack=1))
 
 
 @pytest.mark.slow

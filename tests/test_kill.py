@@ -28,6 +28,7 @@ def test_survives_kills(executor, kills, mini, tmp_path):
         "seeds": list(range(4 if executor == "serial" else 12)),
         "executor": executor,
         "workers": 2,
+        "stack": 1,  # a run that is retried has other company, and so other bits
     }
     params = {**mini, **few, "store": str(tmp_path / "killed")}
     file = tmp_path / "params.yaml"

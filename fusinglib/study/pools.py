@@ -35,7 +35,8 @@ def stack(settings: Settings, model: Path) -> int:
 
 def workers(settings: Settings) -> int:
     """The number of parallel runs. With `workers` 0: as many as the cores of this process allow
-    with `threads` each; on a GPU at most one per `GPU_SHARE` of its free memory."""
+    with `threads` each; on a GPU one, or where each run is trained alone (`stack` 1) at most one per
+    `GPU_SHARE` of its free memory."""
     if settings.executor == "serial":
         return 1
     if settings.workers:
@@ -48,7 +49,8 @@ def workers(settings: Settings) -> int:
         import torch
 
         if torch.cuda.is_available():
-            most = min(most, torch.cuda.mem_get_info()[0] // GPU_SHARE)
+            memory = torch.cuda.mem_get_info()[0] // GPU_SHARE
+            most = min(most, memory) if settings.stack == 1 else 1
     return max(1, most)
 
 
