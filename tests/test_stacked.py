@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from fusinglib.errors import InputError
+from fusinglib.places import PROJECT
 from fusinglib.training import data, finetuning, models, stacked
 from fusinglib.training.scoring import predict
 from fusinglib.training.stacked import Stack
@@ -144,3 +146,14 @@ def test_models_of_different_shapes_are_unfit(t5, tied_t5, opened, exact):
     (one, *_), (train, *_) = opened(t5, exact)
     (other, *_), _ = opened(tied_t5, exact)
     assert "configurations" in stacked.unfit([one, other], train)
+
+
+def test_the_benchmark_of_stacks_runs_on_a_processor(t5, monkeypatch):
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    import stacks
+
+    setting = stacks.Setting(4, 8, (1, 2), ("fp32",), 64)
+    rows = pd.DataFrame(stacks.measure(t5, "cpu", setting, steps=1, rounds=2))
+    assert list(rows.groupby("stack").size()) == [2, 2]
+    assert (rows[["step, ms", "scored per s"]] > 0).all(axis=None)
+    assert "gain" in stacks.report(rows)

@@ -35,8 +35,8 @@ def stack(settings: Settings, model: Path) -> int:
 
 def workers(settings: Settings) -> int:
     """The number of parallel runs. With `workers` 0: as many as the cores of this process allow
-    with `threads` each; on a GPU one, or where each run is trained alone (`stack` 1) at most one per
-    `GPU_SHARE` of its free memory."""
+    with `threads` each; on a GPU one, or if finetunings are trained alone (`stack` 1), at most one
+    per `GPU_SHARE` of its free memory."""
     if settings.executor == "serial":
         return 1
     if settings.workers:

@@ -37,7 +37,7 @@ class Stack:
             name: torch.stack([one[name].detach() for one in named]).requires_grad_()
             for name in named[0]
         }
-        self.eval_batch_size = max(1, self.model.eval_batch_size // len(models))
+        self.eval_batch_size = max(1, self.model.eval_batch_size // min(len(models), 4))
         self._called = _Called(self.model)
 
     @property
@@ -162,7 +162,9 @@ def finetune(
             _keep(stack, optimizer, left)
 
     stack.weights = {
-        name: torch.stack([run.best.get(name, start[name][run.place]) for run in runs])
+        name: torch.stack(
+            [run.best.get(name, start[name][run.place]) for run in runs]
+        ).requires_grad_()
         for name in stack.weights
     }
     return [(run.outcome or run.stopping.outcome(step), run.history) for run in runs]
