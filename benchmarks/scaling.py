@@ -49,7 +49,7 @@ def main() -> None:
         rows.append({"round": number + 1, **seconds})
         print(rows[-1], flush=True)
     for pool in pools.values():
-        pool.stop()
+        pool.close()
     table = pd.DataFrame(rows)
     table["runs, gain of two"] = table["runs, 1"] / table["runs, 2"]
     table["bare, gain of two"] = 2 * table["bare, 1"] / table["bare, 2"]

@@ -62,7 +62,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SETTINGS = {
     "one T5": Setting("mini", "miniworld", ("topic",), 1, 50, 1.5),
     "one encoder": Setting("tweets", MINILM, ("irony",), 1, 20, 1.2),
-    "24 of T5": Setting("mini", "miniworld", MINI, 3, 50, 3.0),
+    "24 of T5": Setting("mini", "miniworld", MINI, 3, 50, 4.0),
     "12 of an encoder": Setting(
         "tweets", MINILM, ("emotion", "hate", "irony", "offensive"), 3, 20, 1.7, 40
     ),
@@ -218,14 +218,14 @@ def ours(spec: dict) -> None:
     perform(model, store, "cpu")  # a copy, which the peer does without: not timed
     pool = KeptPool(workers(settings)) if settings.executor == "processes" else None
     if pool:  # up, and all imported, as the peer is when its clock starts
-        list(pool.pool.map(time.sleep, [1.0] * pool.workers))
+        list(pool.pool.map(time.sleep, [1.0] * pool.count))
     started = time.perf_counter()
     plan = plan_of(settings, known, model)
     Execution(plan, store, settings, Progress(len(plan.runs)), pool).carry_out()
     made = results(plan, store)
     seconds = (time.perf_counter() - started) / len(made)
     if pool:
-        pool.stop()
+        pool.close()
     for row in made.itertuples():
         # `exact` is what generation writes; a classifier's is its best label
         evaluations = -(-row.steps // settings.eval_every) + 1
