@@ -166,7 +166,7 @@ class Execution:
 
     def _stack(self, run: Run) -> int:
         """How many finetunings like this one are trained as one."""
-        return stack(self.settings, self.store.model(run.parents[0]))
+        return stack(self.settings, self.store.path(run.parents[0]) / "model")
 
     def carry_out(self) -> dict[str, str]:
         """Execute until nothing is left that can run. Returns the reasons of failed runs by key."""
