@@ -157,3 +157,18 @@ def test_the_benchmark_of_stacks_runs_on_a_processor(t5, monkeypatch):
     assert list(rows.groupby("stack").size()) == [2, 2]
     assert (rows[["step, ms", "scored per s"]] > 0).all(axis=None)
     assert "gain" in stacks.report(rows)
+
+
+def test_bf16_is_stacked_as_well(t5, opened, exact):
+    """Within what bf16 rounds to."""
+    half = replace(exact, precision="bf16")
+    for (outcome, history, _), (own, theirs, _) in zip(
+        as_one(t5, opened, half, [0, 1]), alone(t5, opened, half, [0, 1]), strict=True
+    ):
+        assert outcome["steps"] == own["steps"]
+        for row, right in zip(history, theirs, strict=True):
+            assert row["loss"] == pytest.approx(right["loss"], rel=1e-3)
+    single = next(alone(t5, opened, exact, [0]))
+    assert single[1][0]["loss"] != next(alone(t5, opened, half, [0]))[1][0]["loss"]
+    stacked_half = next(as_one(t5, opened, half, [0, 1]))
+    assert stacked_half[1][0]["loss"] != next(as_one(t5, opened, exact, [0, 1]))[1][0]["loss"]

@@ -150,7 +150,7 @@ class TextToText(BaseModel):
                 decoder_input_ids=self.decoder_ids[labels],
                 decoder_attention_mask=self.causal.expand(len(labels), 1, -1, -1),
                 use_cache=False,
-            ).logits
+            ).logits.float()
             wanted = self.label_ids[labels]
             return cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
 
@@ -191,7 +191,7 @@ class Classifier(BaseModel):
     def loss(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of a batch; `labels` int64 (batch,)."""
         with self.autocast():
-            logits = self.network(**inputs).logits
+            logits = self.network(**inputs).logits.float()
             return cross_entropy(logits, labels, ignore_index=len(self.task.labels))
 
     def terms(self, labels: torch.Tensor) -> torch.Tensor:
