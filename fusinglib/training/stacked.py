@@ -118,17 +118,18 @@ def finetune(
     """Finetune a stack as `finetuning.finetune` does each of its models alone, with its own seed.
 
     Every run has its own order of the data, its own early stopping and its own best weights, with
-    which the stack ends. Returns outcome and history of each; the outcome of a run whose loss is
-    not finite is the error, and the others go on. Runs that have ended leave the stack once half of
-    it has. `report` is called with a run's number and its history after every evaluation. With the
-    same stack the CPU gives the same bits; dropout differs from that of a run alone.
+    which the stack ends (NaN for a run that has none). Returns outcome and history of each; the
+    outcome of a run whose loss is not finite is the error, and the others go on. Runs that have
+    ended leave the stack once half of it has. `report` is called with a run's number and its
+    history after every evaluation. With the same stack the CPU gives the same bits; dropout differs
+    from that of a run alone.
     """
     torch.manual_seed(int(np.random.default_rng(seeds).integers(2**31)))
     runs = [
         _Run(place, EarlyStopping(settings.min_gain, settings.patience))
         for place in range(stack.size)
     ]
-    inside, start = list(runs), {name: weight.detach() for name, weight in stack.weights.items()}
+    inside = list(runs)
     batches = [batches_of(train.lengths, settings, seed) for seed in seeds]
     labels = torch.tensor(train.labels, device=stack.model.device)
     optimizer, losses = adamw(stack.weights, settings, matrix=3), []
@@ -161,12 +162,10 @@ def finetune(
             inside, batches = [inside[row] for row in left], [batches[row] for row in left]
             _keep(stack, optimizer, left)
 
-    stack.weights = {
-        name: torch.stack(
-            [run.best.get(name, start[name][run.place]) for run in runs]
-        ).requires_grad_()
-        for name in stack.weights
-    }
+    for name, weight in stack.weights.items():
+        nothing = torch.full_like(weight[0], torch.nan)  # of a run that failed at its first look
+        best = torch.stack([run.best.get(name, nothing) for run in runs])
+        stack.weights[name] = best.detach().requires_grad_()
     return [(run.outcome or run.stopping.outcome(step), run.history) for run in runs]
 
 
