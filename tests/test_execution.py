@@ -396,13 +396,18 @@ def test_a_stack_that_memory_does_not_hold_is_halved(study, monkeypatch):
     plan, store, settings = study(stack=4, executor="serial")
     loss = stacked.Stack.loss
 
+    tried = []
+
     def small(stack, *arguments):
+        tried.append(stack.size)
         if stack.size > 2:
             raise torch.OutOfMemoryError
         return loss(stack, *arguments)
 
     monkeypatch.setattr(stacked.Stack, "loss", small)
+    monkeypatch.setattr(steps, "FITTING", {})
     found = execute(plan, store, settings)
+    assert tried.count(3) == len(settings.families["few"]), "once for the targets of each task"
     assert found["accuracy"].notna().all() and set(found["stack"]) == {1, 2}
 
 

@@ -37,7 +37,7 @@ class Schedule:
         self.alike: dict[str, list[Run]] = defaultdict(list)
         for run in runs:
             if run.kind in STACKED:
-                self.alike[_but_seed(run)].append(run)
+                self.alike[but_seed(run)].append(run)
         self.waiting = [run for run in runs if run.key not in self.done]
         self.waiting.sort(key=lambda run: RANK[run.kind])
         self.under_way: dict[str, Run] = {}
@@ -164,7 +164,7 @@ class Schedule:
         """The finetunings that the plan has in one stack with this one, those of a kind in stacks
         of nearly equal size."""
         if run.key not in self.stacks:
-            alike = self.alike[_but_seed(run)]
+            alike = self.alike[but_seed(run)]
             count = math.ceil(len(alike) / self.stack(run))
             ends = [len(alike) * number // count for number in range(count + 1)]
             for start, end in itertools.pairwise(ends):
@@ -186,6 +186,6 @@ class Schedule:
         return run.kind == "fuse" and not run.settings and run.key not in self.alone
 
 
-def _but_seed(run: Run) -> str:
+def but_seed(run: Run) -> str:
     """What a finetuning shares with those that it can be stacked with."""
     return json.dumps([run.kind, {**run.settings, "seed": None}], sort_keys=True)

@@ -17,6 +17,7 @@ from fusinglib.errors import InputError, StoreError
 from fusinglib.fusion import engine, geometry
 from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
+from fusinglib.study.schedule import but_seed
 from fusinglib.study.store import ESTIMATE, HISTORY, PREDICTIONS, PROGRESS, Store
 from fusinglib.training import (
     cards,
@@ -39,6 +40,9 @@ ONE_AT_A_TIME = threading.Lock()
 
 ESTIMATES = {"fisher": fisher, "gram": gram}
 """The modules that estimate what methods of fusing have to know, by what that is."""
+
+FITTING: dict[str, int] = {}
+"""How many runs as one memory may hold, by what they share, where it did not hold more."""
 
 Report = Callable[[str], None]
 """Called with a line of progress."""
@@ -98,21 +102,27 @@ def perform_stack(
     """Execute finetunings that differ in their seeds and base models as one (see `stacked`), or one
     by one where they cannot be stacked: then returns why.
 
-    If memory is too small, the halves are tried. A run that diverges raises its error when the
-    others are finished; as with `perform_means`, no traceback is left.
+    If memory is too small, the halves are tried, and so are larger stacks like it from then on. A
+    run that diverges raises its error when the others are finished; as with `perform_means`, no
+    traceback is left.
     """
-    runs, parts, unfit = [run for run in runs if not store.has(run)], [], ""
-    if len(runs) == 1:
-        perform(runs[0], store, device, watch)
-    elif runs:
+    runs, unfit = [run for run in runs if not store.has(run)], ""
+    if len(runs) < 2:
+        for run in runs:
+            perform(run, store, device, watch)
+        return ""
+    what, half = but_seed(runs[0]), len(runs) // 2
+    fits = len(runs) <= FITTING.get(what, len(runs))
+    if fits:
         try:
             with _on_disk(store), _determined(runs[0], device):
                 unfit = _stack(runs, store, device, watch)
-        except OutOfMemory:
-            parts = [runs[: len(runs) // 2], runs[len(runs) // 2 :]]
+        except (OutOfMemory, torch.OutOfMemoryError):
+            fits, FITTING[what] = False, len(runs) - half
         else:
-            parts = [[run] for run in runs] if unfit else []
-    for part in parts:
+            if not unfit:
+                return ""
+    for part in [[run] for run in runs] if fits else [runs[:half], runs[half:]]:
         unfit = perform_stack(part, store, device, watch) or unfit
     return unfit
 
