@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -28,7 +29,8 @@ from fusinglib.study.plans import Run
 from fusinglib.study.settings import FamilyTable
 from fusinglib.study.steps import perform
 from fusinglib.study.store import DAMAGED, Store
-from fusinglib.training import stacked
+from fusinglib.training import models, stacked
+from fusinglib.training.tokens import Tokens
 
 INTERRUPTED = """
 import json, sys
@@ -378,8 +380,7 @@ def test_a_stacked_study_has_the_results_of_runs_one_by_one(study, tmp_path):
     assert (alone["steps"] == stacked["steps"]).all()
 
 
-def test_what_is_left_of_a_stack_is_kept_when_one_of_it_diverges(study, monkeypatch):
-    """The one is tried again alone, and then has its traceback, or as here its result."""
+def test_of_a_stack_only_the_run_that_diverges_fails(study, monkeypatch, capsys):
     plan, store, settings = study(stack=3, executor="serial")
     look = stacked._look
 
@@ -388,8 +389,21 @@ def test_what_is_left_of_a_stack_is_kept_when_one_of_it_diverges(study, monkeypa
 
     monkeypatch.setattr(stacked, "_look", second_diverges)
     found = execute(plan, store, settings)
-    assert found["accuracy"].notna().all()
-    assert set(found["stack"]) == {1, 3} and (found["stack"] == 1).sum() < len(found) / 2
+    lost = found["accuracy"].isna()
+    assert set(found["stack"].dropna()) == {3} and lost.sum() == len(found) / 3
+    for key in found["key"][lost]:
+        assert "training loss is nan" in store.failure_file(key).read_text()
+    assert f"{len(plan.runs) - lost.sum()} computed" in capsys.readouterr().err
+
+
+def test_models_that_read_otherwise_are_trained_one_by_one(study, monkeypatch, capsys):
+    plan, store, settings = study(stack=3, executor="serial")
+    monkeypatch.setattr(Tokens, "same_as", lambda one, other: False)
+    hashes = itertools.count()
+    monkeypatch.setattr(models, "tokenizer_hash", lambda folder: str(next(hashes)))
+    found = execute(plan, store, settings)
+    assert found["accuracy"].notna().all() and set(found["stack"]) == {1}
+    assert "not as a stack: they have different tokenizers" in capsys.readouterr().out
 
 
 def test_a_stack_that_memory_does_not_hold_is_halved(study, monkeypatch):
@@ -413,7 +427,7 @@ def test_a_stack_that_memory_does_not_hold_is_halved(study, monkeypatch):
 
 def test_models_that_cannot_be_stacked_are_trained_one_by_one(study, monkeypatch, capsys):
     plan, store, settings = study(stack=3, executor="serial")
-    monkeypatch.setattr(stacked, "unfit", lambda models, tokens: "an example")
+    monkeypatch.setattr(stacked, "unfit", lambda model, tokens: "an example")
     found = execute(plan, store, settings)
     assert found["accuracy"].notna().all() and set(found["stack"]) == {1}
     assert capsys.readouterr().out.count("one by one, not as a stack: an example") == 1

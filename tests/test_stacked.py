@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from fusinglib.errors import InputError
 from fusinglib.places import PROJECT
@@ -78,7 +79,7 @@ def test_encoders(kind, encoders, opened, exact):
     """Each with its own head, from its own seed."""
     seeds = [3, 5]
     made = opened(encoders[kind], exact, seeds)
-    assert stacked.unfit(made[0], made[1][0]) == ""
+    assert stacked.unfit(made[0][0], made[1][0]) == ""
     same(as_one(encoders[kind], opened, exact, seeds), alone(encoders[kind], opened, exact, seeds))
 
 
@@ -139,13 +140,34 @@ def test_the_same_stack_has_the_same_bits(t5, opened, training):
 def test_what_vmap_does_not_take_is_unfit(encoders, opened, exact):
     """DeBERTa wants its attention masks in two dimensions."""
     made, (train, *_) = opened(encoders["deberta"], exact)
-    assert "differ" in stacked.unfit(made, train)
+    assert "differ" in stacked.unfit(made[0], train)
 
 
-def test_models_of_different_shapes_are_unfit(t5, tied_t5, opened, exact):
-    (one, *_), (train, *_) = opened(t5, exact)
+def test_local_attention_is_unfit_where_texts_are_longer_than_its_window(
+    tmp_path, encoder_tokenizer, opened, exact, finetuned, mini_tasks
+):
+    """Transformers then leaves a mask of four dimensions as it is: all tokens see each other."""
+    config = transformers.ModernBertConfig(
+        vocab_size=len(encoder_tokenizer), pad_token_id=0, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=48, local_attention=4, bos_token_id=2,
+        eos_token_id=3, cls_token_id=2, sep_token_id=3,
+    )  # fmt: skip
+    start = tmp_path / "start"
+    transformers.AutoModel.from_config(config).save_pretrained(start)
+    encoder_tokenizer.save_pretrained(start)
+    made, (train, *_) = opened(finetuned(start, mini_tasks["topic"]), exact)
+    assert "differ" in stacked.unfit(made[0], train)
+
+
+def test_a_kind_of_model_is_known_however_it_was_saved(encoders, opened, exact, finetuned,
+                                                       mini_tasks, t5, tied_t5):  # fmt: skip
+    (body, *_), _ = opened(encoders["bert"], exact)
+    (whole, *_), _ = opened(finetuned(encoders["bert"], mini_tasks["topic"]), exact)
+    assert body.config.architectures != whole.config.architectures
+    assert stacked.kind(body) == stacked.kind(whole)
+    (one, *_), _ = opened(t5, exact)
     (other, *_), _ = opened(tied_t5, exact)
-    assert "configurations" in stacked.unfit([one, other], train)
+    assert stacked.kind(one) != stacked.kind(other)
 
 
 def test_the_benchmark_of_stacks_runs_on_a_processor(t5, monkeypatch):

@@ -27,8 +27,9 @@ from fusinglib.training import data
 from fusinglib.training.settings import Data
 
 
-class Stopped(Exception):
-    """A pass over a plan was stopped; finished runs are kept."""
+class Stopped(BaseException):
+    """A pass over a plan was stopped; finished runs are kept. Like `KeyboardInterrupt`, it is no
+    failure of the run that it ends."""
 
 
 POLL = 0.5
@@ -200,12 +201,18 @@ class Execution:
                 time.sleep(POLL)
                 continue
             try:
-                unfit = _perform(batch, self.store, self.settings.device, self._show)
+                unfit = _perform(batch, self.store, self.settings.device, self._watch)
             except Exception as error:
                 self._book(batch, error)
             else:
                 self._book(batch, None)
                 self._one_by_one(unfit)
+
+    def _watch(self) -> None:
+        """Called by a run in this thread whenever it reports progress."""
+        self._show()
+        if self.stopped.is_set():
+            raise Stopped
 
     def _in_pool(self) -> None:
         """Keep the workers busy; if one of them dies, restart what was running."""
@@ -287,7 +294,10 @@ class Execution:
         elif isinstance(error, StoreError):
             raise error
         else:
-            for run in self.schedule.fail(batch, _reason(error)):
+            kept = [run for run in batch if self.store.has(run)]  # of a stack
+            self._finish(kept)
+            batch = [run for run in batch if run not in kept]
+            for run in self.schedule.fail(batch, _reason(error)) if batch else []:
                 self.leases.release([run.key])
                 if not self.store.failure_file(run.key).is_file():  # its worker could not report it
                     with self.store.writing():

@@ -24,10 +24,16 @@ bytes, whose steps are mostly overhead; on a GPU all, or fewer where memory is t
 
 
 def stack(settings: Settings, model: Path) -> int:
-    """How many finetunings of models like that in this folder are trained as one."""
+    """How many finetunings of models like that in this folder are trained as one.
+
+    With `stack` 0 none where that hardly gains: batches of texts of similar length would be padded
+    to the longest of all runs, and parts of `micro_batch` texts would hold few of each run.
+    """
     if settings.stack:
         return settings.stack
-    if settings.device == "cuda" or (settings.device == "auto" and shutil.which("nvidia-smi")):
+    if settings.group_by_length or settings.micro_batch:
+        return 1
+    if settings.device == "cuda" or _gpu_memory(settings):
         return ON_A_GPU
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     return ON_A_PROCESSOR if size <= SMALL else 1
@@ -45,13 +51,19 @@ def workers(settings: Settings) -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     most = cores // settings.threads
+    if memory := _gpu_memory(settings):
+        most = min(most, memory // GPU_SHARE) if settings.stack == 1 else 1
+    return max(1, most)
+
+
+def _gpu_memory(settings: Settings) -> int:
+    """The free memory of the GPU that runs use, in bytes; 0 if they use none."""
     if settings.device in ("auto", "cuda") and shutil.which("nvidia-smi"):
         import torch
 
         if torch.cuda.is_available():
-            memory = torch.cuda.mem_get_info()[0] // GPU_SHARE
-            most = min(most, memory) if settings.stack == 1 else 1
-    return max(1, most)
+            return torch.cuda.mem_get_info()[0]
+    return 0
 
 
 @contextlib.contextmanager

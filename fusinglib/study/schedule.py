@@ -24,8 +24,8 @@ class Schedule:
 
     Runs are taken in batches: means of overlapping models are computed in one pass, finetunings
     that differ in their seeds and in where they start from in stacks of at most `stack(run)`, all
-    others alone. The plan alone decides which finetunings make a stack, so that every execution of
-    it, wherever, has the same ones.
+    others alone. Which finetunings make a stack depends on the plan and on what is done already, so
+    that undisturbed executions have the same ones, wherever.
     """
 
     def __init__(
@@ -179,7 +179,11 @@ class Schedule:
 
     def _hopeless(self, run: Run) -> bool:
         """Whether a run depends on one that has failed."""
-        return any(parent.key in self.failed or self._hopeless(parent) for parent in run.parents)
+        return any(
+            parent.key in self.failed or self._hopeless(parent)
+            for parent in run.parents
+            if parent.key not in self.done
+        )
 
     def _shares(self, run: Run) -> bool:
         """Whether a run is a plain mean, which can share a pass with others."""

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from fusinglib.errors import InputError, StoreError
+from fusinglib.errors import Damaged, InputError, StoreError
 from fusinglib.fusion import engine, geometry
 from fusinglib.integrity import write_json
 from fusinglib.study.plans import Run
@@ -42,7 +42,7 @@ ESTIMATES = {"fisher": fisher, "gram": gram}
 """The modules that estimate what methods of fusing have to know, by what that is."""
 
 FITTING: dict[str, int] = {}
-"""How many runs as one memory may hold, by what they share, where it did not hold more."""
+"""The largest stack still worth trying, by `but_seed`, once a larger one ran out of memory."""
 
 Report = Callable[[str], None]
 """Called with a line of progress."""
@@ -102,9 +102,9 @@ def perform_stack(
     """Execute finetunings that differ in their seeds and base models as one (see `stacked`), or one
     by one where they cannot be stacked: then returns why.
 
-    If memory is too small, the halves are tried, and so are larger stacks like it from then on. A
-    run that diverges raises its error when the others are finished; as with `perform_means`, no
-    traceback is left.
+    If memory is too small the stack is halved, and later stacks of this kind start at that size. If
+    runs fail, the others are finished before the first error is raised; as with `perform_means`, no
+    traceback is left of a run in a stack.
     """
     runs, unfit = [run for run in runs if not store.has(run)], ""
     if len(runs) < 2:
@@ -112,18 +112,24 @@ def perform_stack(
             perform(run, store, device, watch)
         return ""
     what, half = but_seed(runs[0]), len(runs) // 2
-    fits = len(runs) <= FITTING.get(what, len(runs))
-    if fits:
+    parts = [runs[:half], runs[half:]]
+    if len(runs) <= FITTING.get(what, len(runs)):
         try:
             with _on_disk(store), _determined(runs[0], device):
                 unfit = _stack(runs, store, device, watch)
+            parts = [[run] for run in runs] if unfit else []
         except (OutOfMemory, torch.OutOfMemoryError):
-            fits, FITTING[what] = False, len(runs) - half
-        else:
-            if not unfit:
-                return ""
-    for part in [[run] for run in runs] if fits else [runs[:half], runs[half:]]:
-        unfit = perform_stack(part, store, device, watch) or unfit
+            FITTING[what] = len(runs) - half
+    errors = []
+    for part in parts:
+        try:
+            unfit = perform_stack(part, store, device, watch) or unfit
+        except (StoreError, Damaged):
+            raise
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
     return unfit
 
 
@@ -230,12 +236,17 @@ def _finetune(run: Run, store: Store, folder: Path, device: str, report: Report)
 def _stack(runs: Sequence[Run], store: Store, device: str, watch: Callable[[], None]) -> str:
     """`_finetune` for several runs as one; returns why that cannot be, if it cannot."""
     started, failed = time.perf_counter(), {}
-    models = [_opened(run, run.parents[0], store, device) for run in runs]
-    encoded = _encoded(runs[0], models[0], store)
+    first = _opened(runs[0], runs[0].parents[0], store, device)
+    encoded = _encoded(runs[0], first, store)
     train, dev, test = (encoded.splits[name] for name in data.SPLITS)
     training = Training(**runs[0].settings["training"])
-    if unfit := stacked.unfit(models, train):
+    if unfit := stacked.unfit(first, train):
         return unfit
+    models = [first, *(_opened(run, run.parents[0], store, device) for run in runs[1:])]
+    if len({stacked.kind(model) for model in models}) > 1:
+        return "they have different configurations"
+    if not _read_alike(runs, models, store):
+        return "they have different tokenizers"
     stack = stacked.Stack(models)
     del models
     with contextlib.ExitStack() as exits:
@@ -247,18 +258,32 @@ def _stack(runs: Sequence[Run], store: Store, device: str, watch: Callable[[], N
 
         seeds = [run.settings["seed"] for run in runs]
         found = stacked.finetune(stack, train, dev, training, seeds, say)
-        predicted = predict(stack, test, training.micro_batch)
-        took = {"stack": len(runs), "seconds": (time.perf_counter() - started) / len(runs)}
+        predicted = predict(stack, test, stack.share(training.micro_batch))
+        seconds = round((time.perf_counter() - started) / len(runs), 3)
         for row, (run, folder, (outcome, _)) in enumerate(zip(runs, folders, found, strict=True)):
             if isinstance(outcome, InputError):
                 failed[run.key] = outcome
                 continue
             own = {name: array[row] for name, array in predicted.items()}
             result = _finished(run, folder, stack.one(row), encoded, own) | outcome
-            write_json(folder / "result.json", {**result, **took})
+            result |= {"stack": len(runs), "seconds": seconds}
+            write_json(folder / "result.json", result)
     for error in failed.values():
         raise error
     return ""
+
+
+def _read_alike(runs: Sequence[Run], models: Sequence[models.BaseModel], store: Store) -> bool:
+    """Whether all models read the texts as the first does; the hashes of equal tokenizers may
+    differ, as transformers saves them anew."""
+    first, *others = {
+        model.tokenizer_hash: (_encoded(run, model, store).splits, model.tokenizer.padding_side)
+        for run, model in zip(runs, models, strict=True)
+    }.values()
+    return all(
+        side == first[1] and all(first[0][name].same_as(splits[name]) for name in splits)
+        for splits, side in others
+    )
 
 
 class _Failed(Exception):

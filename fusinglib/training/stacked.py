@@ -1,6 +1,7 @@
 """Many finetunings on one task as one: every weight has a leading dimension, a run for each of its
 rows, which `torch.func.vmap` maps the unmodified network over."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fusinglib.errors import InputError
+from fusinglib.fusion.compatibility import ORIGINS
 from fusinglib.training.finetuning import (
     EarlyStopping,
     adamw,
@@ -18,7 +20,7 @@ from fusinglib.training.finetuning import (
     learning_rate,
 )
 from fusinglib.training.models import BaseModel
-from fusinglib.training.scoring import additive, enough_memory, metrics, predict
+from fusinglib.training.scoring import OutOfMemory, additive, enough_memory, metrics, predict
 from fusinglib.training.settings import Numbers, Training
 from fusinglib.training.tokens import Tokens
 
@@ -66,6 +68,10 @@ class Stack:
     def predict(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """What `BaseModel.predict` says of a batch, for every model."""
         return vmap(self._one("predict"), in_dims=(0, None))(self.weights, inputs)
+
+    def share(self, micro_batch: int) -> int:
+        """The texts of each model in a pass of `micro_batch` texts (0: whole batches)."""
+        return max(1, micro_batch // self.size) if micro_batch else 0
 
     def one(self, row: int) -> BaseModel:
         """A single model: the first, with the weights of this one."""
@@ -136,7 +142,7 @@ def finetune(
 
     stack.network.train()
     for step in range(1, settings.max_steps + 1):
-        losses.append(_backward(stack, train, batches, labels, settings.micro_batch))
+        losses.append(_backward(stack, train, batches, labels, stack.share(settings.micro_batch)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         optimizer.step()
@@ -144,7 +150,7 @@ def finetune(
         if step % settings.eval_every and step < settings.max_steps:
             continue
 
-        predicted = predict(stack, dev, settings.micro_batch)
+        predicted = predict(stack, dev, stack.share(settings.micro_batch))
         stack.network.train()
         means, losses = torch.stack(losses).mean(0).tolist(), []
         for row, run in enumerate(inside):
@@ -191,13 +197,13 @@ def _backward(
     micro_batch: int,
 ) -> torch.Tensor:
     """The mean loss of each run's next batch, detached, (size,); gradients are accumulated part by
-    part, of at most `micro_batch` texts for all runs together."""
+    part, of `micro_batch` texts of each run (0: whole)."""
     drawn = [next(each) for each in batches]
     longest = max(map(len, drawn))
     rows = np.stack([np.resize(each, longest) for each in drawn])
     own = np.array([np.arange(longest) < len(each) for each in drawn])
     wanted = labels[rows].masked_fill(torch.from_numpy(~own).to(labels.device), _nothing(stack))
-    part = max(1, micro_batch // stack.size) if micro_batch else longest
+    part = micro_batch or longest
     total = torch.zeros(stack.size, device=labels.device)
     for first in range(0, longest, part):
         some, theirs = rows[:, first : first + part], wanted[:, first : first + part]
@@ -226,38 +232,49 @@ def _keep(stack: Stack, optimizer: torch.optim.Optimizer, rows: list[int]) -> No
             state[name] = value[rows] if value.ndim else value
 
 
-_CHECKED: dict[str, str] = {}
-"""What the first try of each kind of model said."""
+_CHECKED: dict[tuple[str, int], str] = {}
+"""What the first try said of each kind of model and longest text."""
 
 
-def unfit(models: Sequence[BaseModel], tokens: Tokens) -> str:
-    """Why these models cannot be stacked; empty if they can: they are of one kind, two of which as
-    one have the loss and the scores of one alone. That is tried once for every kind."""
-    kind, *others = {model.config.to_json_string() for model in models}
-    if others:
-        return "they have different configurations"
-    if kind not in _CHECKED:
-        _CHECKED[kind] = _tried(models[0], tokens)
-    return _CHECKED[kind]
+def kind(model: BaseModel) -> str:
+    """What models must have in common to be stacked, as JSON: the config but for its origin."""
+    config = model.config.to_dict()
+    return json.dumps({k: v for k, v in config.items() if k not in ORIGINS}, sort_keys=True)
+
+
+def unfit(model: BaseModel, tokens: Tokens) -> str:
+    """Why models of this kind cannot be stacked on these texts; empty if they can.
+
+    Tried once for every kind: two of it as one have the loss and the scores of one alone, on the
+    shortest and the longest text, and a gradient in training.
+    """
+    tried = kind(model), int(tokens.lengths.max())
+    if tried not in _CHECKED:
+        _CHECKED[tried] = _tried(model, tokens)
+    return _CHECKED[tried]
 
 
 def _tried(model: BaseModel, tokens: Tokens) -> str:
-    rows = np.arange(min(2, len(tokens)))
+    rows = np.argsort(tokens.lengths, kind="stable")[[0, -1]]
     labels = torch.tensor(tokens.labels[rows], device=model.device)
     bf16, model.bf16 = model.bf16, False
-    model.network.eval()
     try:
         stack = Stack([model, model])
+        own, both = stack.inputs(tokens, np.stack([rows, rows])), labels.expand(2, -1)
+        stack.network.train()
+        stack.loss(own, both).sum().backward()
+        stack.network.eval()
         with torch.no_grad():
-            loss = stack.loss(stack.inputs(tokens, np.stack([rows, rows])), labels.expand(2, -1))
-            scores = stack.predict(stack.inputs(tokens, rows))[0]
+            made = stack.loss(own, both), stack.predict(stack.inputs(tokens, rows))[0]
             alone = model.inputs(tokens, rows)
             expected = model.loss(alone, labels), model.predict(alone)[0]
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except (OutOfMemory, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a network does that vmap has no rule for
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     finally:
         model.bf16 = bf16
-    for made, right in zip((loss, scores), expected, strict=True):
-        if not torch.allclose(made, right.expand_as(made), rtol=1e-3, atol=1e-3):
+    for one, right in zip(made, expected, strict=True):
+        if not torch.allclose(one, right.expand_as(one), rtol=1e-4, atol=1e-4):
             return "their scores differ from those of one alone"
     return ""

@@ -61,6 +61,16 @@ class Tokens:
         starts, lengths, labels = self.starts[rows], self.lengths[rows], self.labels[rows]
         return Tokens(self.flat, starts, lengths, labels, self.cut[rows], self.pad_id)
 
+    def same_as(self, other: "Tokens") -> bool:
+        """Whether the texts have the same token ids, and are padded with the same."""
+        arrays = {**self.flat, "lengths": self.lengths}
+        others = {**other.flat, "lengths": other.lengths}
+        return (
+            self.pad_id == other.pad_id
+            and arrays.keys() == others.keys()
+            and all(np.array_equal(array, others[name]) for name, array in arrays.items())
+        )
+
     def pad(self, rows: Numbers, left: bool = False) -> dict[str, torch.Tensor]:
         """A batch of some of the texts: `input_ids`, `attention_mask` and other inputs, int64
         (rows, longest text), padded on the right, or on the `left`."""
