@@ -21,7 +21,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
 from fusinglib.integrity import HASHES, problems, write_json
 from fusinglib.places import PROJECT
-from fusinglib.study import steps
+from fusinglib.study import pools, steps
 from fusinglib.study.costs import Pace, estimate
 from fusinglib.study.execution import execute, results
 from fusinglib.study.experiments import plan_experiment
@@ -431,3 +431,20 @@ def test_models_that_cannot_be_stacked_are_trained_one_by_one(study, monkeypatch
     found = execute(plan, store, settings)
     assert found["accuracy"].notna().all() and set(found["stack"]) == {1}
     assert capsys.readouterr().out.count("one by one, not as a stack: an example") == 1
+
+
+def test_what_is_stacked_by_default(study, tmp_path):
+    """Small models on a processor, everything on a GPU; nothing where it gains little."""
+    for name, size in (("small", 10**6), ("large", 10**8)):
+        (tmp_path / name).mkdir()
+        with open(tmp_path / name / "model.safetensors", "wb") as file:
+            file.truncate(size)
+    small, large = tmp_path / "small", tmp_path / "large"
+
+    def most(model, **changed):
+        return pools.stack(study(**changed)[2], model)
+
+    assert most(small, device="cpu") == pools.ON_A_PROCESSOR and most(large, device="cpu") == 1
+    assert most(small, device="cuda") == most(large, device="cuda") == pools.ON_A_GPU
+    assert most(small, group_by_length=True) == most(small, micro_batch=8) == 1
+    assert most(large, stack=5) == most(large, stack=5, group_by_length=True) == 5
