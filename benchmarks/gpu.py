@@ -52,10 +52,10 @@ def stand_in(folder: Path) -> Path:
     return folder
 
 
-def texts(count: int) -> Tokens:
-    """Random tokens, of random lengths with mean 62."""
+def texts(count: int, mean: int = 62) -> Tokens:
+    """Random tokens, of random lengths with this mean."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(24, 101, size=count)
+    lengths = rng.integers(24 * mean // 62, 100 * mean // 62, size=count, endpoint=True)
     ids = rng.integers(3, 600, size=lengths.sum()).astype(np.int32)
     starts, none = np.cumsum(lengths) - lengths, np.zeros(count, dtype=bool)
     return Tokens({"input_ids": ids}, starts, lengths, rng.integers(2, size=count), none, 0)

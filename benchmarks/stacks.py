@@ -12,7 +12,6 @@ are left out. Sizes come in random order, in rounds. Writes `results/benchmarks/
 
 import argparse
 import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,18 +19,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from first_runs import untrained
+from gpu import HOW, seconds, stand_in, texts
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusinglib.places import PROJECT
-from fusinglib.training import finetuning, miniworld, models, pretraining, stacked, tasks
+from fusinglib.training import finetuning, models, pretraining, stacked, tasks
 from fusinglib.training.scoring import OutOfMemory, predict
-from fusinglib.training.settings import Data, Training
+from fusinglib.training.settings import Training
 from fusinglib.training.tokens import Tokens
-
-HOW = Data(
-    split_rule="paper", split_seed=0, max_dev=0, max_test=0, text_format="t5", max_length=512
-)
 
 
 class Setting(NamedTuple):
@@ -60,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
-    folder, rows = stand_in(options.work / device, device), []
+    folder, rows = model(options.work / device, device), []
     for row in measure(folder, device, SETTINGS[device], options.steps, options.rounds):
         print(row, flush=True)
         rows.append(row)
@@ -68,23 +63,13 @@ def main() -> None:
     print(report(pd.DataFrame(rows)))
 
 
-def stand_in(folder: Path, device: str) -> Path:
-    """The model that is finetuned: the weights do not matter."""
-    if device == "cpu" and not folder.is_dir():
+def model(folder: Path, device: str) -> Path:
+    """The folder of what is finetuned: the weights do not matter."""
+    if device == "cuda":
+        return stand_in(folder)
+    if not folder.is_dir():
         pretraining.pretrain(folder, world_seed=0, seed=0, steps=1)
-    elif device == "cuda":
-        untrained(folder)
-        miniworld.tokenizer().save_pretrained(folder)
     return folder
-
-
-def texts(count: int, mean: int) -> Tokens:
-    """Random tokens, of random lengths."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(mean // 2, 2 * mean - mean // 2, size=count, endpoint=True)
-    ids = rng.integers(3, 600, size=lengths.sum()).astype(np.int32)
-    starts, none = np.cumsum(lengths) - lengths, np.zeros(count, dtype=bool)
-    return Tokens({"input_ids": ids}, starts, lengths, rng.integers(2, size=count), none, 0)
 
 
 def measure(folder: Path, device: str, setting: Setting, steps: int, rounds: int) -> Iterator[dict]:
@@ -154,17 +139,6 @@ def product(device: str, size: int, precision: str) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
     left @ right
     return 2 * size**3 / seconds(lambda: left @ right) / 1e12
-
-
-def seconds(do) -> float:
-    """How long something takes, the GPU included."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    do()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def report(rows: pd.DataFrame) -> str:
