@@ -131,7 +131,7 @@ def test_workers_that_come_late_are_waited_for(study, start, capfd, monkeypatch)
 def test_two_workers_lost_one_after_the_other(study, start, tmp_path, capfd):
     _, address = start(*SCHEDULER)
     workers = [start(*worker(address))[0] for _ in range(3)]
-    plan, store, settings = study(scheduler=address, store=str(tmp_path / "shared"))
+    plan, store, settings = study(scheduler=address, store=str(tmp_path / "shared"), stack=1)
     killers = [
         when(lambda: len(store.folders()) >= 4, lambda: kill(workers[0])),
         when(lambda: len(store.folders()) >= 10, lambda: kill(workers[1])),
@@ -141,7 +141,7 @@ def test_two_workers_lost_one_after_the_other(study, start, tmp_path, capfd):
         killer.join()
     said = capfd.readouterr().out
     assert said.count("is lost; its runs are retried") == 2
-    assert frame.drop(columns="seconds").equals(undisturbed(study, tmp_path))
+    assert frame.drop(columns="seconds").equals(undisturbed(study, tmp_path, stack=1))
 
 
 @pytest.mark.slow
