@@ -434,17 +434,19 @@ def test_models_that_cannot_be_stacked_are_trained_one_by_one(study, monkeypatch
 
 
 def test_what_is_stacked_by_default(study, tmp_path):
-    """Small models on a processor, everything on a GPU; nothing where it gains little."""
+    """Small models on a processor, in stacks enough for all cores; everything on a GPU; nothing
+    where it gains little."""
     for name, size in (("small", 10**6), ("large", 10**8)):
         (tmp_path / name).mkdir()
         with open(tmp_path / name / "model.safetensors", "wb") as file:
             file.truncate(size)
     small, large = tmp_path / "small", tmp_path / "large"
 
-    def most(model, **changed):
-        return pools.stack(study(**changed)[2], model)
+    def most(model, finetunings=1000, **changed):
+        return pools.stack(study(**changed)[2], model, finetunings)
 
     assert most(small, device="cpu") == pools.ON_A_PROCESSOR and most(large, device="cpu") == 1
+    assert most(small, 9, device="cpu") == 1 and most(small, 50, device="cpu") == 3
     assert most(small, device="cuda") == most(large, device="cuda") == pools.ON_A_GPU
     assert most(small, group_by_length=True) == most(small, micro_batch=8) == 1
     assert most(large, stack=5) == most(large, stack=5, group_by_length=True) == 5

@@ -20,7 +20,7 @@ from fusinglib.progress import Progress, duration
 from fusinglib.study.costs import Pace
 from fusinglib.study.plans import Plan, Run
 from fusinglib.study.pools import stack, worker_pool, workers
-from fusinglib.study.schedule import Schedule
+from fusinglib.study.schedule import STACKED, Schedule
 from fusinglib.study.settings import Settings
 from fusinglib.study.store import PREDICTIONS, Store
 from fusinglib.training import data
@@ -167,7 +167,8 @@ class Execution:
 
     def _stack(self, run: Run) -> int:
         """How many finetunings like this one are trained as one."""
-        return stack(self.settings, self.store.path(run.parents[0]) / "model")
+        finetunings = sum(run.kind in STACKED for run in self.plan.runs)
+        return stack(self.settings, self.store.path(run.parents[0]) / "model", finetunings)
 
     def carry_out(self) -> dict[str, str]:
         """Execute until nothing is left that can run. Returns the reasons of failed runs by key."""

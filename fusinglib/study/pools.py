@@ -22,9 +22,14 @@ SMALL, ON_A_PROCESSOR, ON_A_GPU = 2**24, 8, 32
 """Finetunings trained as one if `stack` is 0: on a processor those of models of up to so many
 bytes, whose steps are mostly overhead; on a GPU all, or fewer where memory is too small."""
 
+LEAST_STACKS = 16
+"""A study has at least so many stacks on a processor, so that all cores have something to do. It is
+not the number of cores: the same study is to have the same stacks everywhere."""
 
-def stack(settings: Settings, model: Path) -> int:
-    """How many finetunings of models like that in this folder are trained as one.
+
+def stack(settings: Settings, model: Path, finetunings: int) -> int:
+    """How many finetunings of models like that in this folder are trained as one, in a study of so
+    many.
 
     With `stack` 0 none where that hardly gains: batches of texts of similar length would be padded
     to the longest of all runs, and parts of `micro_batch` texts would hold few of each run.
@@ -36,7 +41,7 @@ def stack(settings: Settings, model: Path) -> int:
     if settings.device == "cuda" or _gpu_memory(settings):
         return ON_A_GPU
     size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    return ON_A_PROCESSOR if size <= SMALL else 1
+    return max(1, min(ON_A_PROCESSOR, finetunings // LEAST_STACKS)) if size <= SMALL else 1
 
 
 def workers(settings: Settings) -> int:
