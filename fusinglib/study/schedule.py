@@ -78,11 +78,11 @@ class Schedule:
             if run.kind not in STACKED or run.key in self.alone:
                 yield self._batch(run)
                 continue
-            stack = [run for run in self._stack_of(run) if self._waits(run)]
-            seen |= {run.key for run in stack}
-            ready = [run for run in stack if self._ready(run)]
-            if all(self._hopeless(run) for run in stack if not self._ready(run)):
-                yield ready
+            stack = [one for one in self._stack_of(run) if self._waits(one)]
+            seen |= {one.key for one in stack}
+            late = [one for one in stack if not self._ready(one)]
+            if all(map(self._hopeless, late)):
+                yield [one for one in stack if one not in late]
 
     def _batch(self, first: Run) -> list[Run]:
         """A ready run, and those that share a pass with it."""

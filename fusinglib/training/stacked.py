@@ -199,10 +199,10 @@ def _backward(
     """The mean loss of each run's next batch, detached, (size,); gradients are accumulated part by
     part, of `micro_batch` texts of each run (0: whole)."""
     drawn = [next(each) for each in batches]
-    longest = max(map(len, drawn))
+    longest, nothing = max(map(len, drawn)), len(stack.task.labels)  # a label that does not count
     rows = np.stack([np.resize(each, longest) for each in drawn])
     own = np.array([np.arange(longest) < len(each) for each in drawn])
-    wanted = labels[rows].masked_fill(torch.from_numpy(~own).to(labels.device), _nothing(stack))
+    wanted = labels[rows].masked_fill(torch.from_numpy(~own).to(labels.device), nothing)
     part = micro_batch or longest
     total = torch.zeros(stack.size, device=labels.device)
     for first in range(0, longest, part):
@@ -216,11 +216,6 @@ def _backward(
             loss.sum().backward()
         total = total + loss.detach()
     return total
-
-
-def _nothing(stack: Stack) -> int:
-    """The label of a text that does not count."""
-    return len(stack.task.labels)
 
 
 def _keep(stack: Stack, optimizer: torch.optim.Optimizer, rows: list[int]) -> None:
