@@ -114,6 +114,21 @@ TWO = {"families": {"few": ["mood", "irony"]}}
             "'explored_decays' is -1.0: expected a number above 0",
         ),
         ("weight_decay", {"weight_decay": 1.0}, "'explored_decays' is [1.0]: expected new ones"),
+        (
+            "family_table",
+            {"clusters": {"one": ["mood", "irony"], "two": ["mood"]}},
+            "'clusters' is {'one': ['mood', 'irony'], 'two': ['mood']}: expected each once",
+        ),
+        (
+            "family_table",
+            {"clusters": {"two": ["mood", "irnoy"]}},
+            "'irnoy'; did you mean 'irony'?",
+        ),
+        (
+            "family_table",
+            {"clusters": {"mood": ["irony", "sentiment"]}},
+            "'clusters' has a cluster 'mood', and a target is called so as well",
+        ),
         ("source_size", {"sizes": [50, 90000]}, "'sizes' has 90000, but the largest source task"),
         ("source_size", {"sizes": []}, "'sizes' is []: expected at least 1"),
         ("source_size", {"sizes": [0, 50]}, "'sizes' is 0: expected a number of at least 1"),

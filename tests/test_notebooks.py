@@ -197,7 +197,6 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
             {
                 "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
                 "tried_rates": [1e-4],
-                "clusters": {},
             },
         ),
         ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2}),
@@ -217,25 +216,27 @@ def test_thin_studies_run_and_say_so(name, changes, mini, tmp_path, capsys):
     assert not re.search(r"\bnan\b", report, re.IGNORECASE)
 
 
+CLUSTER = {"moods": ["mood", "irony"]}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("many_worlds", {"first_worlds": 2, "recorded": ""}),
         ("when_fusing_helps", {"first_worlds": 2, "recorded": ""}),
-        ("family_table", {"random_row": True}),
+        ("family_table", {"random_row": True, "clusters": CLUSTER}),
         ("pairwise_heatmap", {}),
-        ("weight_decay", {"weight_decay": 0.5, "explored_decays": []}),
-        ("source_size", {"sizes": [4, 50]}),
+        ("weight_decay", {"weight_decay": 0.5, "explored_decays": [], "clusters": CLUSTER}),
+        ("source_size", {"sizes": [4, 50], "clusters": CLUSTER}),
         (
             "fusing_methods",
             {
                 "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
                 "tried_rates": [1e-4],
-                "clusters": {},
             },
         ),
-        ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2}),
+        ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2, "clusters": CLUSTER}),
         ("seed_planner", {"spread_from": "guess", "tried_seeds": [2], "tried_targets": [3]}),
     ],
 )

@@ -165,6 +165,13 @@ def test_two_source_seeds(mini):
     assert keys(paper_plan(mini)) < keys(plan)
 
 
+def test_a_plan_says_which_targets_count_as_one(mini):
+    clusters = {"moods": ["mood", "irony"], "elsewhere": ["emoji", "topic"]}
+    noted = experiments.plan_experiment(FamilyTable(**{**mini, "clusters": clusters})).notes
+    (note,) = [note for note in noted if "count as one" in note]
+    assert note.startswith("moods: ") and note.endswith(": mood, irony")
+
+
 def test_random_row(mini):
     random = Run("random", {"seed": 0}, (PRETRAINED,))
     plan = paper_plan(mini, random=random)

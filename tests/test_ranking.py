@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import claims, headlines, ranking, statistics, worlds
+from fusinglib.evaluation import claims, headlines, ranking, statistics, tables, worlds
 from fusinglib.evaluation.statistics import Estimate
 from fusinglib.study.arms import arm
 from fusinglib.study.execution import execute
@@ -112,13 +112,13 @@ def test_no_p_value_is_zero():
 
 def test_targets_of_a_cluster_count_as_one():
     accuracies = drawn(np.random.default_rng(1), ["pretrained", "fused", "intertrained"], count=1)
-    found = study(accuracies)
+    found, families = tables.clustered(study(accuracies), FAMILIES, {"some": ["b", "c", "d"]})
     gaps = 100 * (accuracies["pretrained"] - accuracies["fused"])[0]
     expected = statistics.over_seeds([gaps[0], gaps[1:4].mean(), gaps[4]])
-    row = ranking.against(found, FAMILIES, {"some": ["b", "c", "d"]}).loc["pretrained"]
+    row = ranking.against(found, families).loc["pretrained"]
     assert list(row[["estimate", "low", "high"]]) == pytest.approx(list(expected))
     assert row["improved"].endswith("of 3")
-    gate = ranking.gates(found, FAMILIES, {"some": ["b", "c", "d"]}).iloc[0]
+    gate = ranking.gates(found, families).iloc[0]
     assert gate["estimate"] == pytest.approx(-expected.estimate)
 
 
@@ -220,7 +220,7 @@ def test_a_missing_variant_or_a_single_target_is_not_tuned():
 def test_the_rate_is_tuned_on_the_targets_own_dev_set(mini):
     """Of pretrained and of fused alike; the default rate is one of those to choose from."""
     rates = [1e-4, 1e-2]
-    chosen = {**mini, "arms": [], "tried_rates": rates, "clusters": {}}
+    chosen = {**mini, "arms": [], "tried_rates": rates}
     chosen |= {"seeds": [0, 1], "source_seeds": [0, 1]}
     settings = FusingMethods.from_parameters(chosen)
     plan = plan_experiment(settings)
@@ -247,7 +247,7 @@ def test_the_rate_is_tuned_on_the_targets_own_dev_set(mini):
 def test_costs_are_those_of_all_that_was_made(mini):
     """Estimates count for Fisher, and the method itself for what is rescaled."""
     arms = ["fisher", {"ties": {"rescaled": True}}, {"ties": {}}, "scaled single", "placebo"]
-    chosen = {**mini, "arms": arms, "tried_rates": [], "clusters": {}, "seeds": [0]}
+    chosen = {**mini, "arms": arms, "tried_rates": [], "seeds": [0]}
     settings = FusingMethods.from_parameters(chosen)
     plan, store = plan_experiment(settings), Store(settings.store_folder())
     results = ranking.with_costs(execute(plan, store, settings), plan, store)

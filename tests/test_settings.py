@@ -103,7 +103,7 @@ CHOICES = {
 RANGES = {
     field.name: field.type.__metadata__[0].metadata[0].ge
     for field in dataclasses.fields(FamilyTable)
-    if get_origin(field.type) is Annotated and field.name not in ("learning_rate", *LISTS)
+    if get_origin(field.type) is Annotated and field.name not in ("learning_rate", "clusters", *LISTS)
 }
 
 

@@ -52,6 +52,47 @@ def test_accuracy_table_has_the_layout_of_the_paper():
     assert ("random", "") not in tables.accuracy_table(study(random=False), FAMILIES).index
 
 
+def test_a_cluster_is_one_target_with_the_mean_of_its_runs():
+    results, clusters = study(), {"pair": ["a", "shared"], "elsewhere": ["x"]}
+    found, families = tables.clustered(results, FAMILIES, clusters)
+    assert families == {"letters": ["pair", "b"], "digits": ["1", "pair"]}
+    assert len(found) == len(results) * 3 / 4
+    where = {"base": "fused", "source_family": "digits", "seed": 1}
+    both = pick(results, target=["a", "shared"], **where)
+    assert pick(found, target="pair", **where).tolist() == [pytest.approx(both.mean())]
+    assert pick(found, target="b").tolist() == pick(results, target="b").tolist()
+
+
+@pytest.mark.parametrize("lost", ["a row", "its accuracy"])
+def test_a_run_on_a_cluster_is_missing_if_one_of_its_members_is(lost):
+    results = study().reset_index(drop=True)
+    at = results.query("base == 'fused' and target == 'a' and seed == 1").index[0]
+    if lost == "a row":
+        results = results.drop(index=at)
+    else:
+        results.loc[at, "accuracy"] = np.nan
+    found, families = tables.clustered(results, FAMILIES, {"pair": ["a", "shared"]})
+    assert len(tables.missing(found, families)) == 1
+    assert found["accuracy"].isna().sum() == 1
+
+
+def test_without_clusters_among_the_targets_results_stay_as_they_are():
+    results = study()
+    found, families = tables.clustered(results, FAMILIES, {"elsewhere": ["x", "y"]})
+    assert found is results and families == FAMILIES
+
+
+def test_clusters_keep_apart_what_an_experiment_varies():
+    parts = [
+        study().assign(weight_decay=decay, metric="macro_f1", macro_f1=0.5) for decay in (0, 1)
+    ]
+    results = pd.concat(parts, ignore_index=True)
+    found, families = tables.clustered(results, FAMILIES, {"pair": ["a", "b"]})
+    assert found.groupby("weight_decay").size().tolist() == [len(results) * 3 / 8] * 2
+    table = tables.accuracy_table(found[found["weight_decay"] == 1], families)
+    assert table.eq(50).all(axis=None)
+
+
 def test_accuracy_table_holds_means_in_percent():
     results = study(source_seeds=(0, 1))
     table = tables.accuracy_table(results, FAMILIES)

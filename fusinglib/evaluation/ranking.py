@@ -5,8 +5,7 @@ seeds, corrected for their number, with what each of them costs."""
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportReturnType=false
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,10 +23,6 @@ TUNED = ", tuned rate"
 
 GATES = ("pretrained", "placebo", "scaled single")
 """What the mean has to beat, one after the other, if averaging is what helps."""
-
-Clusters = Mapping[str, Sequence[str]]
-NONE: Clusters = MappingProxyType({})
-"""Targets that count as one, by the name of their cluster; and no clusters."""
 
 CELL = ["world", "source_family", "source_seed", "target"]
 
@@ -76,11 +71,8 @@ def _chosen(runs: pd.DataFrame, others: bool) -> pd.DataFrame:
     return runs[runs["base"].to_numpy() == best.to_numpy()]
 
 
-def against(
-    results: pd.DataFrame, families: dict, clusters: Clusters = NONE, scope: str = ""
-) -> pd.DataFrame:
-    """Every base model minus the mean, in points, on all targets: the mean of source families. The
-    targets of a cluster count as one, their mean.
+def against(results: pd.DataFrame, families: dict, scope: str = "") -> pd.DataFrame:
+    """Every base model minus the mean, in points, on all targets: the mean of source families.
 
     Returns: a row per base model, best first, with ``estimate``, its 95 % interval ``low`` to
     ``high`` in the scope (by default the first), the interval ``low all`` to ``high all`` that
@@ -88,7 +80,7 @@ def against(
     (how many targets of how many are above zero), and ``missing``, the runs that lack on either
     side: one is enough for NaN.
     """
-    runs = _runs(results, families, clusters)
+    runs = _runs(results, families)
     scope = scope or claims.scopes_of(len(runs[MEAN]))[0]
     differences = {base: array - runs[MEAN] for base, array in runs.items() if base != MEAN}
     return compared(differences, scope)
@@ -119,23 +111,17 @@ def compared(differences: dict[str, np.ndarray], scope: str) -> pd.DataFrame:
 COLUMNS = ["estimate", "low", "high", "low all", "high all", "p adjusted", "improved", "missing"]
 
 
-def _runs(results: pd.DataFrame, families: dict, clusters: Clusters) -> dict[str, np.ndarray]:
+def _runs(results: pd.DataFrame, families: dict) -> dict[str, np.ndarray]:
     """The runs of every base model, the mean of source families: (worlds, source seeds, seeds,
-    targets and clusters)."""
-    targets = tables.distinct_targets(families)
-    arrays = tables.run_arrays(results, targets)
-    cluster_of = {name: cluster for cluster, names in clusters.items() for name in names}
-    members: dict[str, list[int]] = {}
-    for position, name in enumerate(targets):
-        members.setdefault(cluster_of.get(name, name), []).append(position)
+    targets)."""
+    arrays = tables.run_arrays(results, tables.distinct_targets(families))
     return {
-        base: np.stack([runs[..., columns].mean(axis=-1) for columns in members.values()], axis=-1)
+        base: tables.by_source(arrays, base, "all").mean(axis=0)
         for base in dict.fromkeys(base for base, _ in arrays)
-        for runs in [tables.by_source(arrays, base, "all").mean(axis=0)]
     }
 
 
-def gates(results: pd.DataFrame, families: dict, clusters: Clusters = NONE) -> pd.DataFrame:
+def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     """Whether it is averaging that helps: the mean against `GATES`, in this order, each two-sided
     at 5 %. The first that is not clearly below the mean ends the test, so that all together keep
     the 5 % (Maurer, Hothorn and Lehmacher 1995).
@@ -145,7 +131,7 @@ def gates(results: pd.DataFrame, families: dict, clusters: Clusters = NONE) -> p
     the results lack is left out. Where learning rates were tried, a row that is no gate compares
     fused with pretrained, each with its own rate.
     """
-    runs, rows = _runs(results, families, clusters), []
+    runs, rows = _runs(results, families), []
     for scope in claims.scopes_of(len(runs[MEAN])):
         open_ = True
         for base in [base for base in GATES if base in runs]:

@@ -12,6 +12,9 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import reference, statistics, worlds
 
 RUN = ["base", "source_family", "world", "source_seed", "seed", "target"]
+VARIED = ["weight_decay", "source_size", "scale", "models", "draw", "norm"]
+"""Columns that tell apart the runs of experiments that vary something."""
+
 TRAINED = ("intertrained", "fused")  # base models made from the models of a source family
 ALONE = ("pretrained", "random")  # those made without; all others are further arms
 STATISTICS = {
@@ -127,6 +130,32 @@ def arrays(results, keys, targets):
         accuracy = runs.reindex(pd.MultiIndex.from_product(axes)).to_numpy(dtype=float)
         found[key] = accuracy.reshape([len(axis) for axis in axes])
     return found
+
+
+def clustered(results, families, clusters):
+    """Results and families in which the targets of a cluster are one, named like the cluster: a run
+    on it has the mean of the runs on its members, NaN if one of them is missing.
+
+    Targets that are variants of one task (five stances in tweets) are not independent; an interval
+    over targets is too narrow if it counts each of them. ``clusters`` maps a cluster's name to its
+    targets; those that are not in the results are ignored.
+    """
+    targets = distinct_targets(families)
+    name_of = {one: name for name, ones in clusters.items() for one in ones if one in targets}
+    units = {
+        family: list(dict.fromkeys(name_of.get(target, target) for target in members))
+        for family, members in families.items()
+    }
+    if not name_of:
+        return results, units
+    sizes = pd.Series([name_of.get(target, target) for target in targets]).value_counts()
+    runs = results.assign(target=results["target"].replace(name_of))
+    keys = [name for name in [*RUN, *VARIED, "metric"] if name in runs]
+    averaged = [name for name in ("accuracy", "macro_f1", "dev", "update") if name in runs]
+    groups = runs.groupby(keys, sort=False, dropna=False)
+    means, counts = groups[averaged].agg(lambda members: members.mean(skipna=False)), groups.size()
+    means[counts < sizes.reindex(counts.index, level="target")] = np.nan
+    return means.reset_index(), units
 
 
 def missing(results, families):

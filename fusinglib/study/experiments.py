@@ -10,6 +10,7 @@ from fusinglib.study.plans import Model, Plan
 from fusinglib.study.resolver import base_model, finetuned_model, random_model
 from fusinglib.study.settings import (
     Families,
+    FamilyTable,
     FusePlayground,
     LossPath,
     PairwiseHeatmap,
@@ -51,6 +52,7 @@ def _plan(settings: Any, world: int) -> Plan:
             )
     models, notes = _models(given, settings, known, pretrained)
     notes += [*_of_data(loaded), *_kin(loaded, chosen, settings)]
+    notes += _clusters(chosen, settings, known)
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
     if isinstance(settings, PairwiseHeatmap):
@@ -102,6 +104,29 @@ def _shared(target: data.TaskData, source: data.TaskData) -> str:
         return "it reads the same files"
     share = 100 * data.overlap(target, source)
     return f"its training split shares texts with {share:.0f} % of the test examples"
+
+
+def _clusters(
+    families: dict[str, list[str]], settings: Families, known: dict[str, Task]
+) -> list[str]:
+    """Which targets count as one."""
+    if not isinstance(settings, FamilyTable | Shrinkage):
+        return []
+    targets = plans.unique(families[family] for family in settings.targets)
+    said = []
+    for name, members in settings.clusters.items():
+        there = [member for member in members if tasks.find(member, known).name in targets]
+        if name in targets and name not in members:
+            raise InputError(
+                f"parameter 'clusters' has a cluster {name!r}, and a target is called so as well: "
+                "give the cluster another name"
+            )
+        if len(there) > 1:
+            said.append(
+                f"{name}: in differences and claims these targets count as one, their mean: "
+                f"{', '.join(there)}"
+            )
+    return said
 
 
 def _largest(plan: Plan, sizes: dict[str, int]) -> list[str]:

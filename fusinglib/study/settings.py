@@ -46,6 +46,11 @@ def _once(values: list) -> list:
     return values
 
 
+def _apart(groups: dict[str, list[str]]) -> dict[str, list[str]]:
+    _once([name for names in groups.values() for name in names])
+    return groups
+
+
 def _methods(name: str) -> str:
     if name not in METHODS:
         raise ValueError(one_of(list(METHODS)))
@@ -56,6 +61,7 @@ Some = Field(min_length=1)
 Names = Annotated[list[str], Some, AfterValidator(_once)]
 Seeds = Annotated[list[Count], Some, AfterValidator(_once)]
 Counts = Annotated[list[Positive], Some, AfterValidator(_once)]
+Clusters = Annotated[dict[str, list[str]], AfterValidator(_apart)]
 Above = Annotated[float, Field(gt=0)]
 Least = Annotated[float, Field(ge=0)]
 
@@ -163,11 +169,14 @@ class FamilyTable(Families):
     """Settings of the family table (paper Tables 1 and 3).
 
     `arms` are further base models made of each family's source models (see `fusinglib.study.arms`).
+    Targets that are variants of one task count as one, their mean, if `clusters` names them (see
+    `fusinglib.evaluation.tables.clustered`).
     """
 
     intertraining: Literal["largest", "paper"]
     random_row: bool
     arms: list[str | dict[str, dict[str, bool | float]]]
+    clusters: Clusters
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,16 +196,12 @@ class FamilyTable(Families):
 class FusingMethods(FamilyTable):
     """Settings of the comparison of methods: a family table whose `arms` are methods of fusing. A
     method with several settings among them is also shown tuned, and the learning rate of pretrained
-    and fused on targets if there are further `tried_rates` (see `fusinglib.evaluation.ranking`).
-    Targets that are variants of one task count as one, their mean, if `clusters` names them."""
+    and fused on targets if there are further `tried_rates` (see `fusinglib.evaluation.ranking`)."""
 
     tried_rates: list[Above]
-    clusters: dict[str, list[str]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        members = [name for names in self.clusters.values() for name in names]
-        require(len(set(members)) == len(members), "clusters", self.clusters, "every target once")
         rates = [self.learning_rate, *self.tried_rates]
         require(len(set(rates)) == len(rates), "tried_rates", self.tried_rates, "new ones, once")
 
@@ -216,6 +221,7 @@ class Shrinkage(Families):
     scales: Annotated[list[Above], Some, AfterValidator(_once)]
     counts: Counts
     draws: Positive
+    clusters: Clusters
 
     def __post_init__(self) -> None:
         super().__post_init__()
