@@ -66,7 +66,7 @@ def measure(size: int, folder: Path) -> dict:
     changed = {"store": str(folder), "workers": WORKERS}
     if size < 100:
         few = {"families": {"few": ["sentiment", "mood"]}, "sources": ["few"], "targets": ["few"]}
-        changed |= few | {"seeds": [0], "random_row": False}
+        changed |= few | {"seeds": [0], "arms": []}
     else:
         changed["seeds"] = list(range(round(size / 108)))
     settings = parameters.settings(

@@ -28,7 +28,6 @@ from fusinglib.training.tasks import TASKS
 HOW = Data(split_rule="paper", split_seed=0, max_dev=0, max_test=0, text_format="t5", max_length=64)
 COMMON = {
     "seeds": [0, 1, 2],
-    "random_row": False,
     "arms": [],
     "max_test": 300,
     "target_max_steps": 60,
@@ -130,7 +129,7 @@ def main() -> None:
         file = work / "data" / f"{name}.yaml"
         values = {**shared, **more}
         if name == "fuse_playground":
-            del values["random_row"], values["arms"]
+            del values["arms"]
         file.write_text(yaml.safe_dump(values, sort_keys=False))
     table = ["--params", str(work / "data/family_table.yaml")]
     playground = ["--params", str(work / "data/fuse_playground.yaml")]

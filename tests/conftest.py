@@ -33,7 +33,6 @@ TINY = {
     "families": {"few": ["sentiment", "mood", "irony"]},
     "sources": ["few"],
     "targets": ["few"],
-    "random_row": False,
     "arms": [],
     "seeds": [0, 1],
     "max_dev": 20,

@@ -41,6 +41,16 @@ def test_arms_join_the_table_and_leave_its_own_runs_alone(settings, mini):
                      "ties (density 0.5)"]  # fmt: skip
 
 
+@pytest.mark.parametrize("arm", ["random", {"random": {}}])
+def test_random_weights_are_an_arm_that_needs_no_sources(mini, arm):
+    plan = plan_experiment(FamilyTable.from_parameters({**mini, "arms": [arm, "placebo"]}))
+    rows = [row for row in plan.rows if row["base"] == "random"]
+    assert len(rows) == 3 * len(mini["seeds"])
+    assert {row["source_family"] for row in rows} == {""}
+    (model,) = {row["run"].parents[0] for row in rows}
+    assert model.label == "untrained miniature T5"
+
+
 def test_controls_have_the_norm_of_the_mean(settings):
     """The scaled single is the intertrained model's direction; a placebo is new for every seed."""
     plan, store = plan_experiment(settings), Store(settings.store_folder())
@@ -86,6 +96,7 @@ def test_controls_have_the_norm_of_the_mean(settings):
         ([{"ties": {}, "dare": {}}], "has 2 names: expected one"),
         (["placebo", "placebo"], "expected every arm once"),
         ([3], "'arms'"),
+        ([{"random": {"rescaled": True}}], "random has no setting 'rescaled': it takes none"),
         ([{"ties": {"densty": 0.2}}], "ties has no setting 'densty': did you mean 'density'?"),
         ([{"ties": {"density": "much"}}], "'arms'"),
     ],

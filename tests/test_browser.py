@@ -67,7 +67,7 @@ def lab(tmp_path, mini, theme):
     """The address of a JupyterLab over tiny copies of the notebooks, with settings of its own."""
     folder = shutil.copytree(PROJECT / "notebooks", tmp_path / "notebooks")
     common = {k: v for k, v in mini.items() if k not in ("families", "sources", "targets")}
-    tiny = {"seeds", "source_seeds", "model", "tasks", "random_row", "arms", "intertraining"}
+    tiny = {"seeds", "source_seeds", "model", "tasks", "arms", "intertraining"}
     common = {k: v for k, v in common.items() if k not in tiny and k != "world_seeds"}
     del common["pretraining_seed"]
     common |= {"executor": "processes", "workers": 2}

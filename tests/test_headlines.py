@@ -41,7 +41,7 @@ def test_the_sentence_is_that_of_the_table():
     assert f"ends {row['estimate'].item():.1f} points above pretrained" in said
     assert "a better start" in said and said.startswith("Over 15 targets with 5 seeds: ")
     none = headlines.of_family_table(made[made["base"] != "random"], FAMILIES)
-    assert none.endswith("no run starts from random weights (random_row).")
+    assert none.endswith("no run starts from random weights (arms: [random]).")
 
 
 def test_what_cannot_be_compared_is_said():

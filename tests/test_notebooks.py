@@ -60,7 +60,7 @@ def refused(capsys, *arguments):
         (b"\xff\xfe\x00", "expected a text file"),
         (b"seeds: 0", "'seeds' is 0: expected a list"),
         (b"max_test: 1.5", "'max_test' is 1.5: expected a whole number"),
-        (b"random_row: 1", "'random_row' is 1: expected true or false"),
+        (b"allow_pickle: 1", "'allow_pickle' is 1: expected true or false"),
         (b"model: 3", "'model' is 3: expected text"),
     ],
 )
@@ -189,7 +189,7 @@ def test_the_other_notebooks_share_the_runs_of_the_family_table(
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("family_table", {"random_row": True}),
+        ("family_table", {"arms": ["random"]}),
         ("weight_decay", {"weight_decay": 0.5, "explored_decays": []}),
         ("source_size", {"sizes": [4, 50]}),
         (
@@ -225,7 +225,7 @@ CLUSTER = {"moods": ["mood", "irony"]}
     [
         ("many_worlds", {"first_worlds": 2, "recorded": ""}),
         ("when_fusing_helps", {"first_worlds": 2, "recorded": ""}),
-        ("family_table", {"random_row": True, "clusters": CLUSTER}),
+        ("family_table", {"arms": ["random"], "clusters": CLUSTER}),
         ("pairwise_heatmap", {}),
         ("weight_decay", {"weight_decay": 0.5, "explored_decays": [], "clusters": CLUSTER}),
         ("source_size", {"sizes": [4, 50], "clusters": CLUSTER}),

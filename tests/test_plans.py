@@ -172,7 +172,7 @@ def test_a_plan_says_which_targets_count_as_one(mini):
     assert note.startswith("moods: ") and note.endswith(": mood, irony")
 
 
-def test_random_row(mini):
+def test_random_weights_are_a_base_model_of_every_target(mini):
     random = Run("random", {"seed": 0}, (PRETRAINED,))
     plan = paper_plan(mini, random=random)
     rows = [row for row in plan.rows if row["base"] == "random"]
@@ -329,13 +329,13 @@ def test_own_families_come_before_the_built_in_ones(mini):
 
 
 def test_plan_of_the_miniature_world(mini):
-    plan = experiments.plan_experiment(FamilyTable(**{**mini, "random_row": True}))
+    plan = experiments.plan_experiment(FamilyTable(**{**mini, "arms": ["random"]}))
     counts = Counter(run.kind for run in plan.runs)
     assert counts == {"pretrain": 2, "source": 3, "fuse": 3, "target": 2 * 3 * 4}
     first = plan.runs[0]
     assert first.settings["steps"] == mini["pretraining_steps"]
     for change in ({"world_seeds": [1]}, {"pretraining_seed": 1}, {"pretraining_steps": 3}):
-        other = experiments.plan_experiment(FamilyTable(**{**mini, "random_row": True, **change}))
+        other = experiments.plan_experiment(FamilyTable(**{**mini, "arms": ["random"], **change}))
         shared = keys(plan) & keys(other)
         steps_only = "pretraining_steps" in change
         assert len(shared) == (
@@ -344,7 +344,7 @@ def test_plan_of_the_miniature_world(mini):
 
 
 def test_plan_of_a_model_folder(mini, encoder):
-    settings = FamilyTable(**{**mini, "model": str(encoder), "random_row": True})
+    settings = FamilyTable(**{**mini, "model": str(encoder), "arms": ["random"]})
     plan = experiments.plan_experiment(settings)
     assert [run.kind for run in plan.runs if run.kind in ("import", "random")] == [
         "import",

@@ -178,7 +178,7 @@ def test_a_model_of_few_examples_is_not_the_one_of_the_largest_training_set(made
     """`topic` has 120 examples, the model of `mood` saw 20 of its many."""
     sized = SourceSize.from_parameters(
         {**made.__dict__, "families": {"few": ["mood", "irony"]}, "sources": ["few"],
-         "targets": ["few"], "intertraining": "largest", "random_row": False, "arms": [],
+         "targets": ["few"], "intertraining": "largest", "arms": [], "clusters": {},
          "sizes": [20]}
     )  # fmt: skip
     plan, store = plan_experiment(sized), Store(sized.store_folder())

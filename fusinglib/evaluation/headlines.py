@@ -40,7 +40,7 @@ def sanity(results: pd.DataFrame, families: dict) -> str:
     anything."""
     found = _row(results, families, "pretrained - random")
     if "random" not in set(results["base"]):
-        return "Sanity check not made: no run starts from random weights (random_row)."
+        return "Sanity check not made: no run starts from random weights (arms: [random])."
     if found is None:
         return "Sanity check not possible: runs from random weights are missing."
     if math.isnan(found.low):

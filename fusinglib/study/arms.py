@@ -1,8 +1,8 @@
-"""Arms of a study: further base models, made of a family's source models for a target.
+"""Arms of a study: base models beside the paper's pretrained, intertrained and fused (the mean).
 
-Beside the paper's (pretrained, random, intertrained, and fused, the mean) these are two controls
-and every other method of fusing:
+All but the first are made of a family's source models for a target:
 
+- ``random``: the same architecture, never pretrained. Pretrained must be clearly above it.
 - ``scaled single``: the intertrained model, its update shrunk to the norm of the mean's. What a
   mean gains because it is nearer to pretrained than its models, this gains as well.
 - ``placebo``: pretrained and a random update that has the norm of the mean's, tensor by tensor, in
@@ -22,11 +22,17 @@ from fusinglib.errors import InputError, nearest
 from fusinglib.fusion import measures
 from fusinglib.fusion.methods import METHODS
 
+RANDOM = "random"
+
 CONTROLS = {"scaled single": "scaled", "placebo": "placebo"}
 """The controls, and the methods that make them."""
 
-KNOWN = [*CONTROLS, *(name for name in METHODS if name not in ("mean", "scaled", "placebo"))]
-"""What can be an arm: all methods but the mean, which the table has, under the controls' names."""
+KNOWN = [
+    RANDOM,
+    *CONTROLS,
+    *(name for name in METHODS if name not in ("mean", "scaled", "placebo")),
+]
+"""What can be an arm. The mean cannot: every table has it."""
 
 ESTIMATES = {"fisher": "fisher", "regmean": "gram"}
 """Methods that need an estimate of every model, and the setting that they take it by."""
@@ -57,11 +63,11 @@ def arm(said: str | Mapping[str, Mapping[str, float | bool]]) -> Arm:
     if name not in KNOWN:
         raise InputError(f"parameter 'arms': there is no arm {name!r}: {nearest(name, KNOWN)}")
     method = CONTROLS.get(name, name)
-    for setting in settings:
-        if setting not in (takes := [*_settings(method), "rescaled"]):
-            raise InputError(
-                f"parameter 'arms': {name} has no setting {setting!r}: {nearest(setting, takes)}"
-            )
+    takes = [] if name == RANDOM else [*_settings(method), "rescaled"]
+    for setting in given[name]:
+        if setting not in takes:
+            there = nearest(setting, takes) if takes else "it takes none"
+            raise InputError(f"parameter 'arms': {name} has no setting {setting!r}: {there}")
     words = [f"{key} {value:g}" for key, value in settings.items()] + ["rescaled"] * rescaled
     said = f"{name.replace('_', ' ')} ({', '.join(words)})" if words else name.replace("_", " ")
     return Arm(said, method, settings, rescaled)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fusinglib.errors import InputError, nearest
 from fusinglib.study import plans
+from fusinglib.study.arms import RANDOM
 from fusinglib.study.plans import Model, Plan
 from fusinglib.study.resolver import base_model, finetuned_model, random_model
 from fusinglib.study.settings import (
@@ -62,7 +63,8 @@ def _plan(settings: Any, world: int) -> Plan:
     elif isinstance(settings, LossPath):
         plan = plans.loss_path(*common, with_head, models)
     else:
-        random = random_model(settings, pretrained) if settings.random_row else None
+        has_random = RANDOM in [one.name for one in settings.further]
+        random = random_model(settings, pretrained) if has_random else None
         plan = plans.family_table(*common, random, models, with_head)
         sizes = {name: len(one.train) for name, one in loaded.items()}
         sizes |= {name: model.examples for name, model in models.items()}

@@ -14,7 +14,7 @@ from typing import Any
 from fusinglib.errors import InputError, nearest
 from fusinglib.fusion.methods import METHODS
 from fusinglib.places import is_key
-from fusinglib.study.arms import ESTIMATES, Arm, arm, settings_of
+from fusinglib.study.arms import ESTIMATES, RANDOM, Arm, arm, settings_of
 from fusinglib.study.settings import (
     Families,
     FamilyTable,
@@ -325,7 +325,7 @@ class Builder:
         self.targets(fused, target, base="fused", **common, sources=tuple(sorted(models)))
         self.targets(models[picked], target, base="intertrained", **common, sources=(picked,))
         common["sources"] = tuple(sorted(models))
-        for one in map(arm, self.settings.arms):
+        for one in [one for one in self.settings.further if one.name != RANDOM]:
             for seed in self.settings.seeds:
                 model = self.arm(one, models, picked, pretrained, seed)
                 model = self.rescaled(model, fused, pretrained) if one.rescaled else model

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from fusinglib.errors import InputError, nearest, one_of, refused_parameter
 from fusinglib.fusion.methods import METHODS
 from fusinglib.places import shipped, store_folder
-from fusinglib.study.arms import arm
+from fusinglib.study.arms import Arm, arm
 from fusinglib.training.settings import Count, Data, Finetuning, Positive, Training
 from fusinglib.training.tasks import Task, table
 
@@ -168,20 +168,24 @@ class Families(Settings):
 class FamilyTable(Families):
     """Settings of the family table (paper Tables 1 and 3).
 
-    `arms` are further base models made of each family's source models (see `fusinglib.study.arms`).
+    `arms` are further base models (see `fusinglib.study.arms`).
     Targets that are variants of one task count as one, their mean, if `clusters` names them (see
     `fusinglib.evaluation.tables.clustered`).
     """
 
     intertraining: Literal["largest", "paper"]
-    random_row: bool
     arms: list[str | dict[str, dict[str, bool | float]]]
     clusters: Clusters
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = [arm(one).name for one in self.arms]
+        names = [one.name for one in self.further]
         require(len(set(names)) == len(names), "arms", self.arms, "every arm once")
+
+    @property
+    def further(self) -> list[Arm]:
+        """The further base models that `arms` names."""
+        return [arm(one) for one in self.arms]
 
     def variations(self) -> list[dict]:
         """What varies: a dict per family table; here a single one, with nothing varied."""
