@@ -122,7 +122,7 @@ TWO = {"families": {"few": ["mood", "irony"]}}
         (
             "family_table",
             {"clusters": {"two": ["mood", "irnoy"]}},
-            "'irnoy'; did you mean 'irony'?",
+            "'irnoy': did you mean 'irony'?",
         ),
         (
             "family_table",
@@ -136,6 +136,7 @@ TWO = {"families": {"few": ["mood", "irony"]}}
         ("source_size", {"families": {"few": ["mood"]}}, "no task left for the target 'mood'"),
         ("pairwise_heatmap", {"families": {"few": ["mood"]}}, "there is no pair of mood"),
         ("pairwise_heatmap", {"families": {"few": ["mood", "mood"]}}, "names 'mood' twice"),
+        ("pairwise_heatmap", {"source_seeds": []}, "'source_seeds' is []: expected at least 1"),
         ("pairwise_heatmap", TWO, "mood and irony has no target left"),
         (
             "loss_path",

@@ -234,9 +234,19 @@ CLUSTER = {"moods": ["mood", "irony"]}
             {
                 "arms": ["placebo", "scaled single", {"ties": {}}, {"ties": {"density": 0.5}}],
                 "tried_rates": [1e-4],
+                "source_seeds": [],
             },
         ),
-        ("shrinkage", {"scales": [0.5, 1.0], "counts": [1], "draws": 2, "clusters": CLUSTER}),
+        (
+            "shrinkage",
+            {
+                "scales": [0.5, 1.0],
+                "counts": [1],
+                "draws": 2,
+                "clusters": CLUSTER,
+                "source_seeds": [],
+            },
+        ),
         ("seed_planner", {"spread_from": "guess", "tried_seeds": [2], "tried_targets": [3]}),
     ],
 )

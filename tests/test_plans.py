@@ -165,6 +165,16 @@ def test_two_source_seeds(mini):
     assert keys(paper_plan(mini)) < keys(plan)
 
 
+def test_without_source_seeds_every_seed_has_source_models_of_its_own(mini):
+    plan = paper_plan(mini, source_seeds=[], seeds=[3, 7], arms=["placebo"])
+    alone = [
+        paper_plan(mini, source_seeds=[seed], seeds=[seed], arms=["placebo"]) for seed in (3, 7)
+    ]
+    assert keys(plan) == keys(alone[0]) | keys(alone[1])
+    assert len(plan.rows) == sum(len(one.rows) for one in alone)
+    assert all(row["source_seed"] == row["seed"] for row in plan.rows)
+
+
 def test_a_plan_says_which_targets_count_as_one(mini):
     clusters = {"moods": ["mood", "irony"], "elsewhere": ["emoji", "topic"]}
     noted = experiments.plan_experiment(FamilyTable(**{**mini, "clusters": clusters})).notes

@@ -244,6 +244,18 @@ def test_the_rate_is_tuned_on_the_targets_own_dev_set(mini):
         FusingMethods.from_parameters({**chosen, "tried_rates": [mini["learning_rate"]]})
 
 
+def test_the_rate_of_a_replicate_is_tuned_among_its_own_runs(mini):
+    chosen = {**mini, "arms": [], "tried_rates": [1e-2], "seeds": [0, 1], "source_seeds": []}
+    settings = FusingMethods.from_parameters(chosen)
+    plan = plan_experiment(settings)
+    found = execute(plan, Store(settings.store_folder()), settings)
+    results = ranking.tuned(found, [], [1e-2])
+    made = results[results["base"].str.endswith(ranking.TUNED)]
+    assert len(made) == 2 * len(found.query("base == 'fused'"))
+    assert (made["seed"] == made["source_seed"]).all()
+    assert ranking.gates(results, plan.families)["estimate"].notna().all()
+
+
 def test_costs_are_those_of_all_that_was_made(mini):
     """Estimates count for Fisher, and the method itself for what is rescaled."""
     arms = ["fisher", {"ties": {"rescaled": True}}, {"ties": {}}, "scaled single", "placebo"]

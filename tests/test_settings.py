@@ -80,7 +80,6 @@ def test_text_for_a_number_is_refused_with_a_hint(mini):
         ("seeds", [0, -1], "a number of at least 0"),
         ("source_seeds", [-2], "a number of at least 0"),
         ("seeds", [], "at least 1"),
-        ("source_seeds", [], "at least 1"),
         ("seeds", [1, 1], "each once"),
         ("sources", [], "at least 1"),
         ("targets", [], "at least 1"),

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from fusinglib.errors import InputError
-from fusinglib.evaluation import reference, statistics, tables
+from fusinglib.evaluation import reference, statistics, tables, worlds
 from fusinglib.study.settings import EXPERIMENTS
 
 FAMILIES = {"letters": ["a", "b", "shared"], "digits": ["1", "shared"]}
@@ -91,6 +91,47 @@ def test_clusters_keep_apart_what_an_experiment_varies():
     assert found.groupby("weight_decay").size().tolist() == [len(results) * 3 / 8] * 2
     table = tables.accuracy_table(found[found["weight_decay"] == 1], families)
     assert table.eq(50).all(axis=None)
+
+
+def of_replicates(count=3):
+    """Made-up results in which every seed has source models of its own."""
+    parts = [
+        study(seeds=[seed], source_seeds=[seed], random=False).assign(source_seed=seed)
+        for seed in range(count)
+    ]
+    results = pd.concat(parts, ignore_index=True)
+    return results.assign(accuracy=np.random.default_rng(3).uniform(0.3, 0.9, len(results)))
+
+
+def test_intervals_of_replicates_are_over_replicates_and_targets():
+    """Each replicate is a row of the table, paired with its own runs from pretrained."""
+    results = of_replicates()
+    runs = results.set_index(["base", "source_family", "seed", "target"])["accuracy"].sort_index()
+    gaps = runs["fused", "digits"] - runs["pretrained", ""]
+    table = gaps.unstack("target").loc[[0, 1, 2], TARGETS].to_numpy()
+    expected = worlds.estimate(100 * table, worlds.SCOPES[1]).interval
+    rows = tables.differences(results, FAMILIES).set_index(
+        ["comparison", "source_family", "target_family"]
+    )
+    row = rows.loc["fused - pretrained", "digits", "all"]
+    assert list(row[["estimate", "low", "high"]]) == pytest.approx(list(expected))
+    assert (row["seeds"], row["source_seeds"], row["missing"]) == (1, 3, 0)
+
+
+def test_spread_of_replicates_is_over_their_seeds():
+    results = of_replicates()
+    own = pick(results, base="fused", source_family="digits", target="1")
+    table = tables.accuracy_table(results, {"digits": ["1"], "letters": ["a", "b"]}, "std")
+    assert table.loc[("fused", "digits"), "digits"] == pytest.approx(100 * own.std())
+    said = " ".join(tables.caveats(results, FAMILIES))
+    assert "One seed" not in said and "One source seed" not in said
+
+
+def test_a_missing_replicate_is_named_by_its_seed():
+    results = of_replicates()
+    at = results.query("base == 'pretrained' and seed == 2 and target == 'b'").index[0]
+    (lost,) = tables.missing(results.drop(index=at), FAMILIES).to_dict("records")
+    assert (lost["base"], lost["seed"], lost["target"]) == ("pretrained", 2, "b")
 
 
 def test_accuracy_table_holds_means_in_percent():

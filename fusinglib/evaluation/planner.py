@@ -8,7 +8,7 @@ import pandas as pd
 
 from fusinglib.errors import InputError, one_of
 from fusinglib.evaluation import reference, statistics
-from fusinglib.evaluation.tables import distinct_targets, run_arrays
+from fusinglib.evaluation.tables import arrays_over_seeds, distinct_targets
 from fusinglib.study.settings import SeedPlanner
 
 PUBLISHED_TARGETS = 14
@@ -57,7 +57,7 @@ def measured(results: pd.DataFrame, families: dict) -> Spread:
     Runs on different targets share no randomness, so nothing is assumed to be shared.
     """
     targets = distinct_targets(families)
-    arrays = run_arrays(results, targets)
+    arrays = arrays_over_seeds(results, targets)
     variances = [
         runs.var(axis=-2, ddof=1).ravel() for runs in arrays.values() if runs.shape[-2] > 1
     ]

@@ -52,7 +52,10 @@ def tuned(results: pd.DataFrame, arms: Sequence[Arm], rates: Sequence[float]) ->
         every = results[results["base"].isin([f"{base} (rate {rate:g})" for rate in rates])]
         for (family, seed), part in every.groupby(["source_family", "source_seed"], sort=False):
             own = (first[["source_family", "source_seed"]] == [family, seed]).all(axis=1)
-            start = first[own | (first["source_family"] == "")]  # pretrained is the same for all
+            shared = first["source_family"] == ""  # pretrained is the same for all
+            if tables.replicates(results):
+                shared &= first["source_seed"] == seed
+            start = first[own | shared]
             start = start.assign(source_family=family, source_seed=seed)
             made.append(_chosen(pd.concat([start, part]), others=False).assign(base=name))
     return pd.concat([results, *made], ignore_index=True)

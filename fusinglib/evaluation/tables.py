@@ -51,12 +51,19 @@ class Texts(TextTable):
             return self.to_html(border=0).replace("<td>", '<td style="text-align: left">')
 
 
+def replicates(results):
+    """Whether every seed has source models of its own (no ``source_seeds``): the seed is then that
+    of the source models as well, of pretrained too."""
+    return results["seed"].nunique() > 1 and (results["seed"] == results["source_seed"]).all()
+
+
 def expected_runs(results, targets):
     """Accuracy of every run that the results should hold, NaN if it is missing.
 
     All targets are expected, with every seed found in the results, from each base model: those of
     Table 1 for every source family in the results, and random and further arms if the results have
-    them. What depends on a source family is expected for each source seed found.
+    them. What depends on a source family is expected for each source seed found. If they are
+    `replicates`, a source seed has a single run, with seed 0, from every base model.
 
     Returns: a Series indexed by base, source_family, world (0 where there are none), source_seed,
     seed, target.
@@ -73,13 +80,15 @@ def expected_runs(results, targets):
     if len(twice):
         raise InputError(f"the results contain a run twice: {dict(twice.iloc[0][RUN])}")
 
+    paired = replicates(runs)
+    runs = runs.assign(seed=0) if paired else runs
     trained = runs[~runs["base"].isin(ALONE)]
     sources = list(dict.fromkeys(trained["source_family"]))
     source_seeds = sorted(trained["source_seed"].unique()) or [0]
     made = dict.fromkeys([*TRAINED, *trained["base"]])
     bases = [(base, source, source_seeds) for base in made for source in sources]
-    bases += [("pretrained", "", [0])]
-    bases += [("random", "", [0])] if (runs["base"] == "random").any() else []
+    alone = ["pretrained", *(["random"] if (runs["base"] == "random").any() else [])]
+    bases += [(base, "", source_seeds if paired else [0]) for base in alone]
     worlds, seeds = sorted(runs["world"].unique()), sorted(runs["seed"].unique())
     index = pd.MultiIndex.from_tuples(
         [
@@ -113,6 +122,14 @@ def run_arrays(results, targets):
     return arrays(runs, ["base", "source_family"], targets)
 
 
+def arrays_over_seeds(results, targets):
+    """`run_arrays` for statistics over seeds: replicates lie on the axis of seeds."""
+    found = run_arrays(results, targets)
+    if replicates(results):
+        found = {base: runs.swapaxes(1, 2) for base, runs in found.items()}
+    return found
+
+
 def arrays(results, keys, targets):
     """Scores by the columns ``keys``: arrays of shape (worlds, source seeds, seeds, targets), NaN
     if there is no run; without worlds there is one.
@@ -122,6 +139,7 @@ def arrays(results, keys, targets):
     """
     if "world" not in results:
         results = results.assign(world=0)
+    results = results.assign(seed=0) if replicates(results) else results
     worlds, seeds = (sorted(results[name].unique()) for name in ("world", "seed"))
     found = {}
     for key, part in results.groupby(keys, sort=False):
@@ -165,6 +183,7 @@ def missing(results, families):
     """
     runs = expected_runs(results, distinct_targets(families))
     lacking = runs[runs.isna()].index.to_frame(index=False)
+    lacking = lacking.assign(seed=lacking["source_seed"]) if replicates(results) else lacking
     return lacking if "world" in results else lacking.drop(columns="world")
 
 
@@ -200,7 +219,7 @@ def accuracy_table(results, families, statistic="mean"):
             family: 100 * STATISTICS[statistic](runs[..., positions(targets, members)])
             for family, members in families.items()
         }
-        for base, runs in run_arrays(results, targets).items()
+        for base, runs in arrays_over_seeds(results, targets).items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index = pd.MultiIndex.from_tuples(rows, names=["base", "source"])
@@ -481,7 +500,8 @@ def reached(sizes, families, source_sizes):
 def caveats(results, families):
     """What a reader of these results should know, as sentences to print below the tables."""
     runs = expected_runs(results, distinct_targets(families))
-    seeds = {name: runs.index.unique(name).size for name in ("seed", "source_seed", "world")}
+    seeds = {name: runs.index.unique(name).size for name in ("source_seed", "world")}
+    seeds["seed"] = results["seed"].nunique()
     lacking = int(runs.isna().sum())
     cut = 100 * results["truncated"].mean() if "truncated" in results else 0
     silent = ", ".join(without_signal(results))

@@ -241,8 +241,13 @@ class Builder:
 
     def targets(self, model: Run, name: str, **row) -> None:
         """Finetune `model` on the target with every seed, for the table's `row`."""
-        for seed in self.settings.seeds:
+        for seed in self.seeds(row["source_seed"]):
             self.target(model, name, seed, **row)
+
+    def seeds(self, source_seed: int) -> list[int]:
+        """The seeds of target runs from source models of this seed: all, or if every seed has
+        source models of its own that one."""
+        return self.settings.seeds if self.settings.source_seeds else [source_seed]
 
     def target(self, model: Run, name: str, seed: int, **row) -> None:
         """Finetune `model` on the target with one seed, for the table's `row`."""
@@ -251,8 +256,10 @@ class Builder:
 
     def without_sources(self, base: str, model: Run, targets: list[str], **row) -> None:
         """Finetune a base model that was made without source models on all targets."""
-        for name in targets:
-            self.targets(model, name, base=base, source_family="", source_seed=0, sources=(), **row)
+        row |= {"base": base, "source_family": "", "sources": ()}
+        for source_seed in [0] if self.settings.source_seeds else self.settings.seeds:
+            for name in targets:
+                self.targets(model, name, source_seed=source_seed, **row)
 
     def sources(self, target: str, members: Sequence[str]) -> list[str]:
         """The members of a family that may be sources for the target (leave-target-out)."""
@@ -295,7 +302,7 @@ class Builder:
         self.without_sources("pretrained", pretrained, targets)
         if random:
             self.without_sources("random", random, targets)
-        for source_seed in self.settings.source_seeds:
+        for source_seed in self.settings.source_seeds or self.settings.seeds:
             for family in self.settings.sources:
                 for target in targets:
                     self._bases(pretrained, family, families[family], target, source_seed)
@@ -326,7 +333,7 @@ class Builder:
         self.targets(models[picked], target, base="intertrained", **common, sources=(picked,))
         common["sources"] = tuple(sorted(models))
         for one in [one for one in self.settings.further if one.name != RANDOM]:
-            for seed in self.settings.seeds:
+            for seed in self.seeds(source_seed):
                 model = self.arm(one, models, picked, pretrained, seed)
                 model = self.rescaled(model, fused, pretrained) if one.rescaled else model
                 self.target(model, target, seed, base=one.name, **common)
@@ -454,7 +461,8 @@ def shrinkage(
     targets = unique(families[family] for family in settings.targets)
     none = {"scale": 0.0, "models": 0, "draw": 0, "norm": "own"}
     plan.without_sources("pretrained", pretrained, targets, **none)
-    for source_seed, family, target in product(settings.source_seeds, settings.sources, targets):
+    source_seeds = settings.source_seeds or settings.seeds
+    for source_seed, family, target in product(source_seeds, settings.sources, targets):
         made = plan.made_of(pretrained, family, families[family], target, source_seed)
         row = {"source_family": family, "source_seed": source_seed}
         _scaled(plan, settings.scales, pretrained, target, made, dict(row))

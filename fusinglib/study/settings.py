@@ -60,6 +60,7 @@ def _methods(name: str) -> str:
 Some = Field(min_length=1)
 Names = Annotated[list[str], Some, AfterValidator(_once)]
 Seeds = Annotated[list[Count], Some, AfterValidator(_once)]
+OwnSeeds = Annotated[list[Count], AfterValidator(_once)]
 Counts = Annotated[list[Positive], Some, AfterValidator(_once)]
 Clusters = Annotated[dict[str, list[str]], AfterValidator(_apart)]
 Above = Annotated[float, Field(gt=0)]
@@ -169,10 +170,13 @@ class FamilyTable(Families):
     """Settings of the family table (paper Tables 1 and 3).
 
     `arms` are further base models (see `fusinglib.study.arms`).
+    With no `source_seeds` every seed has source models of its own, of that seed: a replicate of the
+    whole study, so that intervals cover the randomness of source models.
     Targets that are variants of one task count as one, their mean, if `clusters` names them (see
     `fusinglib.evaluation.tables.clustered`).
     """
 
+    source_seeds: OwnSeeds
     intertraining: Literal["largest", "paper"]
     arms: list[str | dict[str, dict[str, bool | float]]]
     clusters: Clusters
@@ -221,6 +225,7 @@ class Shrinkage(Families):
     models have the numbers of models `counts`, each drawn at random `draws` times.
     """
 
+    source_seeds: OwnSeeds
     intertraining: Literal["largest", "paper"]
     scales: Annotated[list[Above], Some, AfterValidator(_once)]
     counts: Counts
