@@ -98,6 +98,19 @@ def verdicts(experiment, made_up):
     return claims.verdicts(experiment, *made_up)
 
 
+def test_claims_on_seeds_with_source_models_of_their_own():
+    """The same estimates; the spread is still over seeds; more seeds or targets would decide."""
+    frame, families = family_results(0)
+    plain = claims.verdicts("family_table", frame, families)
+    own = claims.verdicts("family_table", frame.assign(source_seed=frame["seed"]), families)
+    assert own["estimate"].to_numpy() == pytest.approx(plain["estimate"].to_numpy())
+    spread = own["claim"].str.startswith("2")
+    assert own.loc[spread, ["low", "high"]].notna().all(axis=None)
+    assert own.loc[spread, "decided by"].item() == plain.loc[spread, "decided by"].item()
+    others = own[~spread & (own["raw verdict"] == claims.UNDECIDED)]["decided by"]
+    assert len(others) and others.str.fullmatch(r".* source seeds or .* targets").all()
+
+
 def test_all_claims_stand_in_the_notebook_that_decides_them():
     assert set(claims.CLAIMS) == set(MADE_UP) <= set(EXPERIMENTS)
     numbers = [claim.number for these in claims.CLAIMS.values() for claim in these]

@@ -176,9 +176,11 @@ def test_without_source_seeds_every_seed_has_source_models_of_its_own(mini):
 
 
 def test_a_plan_says_which_targets_count_as_one(mini):
-    clusters = {"moods": ["mood", "irony"], "elsewhere": ["emoji", "topic"]}
+    clusters = {"moods": ["mood", "irony"], "sentiment": ["emoji", "topic"]}
     noted = experiments.plan_experiment(FamilyTable(**{**mini, "clusters": clusters})).notes
-    (note,) = [note for note in noted if "count as one" in note]
+    (note,) = [
+        note for note in noted if "count as one" in note
+    ]  # no member of the other is a target
     assert note.startswith("moods: ") and note.endswith(": mood, irony")
 
 

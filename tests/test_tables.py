@@ -53,7 +53,7 @@ def test_accuracy_table_has_the_layout_of_the_paper():
 
 
 def test_a_cluster_is_one_target_with_the_mean_of_its_runs():
-    results, clusters = study(), {"pair": ["a", "shared"], "elsewhere": ["x"]}
+    results, clusters = study(), {"pair": ["a", "shared"], "alone": ["b", "x"]}
     found, families = tables.clustered(results, FAMILIES, clusters)
     assert families == {"letters": ["pair", "b"], "digits": ["1", "pair"]}
     assert len(found) == len(results) * 3 / 4
@@ -78,7 +78,7 @@ def test_a_run_on_a_cluster_is_missing_if_one_of_its_members_is(lost):
 
 def test_without_clusters_among_the_targets_results_stay_as_they_are():
     results = study()
-    found, families = tables.clustered(results, FAMILIES, {"elsewhere": ["x", "y"]})
+    found, families = tables.clustered(results, FAMILIES, {"elsewhere": ["x", "y"], "one": ["a"]})
     assert found is results and families == FAMILIES
 
 
@@ -115,7 +115,12 @@ def test_intervals_of_replicates_are_over_replicates_and_targets():
     )
     row = rows.loc["fused - pretrained", "digits", "all"]
     assert list(row[["estimate", "low", "high"]]) == pytest.approx(list(expected))
-    assert (row["seeds"], row["source_seeds"], row["missing"]) == (1, 3, 0)
+    assert (row["seeds"], row["source_seeds"], row["missing"]) == (3, 3, 0)
+
+
+def test_one_seed_with_source_models_of_its_own_lacks_nothing():
+    results = of_replicates().query("seed == 2")
+    assert tables.missing(results, FAMILIES).empty
 
 
 def test_spread_of_replicates_is_over_their_seeds():

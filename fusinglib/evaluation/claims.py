@@ -308,6 +308,8 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     for claim in CLAIMS[experiment]:
         for family in families if claim.per_family else [""]:
             some = only(sample, targets, families[family]) if family else sample
+            if claim.statistic is stability and tables.replicates(results):
+                some = {key: array.swapaxes(1, 2) for key, array in some.items()}
             name = f"{claim.number} {claim.text}" + (f" on {family}" if family else "")
             paper = in_the_paper(experiment, claim, family)
             for scope, found, decided in _found(claim, some) if whole else NOTHING:
@@ -375,7 +377,7 @@ NOTHING = [(HERE, statistics.Estimate(np.nan), lambda: "-")]
 
 def _found(claim: Claim, sample: Sample) -> list[tuple]:
     """The scopes, the estimates, and how to find what would decide the claim."""
-    count, _, seeds, targets = np.max([array.shape for array in sample.values()], axis=0)
+    count, sources, seeds, targets = np.max([array.shape for array in sample.values()], axis=0)
     here = statistics.Estimate.of(claim.statistic(sample))
     if targets == 1:
         return [(worlds.SCOPES[0] if count > 1 else HERE, here, lambda: "-")]
@@ -385,15 +387,20 @@ def _found(claim: Claim, sample: Sample) -> list[tuple]:
         other = worlds.estimate(values, worlds.SCOPES[1])
     else:
         other = worlds.bootstrapped(rows, claim.statistic)
-    if count == 1:
+    of_rows = claim.smooth and count == seeds == 1 < sources  # the rows are source seeds
+    if count == 1 and not of_rows:
         return [(HERE, other, lambda: _seeds_needed(claim, sample, other, seeds))]
 
     def decided(scope: str) -> str:
         if not claim.smooth:
             return "more worlds" if scope == worlds.SCOPES[0] else "more worlds and tasks"
         ways = worlds.needed(values, claim.threshold, scope)
+        if of_rows:
+            return f"{ways['worlds']} source seeds or {ways['tasks']} targets"
         return " or ".join(f"{number} {what}" for what, number in ways.items())
 
+    if of_rows:
+        return [(HERE, other, lambda: decided(worlds.SCOPES[1]))]
     return [(scope, found, lambda s=scope: decided(s))
             for scope, found in zip(worlds.SCOPES, (here, other), strict=True)]  # fmt: skip
 

@@ -15,7 +15,7 @@ def of_family_table(results: pd.DataFrame, families: dict) -> str:
     if found is None:
         return "Runs are missing: fused cannot be compared with pretrained."
     targets, seeds = len(tables.distinct_targets(families)), len(set(results["seed"]))
-    over = f"{targets} targets with {seeds} seeds"
+    over = f"{targets} targets with {seeds} seed{'s' * (seeds > 1)}"
     worlds = len(set(results["world"])) if "world" in results else 1
     over = f"{worlds} worlds and {over}" if worlds > 1 else over
     verdict = said("the fused model ends", found, "pretrained")

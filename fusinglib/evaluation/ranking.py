@@ -47,13 +47,14 @@ def tuned(results: pd.DataFrame, arms: Sequence[Arm], rates: Sequence[float]) ->
         for name, bases in variants.items()
         if len(bases) > 1
     ]
+    own_sources = tables.replicates(results)
     for base in ("pretrained", MEAN) if rates else ():
         name, first = base + TUNED, results[results["base"] == base]
         every = results[results["base"].isin([f"{base} (rate {rate:g})" for rate in rates])]
         for (family, seed), part in every.groupby(["source_family", "source_seed"], sort=False):
             own = (first[["source_family", "source_seed"]] == [family, seed]).all(axis=1)
             shared = first["source_family"] == ""  # pretrained is the same for all
-            if tables.replicates(results):
+            if own_sources:
                 shared &= first["source_seed"] == seed
             start = first[own | shared]
             start = start.assign(source_family=family, source_seed=seed)

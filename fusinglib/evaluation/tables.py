@@ -12,7 +12,7 @@ from fusinglib.errors import InputError
 from fusinglib.evaluation import reference, statistics, worlds
 
 RUN = ["base", "source_family", "world", "source_seed", "seed", "target"]
-VARIED = ["weight_decay", "source_size", "scale", "models", "draw", "norm"]
+VARYING = ["weight_decay", "source_size", "scale", "models", "draw", "norm"]
 """Columns that tell apart the runs of experiments that vary something."""
 
 TRAINED = ("intertrained", "fused")  # base models made from the models of a source family
@@ -54,7 +54,7 @@ class Texts(TextTable):
 def replicates(results):
     """Whether every seed has source models of its own (no ``source_seeds``): the seed is then that
     of the source models as well, of pretrained too."""
-    return results["seed"].nunique() > 1 and (results["seed"] == results["source_seed"]).all()
+    return bool((results["seed"] == results["source_seed"]).all())
 
 
 def expected_runs(results, targets):
@@ -80,15 +80,15 @@ def expected_runs(results, targets):
     if len(twice):
         raise InputError(f"the results contain a run twice: {dict(twice.iloc[0][RUN])}")
 
-    paired = replicates(runs)
-    runs = runs.assign(seed=0) if paired else runs
+    own_sources = replicates(runs)
+    runs = runs.assign(seed=0) if own_sources else runs
     trained = runs[~runs["base"].isin(ALONE)]
     sources = list(dict.fromkeys(trained["source_family"]))
     source_seeds = sorted(trained["source_seed"].unique()) or [0]
     made = dict.fromkeys([*TRAINED, *trained["base"]])
     bases = [(base, source, source_seeds) for base in made for source in sources]
     alone = ["pretrained", *(["random"] if (runs["base"] == "random").any() else [])]
-    bases += [(base, "", source_seeds if paired else [0]) for base in alone]
+    bases += [(base, "", source_seeds if own_sources else [0]) for base in alone]
     worlds, seeds = sorted(runs["world"].unique()), sorted(runs["seed"].unique())
     index = pd.MultiIndex.from_tuples(
         [
@@ -156,10 +156,12 @@ def clustered(results, families, clusters):
 
     Targets that are variants of one task (five stances in tweets) are not independent; an interval
     over targets is too narrow if it counts each of them. ``clusters`` maps a cluster's name to its
-    targets; those that are not in the results are ignored.
+    targets; one that has fewer than two of them in the results is ignored, and one that spans
+    families is in each of them as a whole.
     """
     targets = distinct_targets(families)
-    name_of = {one: name for name, ones in clusters.items() for one in ones if one in targets}
+    there = {name: [one for one in ones if one in targets] for name, ones in clusters.items()}
+    name_of = {one: name for name, ones in there.items() if len(ones) > 1 for one in ones}
     units = {
         family: list(dict.fromkeys(name_of.get(target, target) for target in members))
         for family, members in families.items()
@@ -168,10 +170,12 @@ def clustered(results, families, clusters):
         return results, units
     sizes = pd.Series([name_of.get(target, target) for target in targets]).value_counts()
     runs = results.assign(target=results["target"].replace(name_of))
-    keys = [name for name in [*RUN, *VARIED, "metric"] if name in runs]
-    averaged = [name for name in ("accuracy", "macro_f1", "dev", "update") if name in runs]
+    keys = [name for name in [*RUN, *VARYING, "metric"] if name in runs]
+    averaged = ["accuracy", "macro_f1", "majority", "dev", "update"]
+    how = dict.fromkeys(averaged, lambda members: members.mean(skipna=False)) | {"n_test": "sum"}
     groups = runs.groupby(keys, sort=False, dropna=False)
-    means, counts = groups[averaged].agg(lambda members: members.mean(skipna=False)), groups.size()
+    means = groups.agg({name: each for name, each in how.items() if name in runs})
+    counts = groups.size()
     means[counts < sizes.reindex(counts.index, level="target")] = np.nan
     return means.reset_index(), units
 
@@ -275,7 +279,8 @@ def differences(results, families):
                 columns = positions(targets, members)
                 a = by_source(arrays, better, source)[..., columns]
                 b = by_source(arrays, worse, source)[..., columns]
-                rows.append(names | compare(a, b))
+                counts = {"seeds": results["seed"].nunique()}
+                rows.append(names | compare(a, b) | counts)
     return pd.DataFrame(rows).astype({"improved": "Int64"})
 
 

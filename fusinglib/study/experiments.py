@@ -118,7 +118,7 @@ def _clusters(
     said = []
     for name, members in settings.clusters.items():
         there = [member for member in members if tasks.find(member, known).name in targets]
-        if name in targets and name not in members:
+        if there and name in targets and name not in members:
             raise InputError(
                 f"parameter 'clusters' has a cluster {name!r}, and a target is called so as well: "
                 "give the cluster another name"

@@ -256,10 +256,10 @@ class Builder:
 
     def without_sources(self, base: str, model: Run, targets: list[str], **row) -> None:
         """Finetune a base model that was made without source models on all targets."""
-        row |= {"base": base, "source_family": "", "sources": ()}
         for source_seed in [0] if self.settings.source_seeds else self.settings.seeds:
+            common = {"base": base, "source_family": "", "source_seed": source_seed, "sources": ()}
             for name in targets:
-                self.targets(model, name, source_seed=source_seed, **row)
+                self.targets(model, name, **common, **row)
 
     def sources(self, target: str, members: Sequence[str]) -> list[str]:
         """The members of a family that may be sources for the target (leave-target-out)."""
