@@ -1,0 +1,63 @@
+"""How long the notebooks of `make demo` take, with finetunings in stacks and run by run.
+
+    python benchmarks/demo.py --work DIR              # an hour and a quarter on two cores
+
+Each notebook is executed from the command line, side by side: in stacks in one store, run by run in
+another, and each begins with what its earlier notebooks left there. Writes a row for each notebook
+to `results/benchmarks/demo.csv`. `--set seeds=[0]` and `--notebooks` make it shorter.
+"""
+
+import argparse
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from fusinglib.places import PROJECT
+from fusinglib.study.settings import EXPERIMENTS
+
+WAYS = {"stacks": "stack=0", "run by run": "stack=1"}
+
+
+def main() -> None:
+    """Execute, print and write the seconds of each notebook."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="a folder for 500 MB")
+    parser.add_argument("--notebooks", nargs="+", default=notebooks(), metavar="NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--output", type=Path, default=PROJECT / "results/benchmarks/demo.csv")
+    options = parser.parse_args()
+    rows = []
+    for number, name in enumerate(options.notebooks):
+        ways = list(WAYS) if number % 2 == 0 else list(WAYS)[::-1]
+        seconds = {way: executed(name, way, options) for way in ways}
+        row = {"notebook": name} | {way: seconds[way] for way in WAYS}
+        rows.append(row | {"ratio": row["run by run"] / row["stacks"]})
+        print(rows[-1], flush=True)
+        pd.DataFrame(rows).round(2).to_csv(options.output, index=False)
+    total = pd.DataFrame(rows)[list(WAYS)].sum()
+    print(f"all: {total['run by run'] / total['stacks']:.2f} times as fast in stacks")
+
+
+def notebooks() -> list[str]:
+    """The notebooks that `make demo` executes, in its order."""
+    return [name for name in EXPERIMENTS if (PROJECT / f"params/mini/{name}.yaml").is_file()]
+
+
+def executed(name: str, way: str, options: argparse.Namespace) -> float:
+    """Seconds that a notebook takes, from the command line, in the store of this way."""
+    folder = options.work.absolute() / way.replace(" ", "-")
+    command = ["fusinglib", "run", name, "--params", f"params/mini/{name}.yaml"]
+    command += ["--output", str(folder / "executed")]
+    for change in [WAYS[way], *options.set]:
+        command += ["--set", change]
+    environment = os.environ | {"FUSINGLIB_STORE": str(folder / "runs")}
+    started = time.perf_counter()
+    subprocess.run(command, cwd=PROJECT, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
