@@ -316,11 +316,11 @@ def difference_figure(differences):
 def method_figure(against, costs):
     """Base models minus the mean, best first: the thick line is the 95 % interval of a row alone,
     the thin one holds for all rows at once; the marker is filled if the thin one excludes zero. On
-    the right is what each takes to make.
+    the right is what each takes to make. Random is left out, since it lies too far off.
 
     Arguments: ``against`` and ``costs`` of `fusinglib.evaluation.ranking`.
     """
-    rows = against.dropna(subset="estimate")
+    rows = against.dropna(subset="estimate").drop(index="random", errors="ignore")
     figure, ((ax,),) = facets(1, 9, 1.2 + 0.3 * len(rows))
     for y, (base, row) in enumerate(rows.iterrows()):
         color, marker = look_of(base)
