@@ -355,8 +355,9 @@ def shrinkage_figure(curves, counts):
     for base, part in curves.groupby("base"):
         color, marker = BASES[base]
         gain_curve(axes[0], part["update"], part, color, marker, base)
+        above = 7 if base == "fused" else -13  # so that the scales of the two stay apart
         for row in part.itertuples() if len(part) > 1 else ():
-            at = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            at = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
             axes[0].annotate(f"{row.scale:g}", (row.update, row.gain), color=color, size=8, **at)
     axes[0].set(xlabel="norm of the update (% of the pretrained weights)")
     axes[0].set_ylabel("gain over pretrained (points)")
