@@ -299,7 +299,7 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     assert page.count('src="data:image/png') == 3
     assert page.count("<details>") == 2 * 2  # all of a notebook, and in there its settings
     assert "no evidence about English" in page and "with fusinglib" in page
-    assert page.index("targets with 1 seeds: the fused model ends") < page.index("data:image/png")
+    assert page.index("targets with 1 seed: the fused model ends") < page.index("data:image/png")
     verdicts = page.index("9 good models make good pairs")
     assert page.index("data:image/png") < verdicts < page.index('<section id="pairwise_heatmap">')
     assert not re.findall(r'(?:src|href)="http', page)
