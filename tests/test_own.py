@@ -8,6 +8,7 @@ import pytest
 from fusinglib.__main__ import main
 from fusinglib.errors import InputError
 from fusinglib.evaluation import tables
+from fusinglib.study import costs
 from fusinglib.study.costs import Calibration, estimate
 from fusinglib.study.execution import execute
 from fusinglib.study.experiments import plan_experiment
@@ -156,6 +157,16 @@ def test_a_plan_says_what_it_costs(mini, encoder, capsys):
     assert (after["finished"] == after["runs"]).all() and not after["to"].any()
     stored = sum(file.stat().st_size for file in store.root.rglob("*.safetensors"))
     assert before.loc["all", "GB"] == pytest.approx(stored / 1e9, rel=0.2)
+
+
+@pytest.mark.parametrize(("patience", "texts"), [(60, 32), (0, 8)])
+def test_batches_are_timed_whole_if_that_is_quick(mini, encoder, monkeypatch, patience, texts):
+    """A GPU takes as long for eight texts as for a batch: eight alone would say too many hours."""
+    settings = FamilyTable.from_parameters({**mini, "target_batch_size": 32})
+    task = plan_experiment(settings).runs[-1].task
+    monkeypatch.setattr(costs, "LONG", patience)
+    monkeypatch.setattr(costs, "_paces", lambda model, loaded, training, texts: (3 / texts, 1.0))
+    assert costs._measure(encoder, task, settings).trained == 3 / texts
 
 
 def test_a_plan_on_the_command_line_says_notes_and_costs(mini, encoder, tmp_path, capsys, reviews):

@@ -1,5 +1,4 @@
-"""What a plan costs on this machine: estimated from finished runs, or else from a few timed
-batches."""
+"""What a plan costs on this machine: estimated from finished runs, or else from timed batches."""
 
 import contextlib
 import dataclasses
@@ -26,7 +25,10 @@ from fusinglib.study.store import Store
 from fusinglib.training.tasks import Task
 
 TEXTS = 8
-"""Texts in a timed batch; the time of a step is assumed to be proportional to its texts."""
+"""Texts in the first timed batch."""
+
+LONG = 2.0
+"""Seconds after which a timed batch is no longer doubled."""
 
 STEPS = 20
 """Timed steps of pretraining the miniature model."""
@@ -133,36 +135,47 @@ class Calibration:
 
 
 def _measure(folder: Path, task: Task, settings: Settings) -> Cost:
-    """Time a few texts of a task on the model in `folder`."""
+    """Time batches of a task on the model in `folder`: twice as many texts each time, up to a whole
+    batch, while that is quick. On a GPU, which takes as long for a few texts as for many, it is."""
     import torch
 
     from fusinglib.study.steps import available
     from fusinglib.training import data, models
-    from fusinglib.training.finetuning import finetune
-    from fusinglib.training.scoring import predict
 
     how, device = settings.data(), available(settings.device)
     torch.set_num_threads(settings.threads)
-    loaded = data.load(task, how)
-    rows = range(min(TEXTS, len(loaded.train), len(loaded.test)))
-    training = dataclasses.replace(settings.target_training(), batch_size=TEXTS, patience=9)
-    opened = time.perf_counter()
+    loaded, training = data.load(task, how), settings.target_training()
+    started = time.perf_counter()
     model = models.load(folder, task, training, how, seed=0, device=device)
-    opening = time.perf_counter() - opened
+    opening, texts = time.perf_counter() - started, TEXTS
+    while True:
+        started = time.perf_counter()
+        cost = Cost(opening, *_paces(model, loaded, training, texts))
+        if texts >= training.batch_size or time.perf_counter() - started > LONG:
+            return cost
+        texts = min(2 * texts, training.batch_size)
+
+
+def _paces(model, loaded, training, texts: int) -> tuple[float, float]:
+    """Seconds to train on a text and to score one, in batches of so many texts."""
+    from fusinglib.training.finetuning import finetune
+    from fusinglib.training.scoring import predict
+
+    rows = range(min(texts, len(loaded.train), len(loaded.test)))
     train, test = model.encode(loaded.train.take(rows)), model.encode(loaded.test.take(rows))
     dev = train.take(rows[:1])
 
     def took(steps: int) -> float:
         started = time.perf_counter()
-        short = dataclasses.replace(training, max_steps=steps, eval_every=steps)
-        finetune(model, train, dev, short, 0)
+        short = {"max_steps": steps, "eval_every": steps, "patience": 9, "batch_size": texts}
+        finetune(model, train, dev, dataclasses.replace(training, **short), 0)
         return time.perf_counter() - started
 
     took(1)
     trained = max(took(4) - took(1), 0) / (3 * len(rows))
     started = time.perf_counter()
     predict(model, test)
-    return Cost(opening, trained, (time.perf_counter() - started) / len(rows))
+    return trained, (time.perf_counter() - started) / len(rows)
 
 
 def estimate(
@@ -172,9 +185,9 @@ def estimate(
 
     Returns: a DataFrame with the columns ``runs``, ``finished``, ``GB`` on disk, and the hours of
     the unfinished runs with all workers in parallel. If runs of a kind are finished, the others are
-    assumed to take as long. For other kinds `calibration` times a few texts of every task: ``hours
-    from`` if every finetuning stops as early as it can, ``to`` if each goes on to its last batch.
-    Without calibration these hours are unknown (NaN).
+    assumed to take as long. For other kinds `calibration` times batches of every task, each run
+    alone: ``hours from`` if every finetuning stops as early as it can, ``to`` if each goes on to
+    its last batch. Without calibration these hours are unknown (NaN).
     """
     finished = [run for run in plan.runs if store.has(run)]
     pace, done = Pace(finished, store), {run.key for run in finished}
