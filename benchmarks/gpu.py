@@ -52,10 +52,11 @@ def stand_in(folder: Path) -> Path:
     return folder
 
 
-def texts(count: int, mean: int = 62) -> Tokens:
-    """Random tokens, of random lengths with this mean."""
+def texts(count: int, mean: int = 62, equal: bool = False) -> Tokens:
+    """Random tokens, of random lengths with this mean, or all of this length."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(24 * mean // 62, 100 * mean // 62, size=count, endpoint=True)
+    shortest, longest = (mean, mean) if equal else (24 * mean // 62, 100 * mean // 62)
+    lengths = rng.integers(shortest, longest, size=count, endpoint=True)
     ids = rng.integers(3, 600, size=lengths.sum()).astype(np.int32)
     starts, none = np.cumsum(lengths) - lengths, np.zeros(count, dtype=bool)
     return Tokens({"input_ids": ids}, starts, lengths, rng.integers(2, size=count), none, 0)
