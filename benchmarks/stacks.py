@@ -1,13 +1,15 @@
 """Many runs as one: how fast stacks of several sizes are.
 
     python benchmarks/stacks.py --work DIR        # two minutes on a processor, ten on a GPU
+    python benchmarks/stacks.py --work DIR --model FOLDER --sizes 1 2 4 8      # another model
 
 On a processor: the miniature T5, batches of 16 texts of 18 tokens on average, one thread. On a GPU:
 a T5 v1.1 small with random weights, batches of 256 texts of 62 tokens on average, in fp32, TF32 and
 bf16. For each size of stack: milliseconds of a finetuning step and texts scored per second, for one
 run; the arithmetic of a step in Tflop/s, counted by PyTorch, beside what one large matrix product
 reaches; the most memory. A size of 1 is the loop for single runs. Sizes that memory does not hold
-are left out. Sizes come in random order, in rounds. Writes `results/benchmarks/stacks-DEVICE.csv`.
+are left out. Sizes come in random order, in rounds. Writes `results/benchmarks/stacks-DEVICE.csv`;
+of another model, with its type in the name.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusinglib.places import PROJECT
 from fusinglib.training import finetuning, models, pretraining, stacked, tasks
+from fusinglib.training.folders import config_of
 from fusinglib.training.scoring import OutOfMemory, predict
 from fusinglib.training.settings import Training
 from fusinglib.training.tokens import Tokens
@@ -49,17 +52,22 @@ def main() -> None:
     """Measure, print and write a row for each setting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for 500 MB")
+    parser.add_argument("--model", type=Path, help="the folder of another model")
+    parser.add_argument("--sizes", type=int, nargs="+", help="other sizes of stacks")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=PROJECT / "results/benchmarks")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
-    folder, rows = model(options.work / device, device), []
-    for row in measure(folder, device, SETTINGS[device], options.steps, options.rounds):
+    folder, setting = options.model or model(options.work / device, device), SETTINGS[device]
+    setting = setting._replace(sizes=options.sizes or setting.sizes)
+    name = "-".join(["stacks", device, *([config_of(folder).model_type] if options.model else [])])
+    rows = []
+    for row in measure(folder, device, setting, options.steps, options.rounds):
         print(row, flush=True)
         rows.append(row)
-        pd.DataFrame(rows).to_csv(options.output / f"stacks-{device}.csv", index=False)
+        pd.DataFrame(rows).to_csv(options.output / f"{name}.csv", index=False)
     print(report(pd.DataFrame(rows)))
 
 

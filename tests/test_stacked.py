@@ -10,9 +10,11 @@ import transformers
 
 from fusinglib.errors import InputError
 from fusinglib.places import PROJECT
+from fusinglib.study.settings import FamilyTable
 from fusinglib.training import data, finetuning, models, stacked
 from fusinglib.training.scoring import predict
 from fusinglib.training.stacked import Stack
+from fusinglib.training.tasks import TASKS
 
 KINDS = ["bert", "roberta", "distilbert", "electra", "albert", "mpnet", "xlm-roberta", "modernbert"]
 
@@ -179,6 +181,21 @@ def test_the_benchmark_of_stacks_runs_on_a_processor(t5, monkeypatch):
     assert list(rows.groupby("stack").size()) == [2, 2]
     assert (rows[["step, ms", "scored per s"]] > 0).all(axis=None)
     assert "gain" in stacks.report(rows)
+
+
+def test_the_benchmark_of_table_1_runs_on_a_processor(t5, mini, mini_tasks, monkeypatch):
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    import table1
+
+    settings = FamilyTable.from_parameters({**mini, "split_rule": "paper"})
+    sizes = table1.published(TASKS["cola"], settings)
+    assert sizes == {"train": 8551 - 855, "dev": 1043, "test": 855}
+    task = mini_tasks["topic"]
+    paces = [table1.paces(settings, t5, task, batch=4, stack=stack, steps=1) for stack in (1, 2)]
+    assert all(one["step, ms"] > 0 and one["scored per s"] > 0 for one in paces)
+    assert paces[0]["tokens"] == paces[1]["tokens"]
+    rows = pd.DataFrame([{"device": "cpu", "source": 1, "target": 2, "hours from": 1.5, "to": 3.0}])
+    assert table1.report(rows).endswith("3 finetunings in 1.5 to 3.0 hours: 1 to 2 per hour")
 
 
 def test_bf16_is_stacked_as_well(t5, opened, exact):
