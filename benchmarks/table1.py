@@ -29,8 +29,11 @@ from fusinglib.study.experiments import plan_experiment
 from fusinglib.study.settings import Settings
 from fusinglib.training import data, finetuning, models, stacked
 from fusinglib.training.data import Split
+from fusinglib.training.models import BaseModel
 from fusinglib.training.scoring import OutOfMemory, predict
+from fusinglib.training.settings import Training
 from fusinglib.training.tasks import Task
+from fusinglib.training.tokens import Tokens
 
 EARLIEST = 2
 """Looks at the dev set of a run that stops as early as it can."""
@@ -84,32 +87,43 @@ def paces(settings: Settings, folder: Path, task: Task, batch: int, stack: int, 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     how, training = settings.data(), settings.target_training()
     loaded = data.load(task, how)
-    made = models.load(folder, task, training, how, seed=0, device=device)
+    model = models.load(folder, task, training, how, seed=0, device=device)
     train, test = (
-        made.encode(data.sample(split, 4 * batch, 0, "timed"))
+        model.encode(data.sample(split, 4 * batch, 0, "timed"))
         for split in (loaded.train, loaded.test)
     )
-    several = stacked.Stack([made] * stack) if stack > 1 else made
+    brief = dataclasses.replace(training, batch_size=batch)
+    while True:
+        try:
+            step, scoring = timed(model, train, test, brief, stack, steps)
+            break
+        except OutOfMemory:
+            if stack == 1:
+                raise
+        stack //= 2  # not in the handler, whose traceback holds the memory
+    whole = 1000 * step / stack * training.batch_size / batch
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "tokens": round(float(np.mean(train.lengths)), 1), "stack": stack,
+        "step, ms": round(whole, 2), "scored per s": round(stack * len(test) / scoring, 1),
+    }  # fmt: skip
+
+
+def timed(
+    model: BaseModel, train: Tokens, test: Tokens, training: Training, stack: int, steps: int
+) -> tuple[float, float]:
+    """The seconds that a stack of this size takes for a step, and to score the test texts."""
+    several = stacked.Stack([model] * stack) if stack > 1 else model
 
     def took(steps: int) -> float:
-        short = {"max_steps": steps, "eval_every": steps, "patience": steps, "batch_size": batch}
+        short = {"max_steps": steps, "eval_every": steps, "patience": steps}
         given = train, train.take([0]), dataclasses.replace(training, **short)
         if isinstance(several, stacked.Stack):
             return seconds(lambda: stacked.finetune(several, *given, range(stack)))
         return seconds(lambda: finetuning.finetune(several, *given, 0))
 
-    try:
-        took(1)
-        step = (took(1 + steps) - took(1)) / steps / stack * training.batch_size / batch
-        scored = stack * len(test) / seconds(lambda: predict(several, test))
-    except OutOfMemory:
-        if stack == 1:
-            raise
-        return paces(settings, folder, task, batch, stack // 2, steps)
-    tokens = round(float(np.mean(train.lengths)), 1)
-    pace = {"step, ms": round(1000 * step, 2), "scored per s": round(scored, 1)}
-    own = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-    return own | {"tokens": tokens, "stack": stack} | pace
+    took(1)
+    return (took(1 + steps) - took(1)) / steps, seconds(lambda: predict(several, test))
 
 
 def published(task: Task, settings: Settings) -> dict[str, int]:
