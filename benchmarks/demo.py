@@ -10,6 +10,7 @@ to `results/benchmarks/demo.csv`. `--set seeds=[0]` and `--notebooks` make it sh
 import argparse
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def notebooks() -> list[str]:
 def executed(name: str, way: str, options: argparse.Namespace) -> float:
     """Seconds that a notebook takes, from the command line, in the store of this way."""
     folder = options.work.absolute() / way.replace(" ", "-")
-    command = ["fusinglib", "run", name, "--params", f"params/mini/{name}.yaml"]
-    command += ["--output", str(folder / "executed")]
+    command = [sys.executable, "-m", "fusinglib", "run", name, "--output", str(folder / "executed")]
+    command += ["--params", f"params/mini/{name}.yaml"]
     for change in [WAYS[way], *options.set]:
         command += ["--set", change]
     environment = os.environ | {"FUSINGLIB_STORE": str(folder / "runs")}
