@@ -48,7 +48,7 @@ def test_notebooks_of_odd_names_and_their_summary(odd, name, tmp_path, capsys):
     folder, out = tmp_path / "params", tmp_path / "out"
     folder.mkdir()
     kept = {k: v for k, v in odd.items() if name == "family_table" or k not in (
-        "intertraining", "arms", "clusters")}  # fmt: skip
+        "intertraining", "arms")}  # fmt: skip
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(kept))
     assert main(["run", "--all", "--params", str(folder), "--output", str(out)]) == 0
     assert pd.read_csv(out / f"{name}.csv")["accuracy"].notna().all()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusinglib.evaluation import pairs
+from fusinglib.evaluation import pairs, tables
 
 TASKS = ["a", "b", "c", "d", "e"]
 
@@ -83,6 +83,19 @@ def test_the_better_model_is_taken_from_other_seeds_or_targets():
     assert found[0, 0].tolist() == [[0, 3]]
     assert pairs.units(np.zeros((1, 2, 3, 4))).shape == (4,)
     assert pairs.units(np.zeros((5, 2, 3, 4))).shape == (5,)
+
+
+def test_a_cluster_counts_as_one_target_of_a_pair():
+    results = heatmap({"a b": 0.03, "a c": 0.0})
+    seen = results["sources"].map(lambda names: "c" in names)
+    results = results[~(seen & (results["target"] == "d"))]  # c and d are variants of one task
+    units, families = tables.clustered(results, {"all": TASKS}, {"both": ["c", "d"]}, "sources")
+    assert families == {"all": ["a", "b", "both", "e"]}
+    table = pairs.table(units).set_index("two")
+    assert table["targets"].tolist() == [2, 2]
+    assert pairs.unseen(units, ("a", "b")) == ["both", "e"]
+    assert pairs.unseen(units, ("a", "c")) == ["b", "e"]
+    assert table.loc["b", "gain"] == pytest.approx(3.0)
 
 
 def test_the_diagonal_has_the_gains_over_all_other_targets():

@@ -467,9 +467,9 @@ def test_a_size_beyond_all_data_is_refused(mini):
         varied(SourceSize, mini, sizes=[50, 4501])
 
 
-def heatmap_plan(mini, *tasks):
+def heatmap_plan(mini, *tasks, **changes):
     """The plan of a heatmap of these tasks."""
-    parameters = {**mini, "families": {"few": list(tasks)}}
+    parameters = {**mini, "families": {"few": list(tasks)}, **changes}
     return experiments.plan_experiment(PairwiseHeatmap.from_parameters(parameters))
 
 
@@ -490,6 +490,34 @@ def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
         base = row["run"].parents[0]
         models = {"fused": base.parents, "intertrained": (base,)}.get(row["base"], ())
         assert sorted(run.settings["task"]["name"] for run in models) == sorted(row["sources"])
+
+
+def test_pairs_are_not_tried_on_variants_of_what_they_have_seen(mini):
+    clusters = {"clusters": {"moods": ["mood", "irony"]}}
+    plan = heatmap_plan(mini, "sentiment", "mood", "irony", "topic", **clusters)
+    tried = {row["sources"]: set() for row in plan.rows}
+    for row in plan.rows:
+        tried[row["sources"]].add(row["target"])
+    assert tried == {
+        (): {"sentiment", "mood", "irony", "topic"},
+        ("sentiment",): {"mood", "irony", "topic"},
+        ("mood",): {"sentiment", "topic"},
+        ("irony",): {"sentiment", "topic"},
+        ("topic",): {"sentiment", "mood", "irony"},
+        ("sentiment", "mood"): {"topic"},
+        ("sentiment", "irony"): {"topic"},
+        ("sentiment", "topic"): {"mood", "irony"},
+        ("mood", "irony"): {"sentiment", "topic"},
+        ("mood", "topic"): {"sentiment"},
+        ("irony", "topic"): {"sentiment"},
+    }
+    assert any(note.endswith("their mean: mood, irony") for note in plan.notes)
+
+
+def test_pairs_need_a_target_outside_the_clusters_they_have_seen(mini):
+    clusters = {"clusters": {"moods": ["mood", "irony"]}}
+    with pytest.raises(InputError, match="mood and topic has no target left"):
+        heatmap_plan(mini, "mood", "irony", "topic", **clusters)
 
 
 def path_plan(mini, sources, targets, **changes):

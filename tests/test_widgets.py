@@ -846,6 +846,19 @@ def test_the_explorer_shows_what_stands_behind_a_cell(mini):
     assert not below.ticks["topic"].value and below.target.value == "irony"
 
 
+def test_the_explorer_shows_a_cluster_as_one_target(mini):
+    clusters = {"moods": ["mood", "irony"]}
+    few = {"few": ["sentiment", "topic", "mood", "irony"]}
+    settings = PairwiseHeatmap.from_parameters({**mini, "clusters": clusters, "families": few})
+    found = execute(plan_experiment(settings), Store(mini["store"]), settings)
+    shown = widgets.explorer(settings, found)
+    shown.buttons["sentiment", "topic"].click()
+    assert "moods" in shown.detail.value and "irony" not in shown.detail.value
+    shown.to_playground.click()
+    (below,) = shown.below.children
+    assert below.target.value == "mood"
+
+
 def test_the_first_picture_needs_neither_torch_nor_transformers(made):
     """Which take seconds to import: what is known of finished models follows from headers."""
     code = (

@@ -150,14 +150,15 @@ def arrays(results, keys, targets):
     return found
 
 
-def clustered(results, families, clusters):
+def clustered(results, families, clusters, *columns):
     """Results and families in which the targets of a cluster are one, named like the cluster: a run
     on it has the mean of the runs on its members, NaN if one of them is missing.
 
     Targets that are variants of one task (five stances in tweets) are not independent; an interval
     over targets is too narrow if it counts each of them. ``clusters`` maps a cluster's name to its
     targets; one that has fewer than two of them in the results is ignored, and one that spans
-    families is in each of them as a whole.
+    families is in each of them as a whole. ``columns`` are those that tell base models apart
+    besides base and source_family: in a heatmap of pairs "sources".
     """
     targets = distinct_targets(families)
     there = {name: [one for one in ones if one in targets] for name, ones in clusters.items()}
@@ -170,7 +171,7 @@ def clustered(results, families, clusters):
         return results, units
     sizes = pd.Series([name_of.get(target, target) for target in targets]).value_counts()
     runs = results.assign(target=results["target"].replace(name_of))
-    keys = [name for name in [*RUN, *VARYING, "metric"] if name in runs]
+    keys = [name for name in [*RUN, *VARYING, *columns, "metric"] if name in runs]
     averaged = ["accuracy", "macro_f1", "majority", "dev", "update"]
     how = dict.fromkeys(averaged, lambda members: members.mean(skipna=False)) | {"n_test": "sum"}
     groups = runs.groupby(keys, sort=False, dropna=False)

@@ -112,7 +112,7 @@ def _clusters(
     families: dict[str, list[str]], settings: Families, known: dict[str, Task]
 ) -> list[str]:
     """Which targets count as one."""
-    if not isinstance(settings, FamilyTable | Shrinkage):
+    if not isinstance(settings, FamilyTable | PairwiseHeatmap | Shrinkage):
         return []
     targets = plans.unique(families[family] for family in settings.targets)
     said = []

@@ -430,15 +430,28 @@ def pairwise_heatmap(
         ]
         for base, names, model in bases:
             row = {"source_family": "", "source_seed": source_seed, "sources": names}
-            unseen = [t for t in targets if len(plan.sources(t, names)) == len(names)]
+            unseen = _unseen(plan, targets, names, settings.clusters)
             if not unseen:
                 raise InputError(
                     f"the model of {' and '.join(names)} has no target left, since a source is "
-                    f"never its own target; name more tasks in the target families"
+                    f"never its own target, nor is one of its cluster; name more tasks in the "
+                    f"target families"
                 )
             for target in unseen:
                 plan.targets(model, target, base=base, **row)
     return plan.plan(families)
+
+
+def _unseen(
+    plan: Builder, targets: list[str], names: tuple[str, ...], clusters: Mapping[str, list[str]]
+) -> list[str]:
+    """The targets that none of the named sources was trained on, nor on another of the cluster."""
+    known = [target for target in targets if len(plan.sources(target, names)) < len(names)]
+    seen = {*names, *known}
+    for members in clusters.values():
+        if seen.intersection(members):
+            seen.update(members)
+    return [target for target in targets if target not in seen]
 
 
 def shrinkage(

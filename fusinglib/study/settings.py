@@ -259,7 +259,12 @@ class ManyWorlds(FamilyTable):
 
 @validated
 class PairwiseHeatmap(Families):
-    """Settings of the pairwise heatmap (paper Figure 2): all pairs of the source tasks."""
+    """Settings of the pairwise heatmap (paper Figure 2): all pairs of the source tasks.
+
+    `clusters` as in `FamilyTable`. A pair that has seen one target of a cluster is tried on none.
+    """
+
+    clusters: Clusters
 
 
 @validated

@@ -22,7 +22,9 @@ class PairExplorer(ipw.VBox):
 
     def __init__(self, settings: PairwiseHeatmap, results: pd.DataFrame):
         self.settings, self.results = settings, results
-        self.cells = pairs.table(results).assign(
+        targets = {"": list(results["target"].unique())}
+        self.units, _ = tables.clustered(results, targets, settings.clusters, "sources")
+        self.cells = pairs.table(self.units).assign(
             names=lambda t: [*zip(t["one"], t["two"], strict=True)]
         )
         self.detail = Spoken("Choose a cell to see its targets and seeds.")
@@ -72,7 +74,7 @@ class PairExplorer(ipw.VBox):
 
     def _gain(self, names: tuple[str, str]) -> str:
         """The gain of a pair with its interval, in words."""
-        gain, low, high = pairs.gain(self.results, names)
+        gain, low, high = pairs.gain(self.units, names)
         interval = "" if math.isnan(low) else f" ({low:+.1f} to {high:+.1f})"
         return f"fused {gain:+.1f}{interval} points over pretrained"
 
@@ -80,7 +82,7 @@ class PairExplorer(ipw.VBox):
         (cell,) = (cell for cell in self.cells.to_dict("records") if cell["names"] == names)
         words = f"{cell['one']} and {cell['two']}, {self._gain(names)}: "
         words += cell["rank"] or "runs are missing"
-        table = tables.show(pairs.detail(self.results, names)).to_html(border=0, col_space="6em")
+        table = tables.show(pairs.detail(self.units, names)).to_html(border=0, col_space="6em")
         self.detail.value = f"<b>{html.escape(words)}</b>{table}"
         self.names, self.to_playground.disabled = names, False
 
