@@ -3,12 +3,14 @@ what is refused."""
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.activations import NewGELUActivation
 
 from fusinglib.errors import InputError
 from fusinglib.training import data, folders, models
@@ -58,6 +60,15 @@ def test_head_and_scale_of_both_kinds_of_t5(t5, tied_t5, mini_tasks, training, h
         assert (network.lm_head.weight is network.shared.weight) == tied
         assert network.config.scale_decoder_outputs == tied
         assert network.encoder.embed_tokens.weight is network.shared.weight
+
+
+def test_gelu_in_one_operation_is_the_same_function(t5, mini_tasks, training, how):
+    network = load(t5, mini_tasks["mood"], training, how).network.eval()
+    kinds = Counter(type(module) for module in network.modules())
+    assert kinds[torch.nn.GELU] == 4 and not kinds[NewGELUActivation]
+    with torch.inference_mode():
+        logits = network(input_ids=IDS, decoder_input_ids=torch.tensor([[0, 30, 31]])).logits
+    torch.testing.assert_close(logits, t5_logits(t5), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["t5", "tied_t5"])

@@ -161,6 +161,14 @@ def test_local_attention_is_unfit_where_texts_are_longer_than_its_window(
     assert "differ" in stacked.unfit(made[0], train)
 
 
+def test_trying_a_stack_leaves_the_attention_as_it_is(t5, opened, exact, monkeypatch):
+    monkeypatch.setattr(stacked, "_CHECKED", {})
+    (model, *_), (train, *_) = opened(t5, exact)
+    before = model.network.config._attn_implementation
+    assert stacked.unfit(model, train) == "" and before != "eager"
+    assert model.network.config._attn_implementation == before
+
+
 def test_a_kind_of_model_is_known_however_it_was_saved(encoders, opened, exact, finetuned,
                                                        mini_tasks, t5, tied_t5):  # fmt: skip
     (body, *_), _ = opened(encoders["bert"], exact)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch.nn.functional import cross_entropy
+from transformers.activations import NewGELUActivation
 
 from fusinglib.errors import InputError
 from fusinglib.training.data import Split, label_texts, pair_input, text_input
@@ -221,8 +222,17 @@ def load(
     """
     kind = TextToText if is_text_to_text(folder) else Classifier
     model = kind(Path(folder), task, training, data, device, seed)
+    _join_gelu(model.network)
     _check_padding(model, str(folder))
     return model
+
+
+def _join_gelu(network: torch.nn.Module) -> None:
+    """Compute the GELU of T5 v1.1 in one operation instead of eight: the same function."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU("tanh"))
 
 
 _CHECKED: set[tuple[str, str, int]] = set()

@@ -1,6 +1,7 @@
 """Many finetunings on one task as one: every weight has a leading dimension, a run for each of its
 rows, which `torch.func.vmap` maps the unmodified network over."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fusinglib.errors import InputError
 from fusinglib.fusion.compatibility import ORIGINS
@@ -39,6 +39,7 @@ class Stack:
             name: torch.stack([one[name].detach() for one in named]).requires_grad_()
             for name in named[0]
         }
+        self.network.set_attn_implementation("eager")  # vmap has no rules for fused attention
         self.eval_batch_size = max(1, self.model.eval_batch_size // min(len(models), 4))
         self._called = _Called(self.model)
 
@@ -98,8 +99,7 @@ class _Called(torch.nn.Module):
         self.network, self.model = model.network, model
 
     def forward(self, method: str, *arguments):
-        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rules for the others on every device
-            return getattr(self.model, method)(*arguments)
+        return getattr(self.model, method)(*arguments)
 
 
 @dataclass
@@ -252,7 +252,12 @@ def unfit(model: BaseModel, tokens: Tokens) -> str:
 def _tried(model: BaseModel, tokens: Tokens) -> str:
     rows = np.argsort(tokens.lengths, kind="stable")[[0, -1]]
     labels = torch.tensor(tokens.labels[rows], device=model.device)
-    bf16, model.bf16 = model.bf16, False
+    model = copy.deepcopy(model)  # the stack changes its attention
+    model.bf16 = False
+    model.network.eval()
+    with torch.no_grad():
+        alone = model.inputs(tokens, rows)
+        expected = model.loss(alone, labels), model.predict(alone)[0]
     try:
         stack = Stack([model, model])
         own, both = stack.inputs(tokens, np.stack([rows, rows])), labels.expand(2, -1)
@@ -261,14 +266,10 @@ def _tried(model: BaseModel, tokens: Tokens) -> str:
         stack.network.eval()
         with torch.no_grad():
             made = stack.loss(own, both), stack.predict(stack.inputs(tokens, rows))[0]
-            alone = model.inputs(tokens, rows)
-            expected = model.loss(alone, labels), model.predict(alone)[0]
     except (OutOfMemory, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a network does that vmap has no rule for
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    finally:
-        model.bf16 = bf16
     for one, right in zip(made, expected, strict=True):
         if not torch.allclose(one, right.expand_as(one), rtol=1e-4, atol=1e-4):
             return "their scores differ from those of one alone"
