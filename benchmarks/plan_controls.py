@@ -2,11 +2,12 @@
 
     python benchmarks/plan_controls.py [--effect 0.5] [--output results/controls]
 
-The pilot (`results/controls/pilot.csv`) has the targets of `params/controls/family_table.yaml` with
-two seeds, run on a GPU before this file was written: all-MiniLM-L6-v2, 20 source models, of which
-the target's own is left out, 300 steps. Tasks from one data set (five stances) count as one target,
-the mean of them. Thirteen targets hardly tell how much true differences vary over targets (two of
-the four estimates are zero), so the largest of the four estimates stands for all.
+The pilot (`results/controls/pilot.csv`) has 17 targets with two seeds, run on a GPU before this
+file was written: all-MiniLM-L6-v2, 20 source models, of which the target's own is left out, 300
+steps. `params/controls` has qnli and multirc in place of its targets hate and cb. Tasks from one
+data set (five stances) count as one target, the mean of them. Thirteen targets hardly tell how much
+true differences vary over targets (two of the four estimates are zero), so the largest of the four
+estimates stands for all.
 Writes `plan.csv`: for each difference what the pilot found, with its 95 % interval over targets,
 and for each number of targets and seeds the half-width of the interval, in points, and the power,
 in percent, to find the effect.
