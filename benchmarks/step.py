@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from fusinglib.places import PROJECT
 from fusinglib.study.steps import _encoded, _opened
 from fusinglib.study.store import Store
-from fusinglib.training.finetuning import _adamw, _batches
+from fusinglib.training.finetuning import adamw, batches_of
 from fusinglib.training.scoring import predict
 from fusinglib.training.settings import Training
 
@@ -81,8 +81,8 @@ class Step:
     def __init__(self, model, tokens, training: Training):
         self.model, self.tokens = model, tokens
         self.labels = torch.tensor(tokens.labels)
-        self.optimizer = _adamw(model.network, training)
-        self.batches = _batches(tokens.lengths, training, 0)
+        self.optimizer = adamw(dict(model.network.named_parameters()), training)
+        self.batches = batches_of(tokens.lengths, training, 0)
         self.seconds: dict[str, float] = defaultdict(float)
         model.network.train()
 

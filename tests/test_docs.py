@@ -162,14 +162,18 @@ def test_every_code_block_works(page, project, monkeypatch, request):
 def slurm(tmp_path, monkeypatch):
     """A module `dask_jobqueue` whose Slurm cluster is a worker on this machine."""
     (tmp_path / "dask_jobqueue.py").write_text(
-        "import distributed\n\n\n"
+        "import distributed\n\nclusters = []\n\n\n"
         "class SLURMCluster(distributed.LocalCluster):\n"
         "    def __init__(self, **asked):\n"
-        "        super().__init__(n_workers=1, threads_per_worker=1, dashboard_address=':0')\n\n"
+        "        super().__init__(n_workers=1, threads_per_worker=1, dashboard_address=':0')\n"
+        "        clusters.append(self)\n\n"
         "    def scale(self, jobs):\n"
         "        super().scale(1)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for cluster in sys.modules.pop("dask_jobqueue").clusters:
+        cluster.close()
 
 
 def test_the_readme_is_short():
