@@ -168,7 +168,7 @@ def slurm(tmp_path, monkeypatch):
         "        super().__init__(n_workers=1, threads_per_worker=1, dashboard_address=':0')\n"
         "        clusters.append(self)\n\n"
         "    def scale(self, jobs):\n"
-        "        super().scale(1)\n"
+        "        return super().scale(min(jobs, 1))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield
