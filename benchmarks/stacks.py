@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "cpu": Setting(16, 18, (1, 2, 4, 8, 16, 32), ("fp32",), 2048),
+    "cpu": Setting(16, 18, (1, 2, 4, 8, 16, 32), ("fp32", "bf16"), 2048),
     "cuda": Setting(256, 62, (1, 4, 16, 32, 64), ("fp32", "tf32", "bf16"), 8192),
 }
 
