@@ -24,6 +24,7 @@ def test_without_the_sanity_check_nothing_is_decided(taught, passed):
     table = claims.verdicts("family_table", made, FAMILIES)
     assert ("Sanity check passed" in said) == passed
     assert ("Sanity check failed" in said) != passed
+    assert ("a better start" in said) == passed
     decided = table["verdict"] != claims.UNDECIDED
     assert decided.any() == passed
     assert (table["decided by"] == "pretrained - random").all() != passed

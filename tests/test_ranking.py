@@ -96,6 +96,20 @@ def test_without_an_interval_a_gate_is_unknown_and_nothing_is_compared():
     assert list(ranking.gates(lacking, FAMILIES)["verdict"]) == ["unknown"] * 2
 
 
+@pytest.mark.parametrize(("taught", "verdict"), [(0.3, "passed"), (0.0, "not tested")])
+def test_without_the_sanity_check_no_gate_is_tested(taught, verdict):
+    bases = ["fused", "intertrained", "pretrained", "random"]
+    accuracies = drawn(np.random.default_rng(1), bases)
+    noise = np.random.default_rng(2).normal(0, 0.01, accuracies["fused"].shape)
+    accuracies["pretrained"] = accuracies["fused"] - 0.1 + noise
+    accuracies["random"] = accuracies["pretrained"] - taught + noise[::-1]
+    results = study(accuracies)
+    gates = ranking.gates(results, FAMILIES)
+    assert set(gates["verdict"]) == {verdict}
+    said = headlines.of_methods(gates, ranking.against(results, FAMILIES))
+    assert ("a better start" in said) == (verdict == "passed")
+
+
 def test_a_base_model_that_equals_the_mean_leaves_the_others_their_sentence():
     accuracies = drawn(np.random.default_rng(1), BASES)
     accuracies["m0"] = accuracies["fused"]

@@ -34,6 +34,9 @@ def test_updates_are_scaled_and_means_rescaled(settings):
     start = weights(store, plan.rows[0]["run"].parents[0])
     found = {}
     for row, update in zip(plan.rows, results["update"], strict=True):
+        if row["base"] == "random":
+            assert np.isnan(update)
+            continue
         moved = weights(store, row["run"].parents[0]) - start
         norm = 100 * np.linalg.norm(moved) / np.linalg.norm(start)
         assert update == pytest.approx(norm, rel=1e-4, abs=1e-9)
@@ -127,8 +130,9 @@ def test_updates_of_existing_models_are_measured_too():
 TARGETS = ["a", "b", "c", "d"]
 
 
-def made_up(gain: float, worlds: int) -> pd.DataFrame:
-    """Results in which the mean ends this much above the scaled single, on average."""
+def made_up(gain: float, worlds: int, taught: float = 0.2) -> pd.DataFrame:
+    """Results in which the mean ends this much above the scaled single, and pretrained above
+    random weights, on average."""
     rng, rows = np.random.default_rng(0), []
     more = rng.normal(0, 0.01, (worlds, len(TARGETS)))
     more += gain - more.mean()
@@ -137,6 +141,10 @@ def made_up(gain: float, worlds: int) -> pd.DataFrame:
             cell = {"world": world, "target": target, "seed": 0, "source_seed": 0, "draw": 0}
             cell |= {"source_family": "s", "scale": 1.0, "update": 2.0}
             level = rng.normal(0.6, 0.1)
+            nothing = level - 0.05 - taught + rng.normal(0, 0.01)
+            start = {**cell, "source_family": "", "scale": 0.0}
+            rows.append({**start, "base": "random", "accuracy": nothing})
+            rows.append({**start, "base": "pretrained", "accuracy": level - 0.05})
             rows.append({**cell, "base": "scaled single", "accuracy": level})
             rows.append({**cell, "base": "fused", "accuracy": level + more[world, column]})
             rows.append({**cell, "base": "fused", "scale": 0.5, "accuracy": 0.0})
@@ -144,18 +152,27 @@ def made_up(gain: float, worlds: int) -> pd.DataFrame:
 
 
 def test_the_mean_is_compared_with_the_scaled_single_in_every_scope():
-    over = shrinkage.at_equal_norm(made_up(0.02, 4), {"some": TARGETS})
+    results, families = made_up(0.02, 4), {"some": TARGETS}
+    over = shrinkage.at_equal_norm(results, families)
     assert list(over["scope"]) == [*worlds.SCOPES]
     assert over["estimate"].tolist() == pytest.approx([2, 2])
-    said = headlines.of_shrinkage(over).splitlines()
+    *said, check = headlines.of_shrinkage(results, families, over).splitlines()
     assert len(said) == 2 and all("2.0 points above one model with an upd" in one for one in said)
+    assert all(one.endswith("a better start.") for one in said) and "check passed" in check
     alone = shrinkage.at_equal_norm(made_up(0.02, 1), {"some": TARGETS})
     assert list(alone["scope"]) == [claims.HERE]
 
 
+def test_where_pretraining_does_not_help_the_comparison_is_undecided():
+    results, families = made_up(0.02, 4, taught=0.0), {"some": TARGETS}
+    over = shrinkage.at_equal_norm(results, families)
+    *said, check = headlines.of_shrinkage(results, families, over).splitlines()
+    assert (over["low"] > 0).all() and "check failed" in check
+    assert all(one.endswith("undecided.") for one in said)
+
+
 def test_without_the_scaled_single_nothing_is_said():
-    results = made_up(0.02, 4)
-    results.loc[0, "accuracy"] = np.nan
-    assert "Runs are missing" in headlines.of_shrinkage(
-        shrinkage.at_equal_norm(results, {"some": TARGETS})
-    )
+    results, families = made_up(0.02, 4), {"some": TARGETS}
+    results.loc[results["base"] == "scaled single", "accuracy"] = np.nan
+    over = shrinkage.at_equal_norm(results, families)
+    assert "Runs are missing" in headlines.of_shrinkage(results, families, over)

@@ -18,21 +18,27 @@ def of_family_table(results: pd.DataFrame, families: dict) -> str:
     over = f"{targets} targets with {seeds} seed{'s' * (seeds > 1)}"
     worlds = len(set(results["world"])) if "world" in results else 1
     over = f"{worlds} worlds and {over}" if worlds > 1 else over
-    verdict = said("the fused model ends", found, "pretrained")
-    lines = [f"Over {over}: {verdict}", sanity(results, families), shrunk(results, families)]
+    check = sanity(results, families)
+    sane = not check.startswith(FAILED)
+    verdict = said("the fused model ends", found, "pretrained", sane)
+    lines = [f"Over {over}: {verdict}", check, shrunk(results, families, sane)]
     return "\n".join(line for line in lines if line)
 
 
-def said(what: str, found: Difference, other: str) -> str:
-    """A difference in words, and whether its interval decides it."""
+def said(what: str, found: Difference, other: str, tested: bool = True) -> str:
+    """A difference in words, and whether its interval decides it; nothing does unless it was
+    `tested`, as after a failed sanity check."""
     way = "above" if found.estimate >= 0 else "below"
     text = f"{what} {abs(found.estimate):.1f} points {way} {other}"
     if math.isnan(found.low):
         return f"{text}; there is no interval, so nothing is decided."
     text += f" (95 % interval {found.low:+.1f} to {found.high:+.1f})"
-    if found.low <= 0 <= found.high:
+    if found.low <= 0 <= found.high or not tested:
         return f"{text}: undecided."
     return f"{text}: a {'better' if found.estimate > 0 else 'worse'} start."
+
+
+FAILED = "Sanity check failed"
 
 
 def sanity(results: pd.DataFrame, families: dict) -> str:
@@ -50,12 +56,12 @@ def sanity(results: pd.DataFrame, families: dict) -> str:
     if found.low > 0:
         return f"Sanity check passed: pretrained - random is {numbers}, so pretraining helps here."
     return (
-        f"Sanity check failed: pretrained - random is {numbers}, not clearly above zero. No "
+        f"{FAILED}: pretrained - random is {numbers}, not clearly above zero. No "
         "difference between base models means anything here, and no claim is decided for it."
     )
 
 
-def shrunk(results: pd.DataFrame, families: dict) -> str:
+def shrunk(results: pd.DataFrame, families: dict, sane: bool = True) -> str:
     """How much of what fusing gains is there with one model whose update is shrunk to the mean's;
     empty if that was not tried."""
     gain = _row(results, families, "fused - pretrained")
@@ -64,7 +70,7 @@ def shrunk(results: pd.DataFrame, families: dict) -> str:
     if gain is None or single is None or gap is None:
         return ""
     share = f" ({100 * single.estimate / gain.estimate:.0f} % of it)" if gain.low > 0 else ""
-    more = said("the mean ends", gap, "that one").replace("start", "base model")
+    more = said("the mean ends", gap, "that one", sane).replace("start", "base model")
     return (
         f"Of fused's {gain.estimate:+.1f} points, {single.estimate:+.1f}{share} are there with one "
         f"model shrunk to the mean's norm; {more}"
@@ -84,7 +90,9 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
     for row in tests:
         found = Difference(row["estimate"], row["low"], row["high"])
         other = row["difference"].removeprefix("fused - ")
-        lines.append(f"{row['verdict'].capitalize()}: {said('the mean ends', found, other)}")
+        tested = row["verdict"] != "not tested"
+        verdict = said("the mean ends", found, other, tested)
+        lines.append(f"{row['verdict'].capitalize()}: {verdict}")
     better = [row["base"] for row in rows if row["low all"] > 0]
     worse = [row["base"] for row in rows if row["high all"] < 0]
     widths = [row["high all"] - row["low all"] for row in rows if not math.isnan(row["low all"])]
@@ -101,17 +109,18 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def of_shrinkage(equal: pd.DataFrame) -> str:
+def of_shrinkage(results: pd.DataFrame, families: dict, equal: pd.DataFrame) -> str:
     """The mean compared with one model whose update is as long (see `shrinkage.at_equal_norm`), in
-    every scope."""
-    lines = []
+    every scope, then the sanity check."""
+    check, lines = sanity(results.query("base in ['pretrained', 'random']"), families), []
     for row in equal.to_dict("records"):
         if math.isnan(row["estimate"]):
             return "Runs are missing: the mean cannot be compared with one model."
         found = Difference(row["estimate"], row["low"], row["high"])
-        verdict = said("the mean ends", found, "one model with an update of the same norm")
+        other = "one model with an update of the same norm"
+        verdict = said("the mean ends", found, other, not check.startswith(FAILED))
         lines.append(f"For {row['scope']}: {verdict}")
-    return "\n".join(lines)
+    return "\n".join([*lines, check])
 
 
 def _listed(names: list[str]) -> str:

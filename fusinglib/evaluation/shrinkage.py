@@ -10,13 +10,15 @@ import pandas as pd
 from fusinglib.evaluation import claims, tables, worlds
 from fusinglib.fusion import geometry
 from fusinglib.fusion.geometry import Updates
+from fusinglib.study.arms import RANDOM
 from fusinglib.study.plans import Plan, Run
 from fusinglib.study.store import Store
 
 
 def with_norms(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:
     """The results with a column ``update``: the norm of the base model's update, in percent of the
-    norm of the pretrained weights (0 for pretrained itself; NaN while models are missing).
+    norm of the pretrained weights (0 for pretrained itself; NaN for random weights, and while
+    models are missing).
 
     It is computed from the inner products of the updates of the models that were fused.
     """
@@ -26,12 +28,12 @@ def with_norms(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:
         world, model = row.get("world", 0), row["run"].parents[0]
         if row["base"] == "pretrained":
             origins[world] = model
-        else:
+        elif row["base"] != RANDOM:
             models.setdefault(world, {}).update({run.key: run for run in _fused(model)})
     known = {world: _updates(origins[world], runs, store) for world, runs in models.items()}
     norms = []
     for row in plan.rows:
-        updates = known.get(row.get("world", 0))
+        updates = known.get(row.get("world", 0)) if row["base"] != RANDOM else None
         norm = _norm(row["run"].parents[0], updates) if updates else np.nan
         norms.append(0.0 if row["base"] == "pretrained" else norm)
     return results.assign(update=norms)

@@ -59,7 +59,8 @@ def _plan(settings: Any, world: int) -> Plan:
     if isinstance(settings, PairwiseHeatmap):
         plan = plans.pairwise_heatmap(*common, models, with_head)
     elif isinstance(settings, Shrinkage):
-        plan = plans.shrinkage(*common, models, with_head)
+        random = random_model(settings, pretrained)
+        plan = plans.shrinkage(*common, random, models, with_head)
     elif isinstance(settings, LossPath):
         plan = plans.loss_path(*common, with_head, models)
     else:

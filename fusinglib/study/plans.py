@@ -459,6 +459,7 @@ def shrinkage(
     pretrained: Run,
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
+    random: Run,
     models: Mapping[str, Model] = MappingProxyType({}),
     with_head: bool = False,
 ) -> Plan:
@@ -467,13 +468,15 @@ def shrinkage(
     For every source family S and target t the updates of fuse(S minus t) and of the intertrained
     model, times each scale; then means of fewer models, with their own norm and rescaled to that of
     fuse(S minus t). Columns of the rows: ``scale``, ``models`` (how many were averaged), ``draw``,
-    and ``norm`` ("own" or "fixed"). The "scaled single" is the arm of the family
-    table: the intertrained model's update with the norm of the mean's.
+    and ``norm`` ("own" or "fixed"). The "scaled single" is the arm of the family table: the
+    intertrained model's update with the norm of the mean's. `random`, a model of the same
+    architecture never pretrained, is there for the sanity check.
     """
     plan = Builder(settings, data, models, with_head)
     targets = unique(families[family] for family in settings.targets)
     none = {"scale": 0.0, "models": 0, "draw": 0, "norm": "own"}
     plan.without_sources("pretrained", pretrained, targets, **none)
+    plan.without_sources(RANDOM, random, targets, **none)
     source_seeds = settings.source_seeds or settings.seeds
     for source_seed, family, target in product(source_seeds, settings.sources, targets):
         made = plan.made_of(pretrained, family, families[family], target, source_seed)
