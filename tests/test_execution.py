@@ -5,6 +5,8 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import platform
+import resource
 import shutil
 import signal
 import subprocess
@@ -450,3 +452,17 @@ def test_what_is_stacked_by_default(study, tmp_path):
     assert most(small, device="cuda") == most(large, device="cuda") == pools.ON_A_GPU
     assert most(small, group_by_length=True) == most(small, micro_batch=8) == 1
     assert most(large, stack=5) == most(large, stack=5, group_by_length=True) == 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries are left alone")
+def test_freed_memory_is_kept_for_the_next_step():
+    """glibc returns large tensors to the system, which clears their pages again in every step."""
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(25_000_000)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    steps._keep_memory()
+    faults()
+    assert faults() < 10**8 / resource.getpagesize() / 10
