@@ -3,13 +3,13 @@
     python benchmarks/stacks.py --work DIR        # two minutes on a processor, ten on a GPU
     python benchmarks/stacks.py --work DIR --model FOLDER --sizes 1 2 4 8      # another model
 
-On a processor: the miniature T5, batches of 16 texts of 18 tokens on average, one thread. On a GPU:
-a T5 v1.1 small with random weights, batches of 256 texts of 62 tokens on average, in fp32, TF32 and
-bf16. For each size of stack: milliseconds of a finetuning step and texts scored per second, for one
-run; the arithmetic of a step in Tflop/s, counted by PyTorch, beside what one large matrix product
-reaches; the most memory. A size of 1 is the loop for single runs. Sizes that memory does not hold
-are left out. Sizes come in random order, in rounds. Writes `results/benchmarks/stacks-DEVICE.csv`;
-of another model, with its type in the name.
+On a processor: the miniature T5, batches of 16 texts of 18 tokens on average, one thread, in fp32
+and bf16. On a GPU: a T5 v1.1 small with random weights, batches of 256 texts of 62 tokens on
+average, in TF32 as well. For each size of stack: milliseconds of a finetuning step and texts scored
+per second, for one run; the arithmetic of a step in Tflop/s, counted by PyTorch, beside what one
+large matrix product reaches; the most memory. A size of 1 is the loop for single runs. Sizes that
+memory does not hold are left out. Sizes come in random order, in rounds. Writes
+`results/benchmarks/stacks-DEVICE.csv`; of another model, with its type in the name.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from gpu import HOW, seconds, stand_in, texts
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusinglib.places import PROJECT
+from fusinglib.study.steps import keep_memory
 from fusinglib.training import finetuning, models, pretraining, stacked, tasks
 from fusinglib.training.folders import config_of
 from fusinglib.training.scoring import OutOfMemory, predict
@@ -60,6 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
+    keep_memory()
     folder, setting = options.model or model(options.work / device, device), SETTINGS[device]
     setting = setting._replace(sizes=options.sizes or setting.sizes)
     name = "-".join(["stacks", device, *([config_of(folder).model_type] if options.model else [])])

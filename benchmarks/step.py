@@ -19,7 +19,7 @@ import train
 from torch.profiler import ProfilerActivity, profile
 
 from fusinglib.places import PROJECT
-from fusinglib.study.steps import _encoded, _opened
+from fusinglib.study.steps import _encoded, _opened, keep_memory
 from fusinglib.study.store import Store
 from fusinglib.training.finetuning import adamw, batches_of
 from fusinglib.training.scoring import predict
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for 200 MB")
     work = parser.parse_args().work.absolute()
     torch.set_num_threads(1)
+    keep_memory()
     table = pd.DataFrame({name: measure(name, work) for name in ("one T5", "one encoder")}).round(2)
     table.to_csv(PROJECT / "results/benchmarks/step.csv", index_label="what")
     print(table.to_string())

@@ -139,9 +139,10 @@ def _measure(folder: Path, task: Task, settings: Settings) -> Cost:
     batch, while that is quick. On a GPU, which takes as long for a few texts as for many, it is."""
     import torch
 
-    from fusinglib.study.steps import available
+    from fusinglib.study.steps import available, keep_memory
     from fusinglib.training import data, models
 
+    keep_memory()
     how, device = settings.data(), available(settings.device)
     torch.set_num_threads(settings.threads)
     loaded, training = data.load(task, how), settings.target_training()

@@ -162,7 +162,7 @@ def _disk_failed(error: Exception) -> bool:
 def _determined(run: Run, device: str) -> Iterator[None]:
     """Set the thread count of the run's settings, and restore the caller's random state; both are
     global, and one run at a time executes in a process."""
-    _keep_memory()
+    keep_memory()
     with ONE_AT_A_TIME:
         before = torch.get_num_threads()
         torch.set_num_threads(run.settings.get("training", {}).get("threads", 1))
@@ -175,7 +175,7 @@ def _determined(run: Run, device: str) -> Iterator[None]:
 
 
 @functools.cache
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Have the process keep freed memory for the next step. By default glibc returns large tensors
     to the system, which clears their pages again in every step: up to a fifth of an encoder's."""
     if platform.libc_ver()[0] == "glibc":
