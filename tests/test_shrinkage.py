@@ -171,6 +171,18 @@ def test_where_pretraining_does_not_help_the_comparison_is_undecided():
     assert all(one.endswith("undecided.") for one in said)
 
 
+def test_the_check_counts_every_replicate():
+    parts = [
+        made_up(0.02, 1, taught=0.1 * seed).assign(seed=seed, source_seed=seed)
+        for seed in (1, 2, 3)
+    ]
+    results, families = pd.concat(parts, ignore_index=True), {"some": TARGETS}
+    said = headlines.of_shrinkage(results, families, shrinkage.at_equal_norm(results, families))
+    pairs = results.query("base == 'pretrained'")["accuracy"], results.query("base == 'random'")
+    gap = 100 * (pairs[0].mean() - pairs[1]["accuracy"].mean())
+    assert f"pretrained - random is {gap:+.1f} points" in said and gap > 15
+
+
 def test_without_the_scaled_single_nothing_is_said():
     results, families = made_up(0.02, 4), {"some": TARGETS}
     results.loc[results["base"] == "scaled single", "accuracy"] = np.nan

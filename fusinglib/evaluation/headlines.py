@@ -18,16 +18,14 @@ def of_family_table(results: pd.DataFrame, families: dict) -> str:
     over = f"{targets} targets with {seeds} seed{'s' * (seeds > 1)}"
     worlds = len(set(results["world"])) if "world" in results else 1
     over = f"{worlds} worlds and {over}" if worlds > 1 else over
-    check = sanity(results, families)
-    sane = not check.startswith(FAILED)
-    verdict = said("the fused model ends", found, "pretrained", sane)
-    lines = [f"Over {over}: {verdict}", check, shrunk(results, families, sane)]
+    verdict = said("the fused model ends", found, "pretrained", tables.sane(results, families))
+    lines = [f"Over {over}: {verdict}", sanity(results, families), shrunk(results, families)]
     return "\n".join(line for line in lines if line)
 
 
 def said(what: str, found: Difference, other: str, tested: bool = True) -> str:
-    """A difference in words, and whether its interval decides it; nothing does unless it was
-    `tested`, as after a failed sanity check."""
+    """A difference in words, and whether its interval decides it. Nothing is decided if it was not
+    `tested`, for example because the sanity check failed."""
     way = "above" if found.estimate >= 0 else "below"
     text = f"{what} {abs(found.estimate):.1f} points {way} {other}"
     if math.isnan(found.low):
@@ -38,16 +36,13 @@ def said(what: str, found: Difference, other: str, tested: bool = True) -> str:
     return f"{text}: a {'better' if found.estimate > 0 else 'worse'} start."
 
 
-FAILED = "Sanity check failed"
-
-
 def sanity(results: pd.DataFrame, families: dict) -> str:
     """Whether pretraining helps at all: without that, no difference between base models means
     anything."""
-    found = _row(results, families, "pretrained - random")
-    if "random" not in set(results["base"]):
-        return "Sanity check not made: no run starts from random weights (arms: [random])."
+    found = tables.taught(results, families)
     if found is None:
+        return "Sanity check not made: no run starts from random weights (arms: [random])."
+    if math.isnan(found.estimate):
         return "Sanity check not possible: runs from random weights are missing."
     if math.isnan(found.low):
         said = f"pretrained - random is {found.estimate:+.1f} points, without an interval"
@@ -56,12 +51,12 @@ def sanity(results: pd.DataFrame, families: dict) -> str:
     if found.low > 0:
         return f"Sanity check passed: pretrained - random is {numbers}, so pretraining helps here."
     return (
-        f"{FAILED}: pretrained - random is {numbers}, not clearly above zero. No "
+        f"Sanity check failed: pretrained - random is {numbers}, not clearly above zero. No "
         "difference between base models means anything here, and no claim is decided for it."
     )
 
 
-def shrunk(results: pd.DataFrame, families: dict, sane: bool = True) -> str:
+def shrunk(results: pd.DataFrame, families: dict) -> str:
     """How much of what fusing gains is there with one model whose update is shrunk to the mean's;
     empty if that was not tried."""
     gain = _row(results, families, "fused - pretrained")
@@ -69,7 +64,9 @@ def shrunk(results: pd.DataFrame, families: dict, sane: bool = True) -> str:
     gap = _row(results, families, "fused - scaled single")
     if gain is None or single is None or gap is None:
         return ""
-    share = f" ({100 * single.estimate / gain.estimate:.0f} % of it)" if gain.low > 0 else ""
+    sane = tables.sane(results, families)
+    share = 100 * single.estimate / gain.estimate
+    share = f" ({share:.0f} % of it)" if sane and gain.low > 0 else ""
     more = said("the mean ends", gap, "that one", sane).replace("start", "base model")
     return (
         f"Of fused's {gain.estimate:+.1f} points, {single.estimate:+.1f}{share} are there with one "
@@ -93,6 +90,8 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
         tested = row["verdict"] != "not tested"
         verdict = said("the mean ends", found, other, tested)
         lines.append(f"{row['verdict'].capitalize()}: {verdict}")
+    if tests[0]["verdict"] == "not tested":  # the sanity check failed
+        return "\n".join(lines)
     better = [row["base"] for row in rows if row["low all"] > 0]
     worse = [row["base"] for row in rows if row["high all"] < 0]
     widths = [row["high all"] - row["low all"] for row in rows if not math.isnan(row["low all"])]
@@ -112,15 +111,16 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
 def of_shrinkage(results: pd.DataFrame, families: dict, equal: pd.DataFrame) -> str:
     """The mean compared with one model whose update is as long (see `shrinkage.at_equal_norm`), in
     every scope, then the sanity check."""
-    check, lines = sanity(results.query("base in ['pretrained', 'random']"), families), []
+    lines = []
     for row in equal.to_dict("records"):
         if math.isnan(row["estimate"]):
             return "Runs are missing: the mean cannot be compared with one model."
         found = Difference(row["estimate"], row["low"], row["high"])
         other = "one model with an update of the same norm"
-        verdict = said("the mean ends", found, other, not check.startswith(FAILED))
+        sane = tables.sane(results, families, row["scope"])
+        verdict = said("the mean ends", found, other, sane)
         lines.append(f"For {row['scope']}: {verdict}")
-    return "\n".join([*lines, check])
+    return "\n".join([*lines, sanity(results, families)])
 
 
 def _listed(names: list[str]) -> str:

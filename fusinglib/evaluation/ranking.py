@@ -128,8 +128,8 @@ def _runs(results: pd.DataFrame, families: dict) -> dict[str, np.ndarray]:
 def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     """Whether it is averaging that helps: the mean against `GATES`, in this order, each two-sided
     at 5 %. The first that is not clearly below the mean ends the test, so that all together keep
-    the 5 % (Maurer, Hothorn and Lehmacher 1995). Where pretrained is not clearly above random
-    weights, none is tested.
+    the 5 % (Maurer, Hothorn and Lehmacher 1995). Where the sanity check is not passed (see
+    `tables.sane`), none is tested.
 
     Returns: for every scope a row per gate with ``estimate``, ``low``, ``high`` in points, ``p``,
     and ``verdict``: "passed", "not passed", "unknown" (without an interval), or "not tested". What
@@ -138,7 +138,7 @@ def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
     """
     runs, rows = _runs(results, families), []
     for scope in claims.scopes_of(len(runs[MEAN])):
-        open_ = "random" not in runs or _above(runs["pretrained"], runs["random"], scope)
+        open_ = tables.sane(results, families, scope)
         for base in [base for base in GATES if base in runs]:
             known = worlds.known(runs[MEAN], runs[base], scope)
             passed = open_ and known.interval.low > 0
@@ -155,11 +155,6 @@ def gates(results: pd.DataFrame, families: dict) -> pd.DataFrame:
             rows.append([scope, name, *numbers, known.p_value(0.0), "no gate"])
     columns = ["scope", "difference", "estimate", "low", "high", "p", "verdict"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _above(one: np.ndarray, other: np.ndarray, scope: str) -> bool:
-    """Whether runs are clearly above others."""
-    return worlds.known(one, other, scope).interval.low > 0
 
 
 def with_costs(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:

@@ -285,6 +285,23 @@ def differences(results, families):
     return pd.DataFrame(rows).astype({"improved": "Int64"})
 
 
+def taught(results, families, scope=worlds.SCOPES[1]):
+    """The sanity check: pretrained minus random weights on all targets, in points, a `Difference`
+    in a scope; None without runs from random weights."""
+    own = arrays(results[results["base"].isin(ALONE)], ["base"], distinct_targets(families))
+    if ("random",) not in own:
+        return None
+    found = worlds.difference(own["pretrained",], own["random",], scope)
+    return statistics.Difference(*(100 * number for number in found))
+
+
+def sane(results, families, scope=worlds.SCOPES[1]):
+    """Whether differences between base models mean anything in a scope: pretrained is clearly above
+    random weights, or that was not checked."""
+    found = taught(results, families, scope)
+    return found is None or found.low > 0
+
+
 def by_source(arrays, base, source):
     """Stack the runs of a base model for one source family, or for "all" of them."""
     return np.stack(

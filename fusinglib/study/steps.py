@@ -47,9 +47,9 @@ ESTIMATES = {"fisher": fisher, "gram": gram}
 FITTING: dict[str, int] = {}
 """The largest stack still worth trying, by `but_seed`, once a larger one ran out of memory."""
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Options of glibc's mallopt: how much free memory, and from what size on each tensor, is returned
-to the system, in bytes."""
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""Options of glibc's mallopt: the bytes of free memory above which it is returned to the system,
+and how many tensors may have pages of their own, which are returned at once."""
 
 Report = Callable[[str], None]
 """Called with a line of progress."""
@@ -161,7 +161,7 @@ def _disk_failed(error: Exception) -> bool:
 @contextlib.contextmanager
 def _determined(run: Run, device: str) -> Iterator[None]:
     """Set the thread count of the run's settings, and restore the caller's random state; both are
-    global, and one run at a time executes in a process."""
+    global, and one run at a time executes in a process, which keeps its memory from then on."""
     keep_memory()
     with ONE_AT_A_TIME:
         before = torch.get_num_threads()
@@ -176,12 +176,12 @@ def _determined(run: Run, device: str) -> Iterator[None]:
 
 @functools.cache
 def keep_memory() -> None:
-    """Have the process keep freed memory for the next step. By default glibc returns large tensors
-    to the system, which clears their pages again in every step: up to a fifth of an encoder's."""
+    """Have the process keep what it frees, up to 2 GiB, from now on. By default glibc returns large
+    tensors to the system, which clears their pages again in every step."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
-        for option, threshold in ((MMAP_THRESHOLD, 2**30), (TRIM_THRESHOLD, 2**31 - 1)):
-            mallopt(option, threshold)
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _pretrain(run: Run, store: Store, folder: Path, device: str, report: Report) -> dict:
