@@ -87,8 +87,7 @@ def of_methods(gates: pd.DataFrame, against: pd.DataFrame) -> str:
     for row in tests:
         found = Difference(row["estimate"], row["low"], row["high"])
         other = row["difference"].removeprefix("fused - ")
-        tested = row["verdict"] != "not tested"
-        verdict = said("the mean ends", found, other, tested)
+        verdict = said("the mean ends", found, other, row["verdict"] != "not tested")
         lines.append(f"{row['verdict'].capitalize()}: {verdict}")
     if tests[0]["verdict"] == "not tested":  # the sanity check failed
         return "\n".join(lines)

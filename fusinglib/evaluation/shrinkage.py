@@ -33,8 +33,9 @@ def with_norms(results: pd.DataFrame, plan: Plan, store: Store) -> pd.DataFrame:
     known = {world: _updates(origins[world], runs, store) for world, runs in models.items()}
     norms = []
     for row in plan.rows:
-        updates = known.get(row.get("world", 0)) if row["base"] != RANDOM else None
-        norm = _norm(row["run"].parents[0], updates) if updates else np.nan
+        updates = known.get(row.get("world", 0))
+        measured = updates and row["base"] != RANDOM
+        norm = _norm(row["run"].parents[0], updates) if measured else np.nan
         norms.append(0.0 if row["base"] == "pretrained" else norm)
     return results.assign(update=norms)
 
