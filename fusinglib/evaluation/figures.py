@@ -359,7 +359,8 @@ def shrinkage_figure(curves, counts):
         for row in part.itertuples() if len(part) > 1 else ():
             at = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
             axes[0].annotate(f"{row.scale:g}", (row.update, row.gain), color=color, size=8, **at)
-    axes[0].set(xlabel="norm of the update (% of the pretrained weights)")
+    log_ticks(axes[0], "x")
+    axes[0].set(xlabel="norm of the update (% of the pretrained weights); numbers: scale")
     axes[0].set_ylabel("gain over pretrained (points)")
     places = sorted(counts["models"].unique())
     for norm, part in counts.groupby("norm"):
@@ -644,10 +645,17 @@ def planner_figure(curves):
             f"the paper,\n{family}: {gain:+.1f}", (1, gain), xycoords=("axes fraction", "data"),
             xytext=(4, 0), textcoords="offset points", va="center", color="0.3",
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log", xlabel="seeds", ylabel="detectable difference (points)")
+    ax.set(xscale="log", xlabel="seeds", ylabel="detectable difference (points)")
     ax.set_xticks(curves.index, [str(count) for count in curves.index])
-    ax.minorticks_off()
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
+    log_ticks(ax, "y")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def log_ticks(ax, name):
+    """Scale an axis ("x" or "y") logarithmically, with ticks at 1, 2, 5, 10, ..."""
+    ax.set(**{f"{name}scale": "log"})
+    ax.minorticks_off()
+    axis = getattr(ax, f"{name}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
