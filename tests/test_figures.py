@@ -5,9 +5,10 @@ import pytest
 from matplotlib.figure import Figure
 from test_pairs import TASKS, heatmap
 from test_paths import line
-from test_tables import FAMILIES, over_decays, study
+from test_sweeps import over_decays
+from test_tables import FAMILIES, study
 
-from fusinglib.evaluation import figures, pairs, paths, tables
+from fusinglib.evaluation import figures, pairs, paths, sweeps, tables
 from fusinglib.fusion.geometry import Updates
 
 matplotlib.use("agg")
@@ -147,7 +148,7 @@ def test_every_pair_stands_in_its_cell_with_colour_sign_and_doubt(ax):
 
 
 def test_lines_over_a_column_are_accuracies_or_paired_differences_with_bars(ax):
-    table = tables.over(over_decays(), FAMILIES, "weight_decay")
+    table = sweeps.table(over_decays(), FAMILIES, "weight_decay")
     rows = table.query("base == 'fused' and source_family == 'digits'")
     figures.lines_over(table, "weight_decay", "accuracy", ax)
     assert len(ax.containers) == 5
@@ -164,7 +165,7 @@ def test_lines_over_a_column_are_accuracies_or_paired_differences_with_bars(ax):
 
 
 def test_figures_of_sizes_and_decays_have_their_own_ticks():
-    table = tables.over(over_decays(), FAMILIES, "weight_decay")
+    table = sweeps.table(over_decays(), FAMILIES, "weight_decay")
     for ax in figures.decay_figure(table, {0.0: 0.0, 1.0: 12.0}).axes:
         labels = [label.get_text() for label in ax.get_xticklabels()]
         assert labels == ["0\n(0 %)", "1\n(12 %)"]

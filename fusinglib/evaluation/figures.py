@@ -440,7 +440,7 @@ def lines_over(table, column, value, ax=None, log=False):
 
     Base models are placed side by side, so that no bar hides another.
 
-    Arguments: ``table`` of `fusinglib.evaluation.tables.over`; ``column``; ``value``; ``log``:
+    Arguments: ``table`` of `fusinglib.evaluation.sweeps.table`; ``column``; ``value``; ``log``:
     whether the column's axis is logarithmic. Returns: the Axes.
     """
     ax = plt.gca() if ax is None else ax

@@ -20,15 +20,18 @@ def table(results):
 
     Returns: a DataFrame with the columns
 
-    - ``one``, ``two``: the tasks; ``targets``: how many; - ``gain``, ``gain_one``, ``gain_two``: of
-      the fused pair and of each intertrained model over pretrained, in points; - ``rank``: how the
-      pair compares with the two, see `CLASSES`; - ``certain``: whether it does not change within
-      one standard error of the pair's distance from the better one, the mean of the two and the
-      worse one; - ``p``: of the pair against the better one, chosen on other seeds than it is
-      compared on (`above_better`), by sign flips of worlds, or in a single one of targets
-      (`least_p` is the smallest possible), corrected for the number of pairs; - ``above_better``:
-      that difference, in points; a mean over seeds; - with many worlds ``better_than_both``: in how
-      many of them, in percent.
+    - ``one``, ``two``: the tasks;
+    - ``targets``: how many;
+    - ``gain``, ``gain_one``, ``gain_two``: of the fused pair and of each intertrained model over
+      pretrained, in points;
+    - ``rank``: how the pair compares with the two, see `CLASSES`;
+    - ``certain``: whether it does not change within one standard error of the pair's distance from
+      the better one, the mean of the two and the worse one;
+    - ``p``: of the pair against the better one, chosen on other seeds than it is compared on
+      (`above_better`), by sign flips of worlds, or in a single one of targets (`least_p` is the
+      smallest possible), corrected for the number of pairs;
+    - ``above_better``: that difference, in points; a mean over seeds;
+    - with many worlds ``better_than_both``: in how many of them, in percent.
     """
     rows = []
     for names in dict.fromkeys(results[results["base"] == "fused"]["sources"]):

@@ -253,14 +253,15 @@ def differences(results, families):
 
     Returns: a DataFrame with the columns
 
-    - ``comparison`` ("fused - pretrained"); - ``source_family`` ("all": the mean over several
-      source families; "" if neither base has one); - ``target_family`` ("all": every distinct
-      target once); - ``estimate``, ``low``, ``high``: see `worlds.difference` for what the interval
-      covers; - with many worlds: ``worlds``, how many; ``low``, ``high`` then cover other worlds
-      and other tasks, ``low_same``, ``high_same`` other worlds with these (see `worlds`); -
-      ``targets``, ``seeds``, ``source_seeds``: how many of each; - ``improved``: the targets whose
-      mean difference is above zero; - ``missing``: the runs missing on either side. One is enough
-      for a row of NaN.
+    - ``comparison`` ("fused - pretrained");
+    - ``source_family`` ("all": the mean over several source families; "" if neither base has one);
+    - ``target_family`` ("all": every distinct target once);
+    - ``estimate``, ``low``, ``high``: see `worlds.difference` for what the interval covers;
+    - with many worlds ``worlds``, how many; ``low``, ``high`` then cover other worlds and other
+      tasks, ``low_same``, ``high_same`` other worlds with these tasks (see `worlds`);
+    - ``targets``, ``seeds``, ``source_seeds``: how many of each;
+    - ``improved``: on how many targets the mean difference is above zero;
+    - ``missing``: the runs missing on either side; one is enough for a row of NaN.
     """
     if "all" in families:
         raise InputError('a family cannot be called "all": the name stands for all of them')
@@ -359,9 +360,9 @@ def targets_table(results, families):
 
     Returns: a DataFrame indexed by target with the columns
 
-    - ``majority``: the accuracy of always choosing the most frequent label; - a column for the
-    accuracy from each base model, and one for its macro-F1 ("F1 fused"); - ``signal``: "none" where
-    `without_signal` names the target.
+    - ``majority``: the accuracy of always choosing the most frequent label;
+    - for each base model its accuracy ("fused") and its macro-F1 ("F1 fused");
+    - ``signal``: "none" where `without_signal` names the target.
 
     What the results lack is NaN (older runs have neither macro-F1 nor majority).
     """
@@ -398,126 +399,6 @@ def still_improving(results):
         return pd.Series(dtype=float)
     cut = (results["best_step"] == results["steps"]) & (results["stopped"] == "max_steps")
     return 100 * cut.groupby(results["base"], sort=False).mean()
-
-
-def over(results, families, column):
-    """Accuracy of each base model over a column that varies, e.g. ``weight_decay``, in percent.
-
-    Returns: a DataFrame with the columns ``column``, base, source_family, ``accuracy`` (the mean
-    over all targets), and ``difference`` from pretrained, paired by target and seed, with its 95 %
-    interval from ``low`` to ``high``, in points (none for pretrained itself).
-    """
-    targets = distinct_targets(families)
-    rows = []
-    for value, part in results.groupby(column):
-        arrays = run_arrays(part, targets)
-        pretrained = arrays["pretrained", ""]
-        for (base, source), runs in arrays.items():
-            interval = worlds.difference(runs, pretrained)
-            if base == "pretrained":
-                interval = [np.nan] * 3
-            accuracy = statistics.mean(runs)
-            rows.append((value, base, source, accuracy, *interval))
-    names = [column, "base", "source_family", "accuracy", "difference", "low", "high"]
-    table = pd.DataFrame(rows, columns=names)
-    table[names[3:]] *= 100
-    return table
-
-
-def differences_over(results, families, column):
-    """`differences` over all targets, for each value of a column: its rows, ``column`` in front."""
-    parts = []
-    for value, part in results.groupby(column):
-        rows = differences(part, families).query("target_family == 'all'")
-        parts.append(rows.drop(columns="target_family").assign(**{column: value}))
-    table = pd.concat(parts, ignore_index=True)
-    return table[[column, *table.columns.drop(column)]]
-
-
-def changes(results, families, column):
-    """How each base model changes from the smallest value of a column to every other, in points.
-
-    After the base models comes "fused - intertrained": how much more the intertrained model loses
-    than the fused one (the interaction; per source family).
-
-    Returns: a DataFrame with the columns ``column``, change, source_family, estimate, low, high.
-    """
-    targets = distinct_targets(families)
-    arrays = {value: run_arrays(part, targets) for value, part in results.groupby(column)}
-    first, *others = sorted(arrays)
-    rows = []
-    for value in others:
-        for base, source in arrays[first]:
-            change = worlds.difference(arrays[value][base, source], arrays[first][base, source])
-            rows.append((value, base, source, *change))
-        for source in dict.fromkeys(source for _, source in arrays[first] if source):
-            gaps = [
-                arrays[at]["fused", source] - arrays[at]["intertrained", source]
-                for at in (value, first)
-            ]
-            change = worlds.difference(*gaps)
-            rows.append((value, "fused - intertrained", source, *change))
-    names = [column, "change", "source_family", "estimate", "low", "high"]
-    table = pd.DataFrame(rows, columns=names)
-    table[names[3:]] *= 100
-    return table
-
-
-def turning_points(results, families, column):
-    """From which value of a column a base model helps, and from which it no longer changes.
-
-    Returns: a DataFrame indexed by base and source with the columns
-
-    - ``helps from``: the smallest value from which every difference from pretrained has a 95 %
-      interval above zero; - ``flat from``: the smallest value (not the largest) compared with which
-      no larger one has an interval that excludes zero. With few targets and seeds everything looks
-      flat.
-
-    "–" where there is none.
-    """
-    targets = distinct_targets(families)
-    arrays = {value: run_arrays(part, targets) for value, part in results.groupby(column)}
-    values, rows = sorted(arrays), {}
-    for model in next(iter(arrays.values())):
-        if model[0] not in TRAINED:
-            continue
-        gains = [
-            worlds.difference(arrays[value][model], arrays[value]["pretrained", ""])
-            for value in values
-        ]
-        helps = [
-            value
-            for place, value in enumerate(values)
-            if all(gain.low > 0 for gain in gains[place:])
-        ]
-        flat = [
-            value
-            for value in values[:-1]
-            if not any(_differ(arrays[value][model], arrays[v][model]) for v in values if v > value)
-        ]
-        rows[model] = {"helps from": min(helps, default="–"), "flat from": min(flat, default="–")}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.set_axis(pd.MultiIndex.from_tuples(rows, names=["base", "source"]))
-
-
-def _differ(a, b):
-    """Whether the interval of a difference excludes zero, or cannot be computed."""
-    interval = worlds.difference(a, b)
-    return not interval.low <= 0 <= interval.high
-
-
-def reached(sizes, families, source_sizes):
-    """How many source tasks have as many training examples as each source size."""
-    sources = distinct_targets(families)
-    return pd.DataFrame(
-        {
-            "tasks that reach it": [
-                sum(sizes[task]["train"] >= size for task in sources) for size in source_sizes
-            ],
-            "tasks": len(sources),
-        },
-        index=pd.Index(source_sizes, name="source_size"),
-    )
 
 
 def caveats(results, families):
