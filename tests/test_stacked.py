@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusinglib.errors import InputError
 from fusinglib.places import PROJECT
@@ -137,6 +138,26 @@ def test_the_same_stack_has_the_same_bits(t5, opened, training):
         assert outcome == own and history == theirs
         assert predicted["scores"].tobytes() == wanted["scores"].tobytes()
     assert ones[0][1][0]["loss"] != ones[1][1][0]["loss"]
+
+
+class Read(TorchDispatchMode):
+    """Counts the numbers that Python reads from tensors, each of which waits for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["t5", *KINDS])
+def test_steps_do_not_wait_for_a_gpu(kind, t5, encoders, opened, training, monkeypatch):
+    made, (train, dev, _) = opened(t5 if kind == "t5" else encoders[kind], training, [0, 1])
+    stack, read, by = Stack(made), Read(), []
+    monkeypatch.setattr(stacked, "predict", lambda *given: by.append(read.count) or predict(*given))
+    with read:
+        stacked.finetune(stack, train, dev, replace(training, max_steps=3, eval_every=3), [0, 1])
+    assert by == [0]
 
 
 def test_what_vmap_does_not_take_is_unfit(encoders, opened, exact):

@@ -10,7 +10,7 @@ from fusinglib.errors import InputError
 from fusinglib.training.models import BaseModel
 from fusinglib.training.scoring import enough_memory, metrics, predict
 from fusinglib.training.settings import Training
-from fusinglib.training.tokens import Tokens
+from fusinglib.training.tokens import Tokens, to_device
 
 SLACK = 1e-9
 """Tolerance for rounding when two accuracies are compared with the smallest gain."""
@@ -70,7 +70,7 @@ def finetune(
     with the history after every evaluation. Raises `InputError` if the loss is not finite.
     """
     torch.manual_seed(seed)
-    labels = torch.tensor(train.labels, device=model.device)
+    labels = torch.tensor(train.labels)
     optimizer = adamw(dict(model.network.named_parameters()), settings)
     batches = batches_of(train.lengths, settings, seed)
     stopping = EarlyStopping(settings.min_gain, settings.patience)
@@ -79,7 +79,8 @@ def finetune(
     model.network.train()
     for step in range(1, settings.max_steps + 1):
         rows = next(batches)
-        loss = _backward(model, train, rows, labels[rows], settings.micro_batch)
+        own = to_device(labels[rows], model.device)
+        loss = _backward(model, train, rows, own, settings.micro_batch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         optimizer.step()

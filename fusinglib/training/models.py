@@ -17,7 +17,7 @@ from fusinglib.training.folders import config_of, is_text_to_text, opened, token
 from fusinglib.training.scoring import additive, label_scores
 from fusinglib.training.settings import Data, Numbers, Training
 from fusinglib.training.tasks import Task
-from fusinglib.training.tokens import Tokens
+from fusinglib.training.tokens import Tokens, to_device
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -106,9 +106,7 @@ class BaseModel(abc.ABC):
     def inputs(self, tokens: Tokens, rows: Numbers) -> dict[str, torch.Tensor]:
         """A batch on the model's device, padded on the side that the tokenizer says."""
         batch = tokens.pad(rows, self.tokenizer.padding_side == "left")
-        if self.device.type == "cuda":  # the copy overlaps with the network
-            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        return {name: to_device(tensor, self.device) for name, tensor in batch.items()}
 
     def autocast(self):
         """The context in which the network runs: autocast to bf16 if the precision says so."""

@@ -31,13 +31,14 @@ def label_scores(
     shifted = [token for ids in labels for token in [start, *ids[:-1]]]
     mask = (owner[:, None] == owner) & torch.ones_like(owner[:, None] == owner).tril()
     blocked = additive(mask)
+    decoder_ids = torch.tensor([shifted], device=device)
 
     batch = len(input_ids)
     hidden = network.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
     logits = network(
         encoder_outputs=BaseModelOutput(hidden.last_hidden_state),
         attention_mask=attention_mask,
-        decoder_input_ids=torch.tensor([shifted], device=device).expand(batch, -1),
+        decoder_input_ids=decoder_ids.expand(batch, -1),
         decoder_attention_mask=blocked.expand(batch, 1, -1, -1),
         use_cache=False,
     ).logits.float()
@@ -79,17 +80,19 @@ def predict(model, tokens, micro_batch: int = 0) -> dict[str, np.ndarray]:
     Batches hold texts of similar length, at most `micro_batch` of them (0: as many as are fast);
     their order depends on the lengths alone.
     """
-    order = np.argsort(tokens.lengths, kind="stable")
-    scores = np.empty((*model.lead, len(tokens), len(model.task.labels)), dtype=np.float32)
-    exact = np.empty((*model.lead, len(tokens)), dtype=np.int16)
+    order, found = np.argsort(tokens.lengths, kind="stable"), []
     model.network.eval()
     with torch.inference_mode():
         size = min(model.eval_batch_size, micro_batch or model.eval_batch_size)
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             with enough_memory(tokens, rows):
-                of_batch, written = model.predict(model.inputs(tokens, rows))
-            scores[..., rows, :], exact[..., rows] = of_batch.cpu().numpy(), written.cpu().numpy()
+                found.append(model.predict(model.inputs(tokens, rows)))
+    scores, exact = (
+        torch.cat(each, dim=len(model.lead)).cpu() for each in zip(*found, strict=True)
+    )
+    back = np.argsort(order)
+    scores, exact = scores.numpy().take(back, -2), exact.numpy().astype(np.int16).take(back, -1)
     return {"ranked": scores.argmax(-1).astype(np.int16), "exact": exact, "scores": scores}
 
 

@@ -22,7 +22,7 @@ from fusinglib.training.finetuning import (
 from fusinglib.training.models import BaseModel
 from fusinglib.training.scoring import OutOfMemory, additive, enough_memory, metrics, predict
 from fusinglib.training.settings import Numbers, Training
-from fusinglib.training.tokens import Tokens
+from fusinglib.training.tokens import Tokens, to_device
 
 
 class Stack:
@@ -137,7 +137,7 @@ def finetune(
     ]
     inside = list(runs)
     batches = [batches_of(train.lengths, settings, seed) for seed in seeds]
-    labels = torch.tensor(train.labels, device=stack.model.device)
+    labels = torch.tensor(train.labels)
     optimizer, losses = adamw(stack.weights, settings, matrix=3), []
 
     stack.network.train()
@@ -202,14 +202,16 @@ def _backward(
     longest, nothing = max(map(len, drawn)), len(stack.task.labels)  # a label that does not count
     rows = np.stack([np.resize(each, longest) for each in drawn])
     own = np.array([np.arange(longest) < len(each) for each in drawn])
-    wanted = labels[rows].masked_fill(torch.from_numpy(~own).to(labels.device), nothing)
+    given = to_device(labels[rows], stack.model.device)
+    wanted = given.masked_fill(to_device(torch.from_numpy(~own), given.device), nothing)
     part = micro_batch or longest
-    total = torch.zeros(stack.size, device=labels.device)
+    total = torch.zeros(stack.size, device=given.device)
     for first in range(0, longest, part):
         some, theirs = rows[:, first : first + part], wanted[:, first : first + part]
         with enough_memory(tokens, some.ravel()):
             terms = stack.model.terms(theirs)
-            theirs = torch.where(terms[:, None] > 0, theirs, labels[some])  # times 0, but no NaN
+            real = given[:, first : first + part]
+            theirs = torch.where(terms[:, None] > 0, theirs, real)  # times 0, but no NaN
             loss = stack.loss(stack.inputs(tokens, some), theirs)
             if part < longest:
                 loss = loss * (terms / stack.model.terms(wanted))

@@ -74,16 +74,21 @@ class Tokens:
     def pad(self, rows: Numbers, left: bool = False) -> dict[str, torch.Tensor]:
         """A batch of some of the texts: `input_ids`, `attention_mask` and other inputs, int64
         (rows, longest text), padded on the right, or on the `left`."""
-        shape = (len(rows), self.lengths[rows].max())
-        batch = {name: np.zeros(shape, dtype=np.int64) for name in (*self.flat, "attention_mask")}
-        batch["input_ids"] += self.pad_id
-        for line, row in enumerate(rows):
-            start, length = self.starts[row], self.lengths[row]
-            place = slice(shape[1] - length, None) if left else slice(length)
-            for name, flat in self.flat.items():
-                batch[name][line, place] = flat[start : start + length]
-            batch["attention_mask"][line, place] = 1
+        starts, lengths = self.starts[rows], self.lengths[rows]
+        there = np.arange(lengths.max()) < lengths[:, None]
+        there = there[:, ::-1] if left else there
+        batch = {"attention_mask": there.astype(np.int64)}
+        for name, flat in self.flat.items():
+            batch[name] = np.full(there.shape, self.pad_id if name == "input_ids" else 0)
+            texts = [flat[s : s + n] for s, n in zip(starts, lengths, strict=True)]
+            batch[name][there] = np.concatenate(texts)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor in the processor's memory, copied to a device; a GPU is not waited for."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
