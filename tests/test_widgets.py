@@ -809,10 +809,12 @@ def test_a_cell_that_is_run_again_stops_what_the_first_one_runs(mini):
     how = {"models": ["topic", "mood"], "target": "irony", "store": mini["store"]}
     first = widgets.playground(**how)
     first.session.state.phase = "working"
-    first.session.thread = threading.Thread(target=time.sleep, args=[0.5])
+    finish = threading.Event()
+    first.session.thread = threading.Thread(target=finish.wait, daemon=True)
     first.session.thread.start()
     widgets.playground(**how)
     assert first.session.state.text == "stopping"
+    finish.set()
 
 
 # The heatmap.
