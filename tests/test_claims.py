@@ -175,6 +175,9 @@ def test_verdicts_lead_with_those_corrected_for_their_number():
     assert list(table["p adjusted"]) == pytest.approx([0.02, 0.06, np.nan, 0.04], nan_ok=True)
     assert list(table.columns[:3]) == ["claim", "scope", "verdict"]
     pd.testing.assert_frame_equal(claims.adjusted(table), table)
+    insane = made.assign(**{"decided by": ["-", "-", "pretrained - random", "-"]})
+    p = claims.adjusted(insane)["p adjusted"]  # left untested by its data, a claim still counts
+    assert list(p) == pytest.approx([0.03, 0.12, np.nan, 0.04], nan_ok=True)
 
 
 def test_claims_and_differences_have_one_interval():

@@ -166,7 +166,9 @@ def test_lines_over_a_column_are_accuracies_or_paired_differences_with_bars(ax):
 
 def test_figures_of_sizes_and_decays_have_their_own_ticks():
     table = sweeps.table(over_decays(), FAMILIES, "weight_decay")
-    for ax in figures.decay_figure(table, {0.0: 0.0, 1.0: 12.0}).axes:
+    floor = table[table["base"] == "pretrained"].assign(base="random")
+    for ax in figures.decay_figure(pd.concat([table, floor]), {0.0: 0.0, 1.0: 12.0}).axes:
+        assert len(ax.containers) == len(table) / 2  # a line for each base model but random
         labels = [label.get_text() for label in ax.get_xticklabels()]
         assert labels == ["0\n(0 %)", "1\n(12 %)"]
     sizes = table.assign(source_size=table["weight_decay"].map({0.0: 50, 1.0: 4000}))

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_claims import FAMILIES, family_results
+from test_pairs import TASKS, heatmap
 
-from fusinglib.evaluation import claims, headlines, tables
+from fusinglib.evaluation import claims, headlines, pairs, tables
 
 
 def with_random(effect: float, taught: float) -> pd.DataFrame:
@@ -81,6 +82,56 @@ def test_the_check_holds_for_tables_that_vary_something():
     table = claims.verdicts("weight_decay", made, FAMILIES)
     assert (table["verdict"] == claims.UNDECIDED).all()
     assert (table["decided by"] == "pretrained - random").all()
+    assert headlines.sanity(made, FAMILIES).startswith("Sanity check failed")
+
+
+def test_the_check_is_of_the_mean_over_what_varies():
+    taught = {0.0: 0.02, 0.1: 0.2}
+    parts = [with_random(1.0, gap).assign(weight_decay=decay) for decay, gap in taught.items()]
+    both = tables.taught(pd.concat(parts), FAMILIES)
+    each = [tables.taught(part, FAMILIES).estimate for part in parts]
+    assert both.estimate == pytest.approx(np.mean(each))
+    missing = pd.concat([parts[0], parts[1].assign(accuracy=np.nan)])
+    assert np.isnan(tables.taught(missing, FAMILIES).estimate)
+
+
+def test_scopes_that_disagree_are_checked_one_by_one():
+    def world(number: int, taught: list[float]) -> pd.DataFrame:
+        made = pd.DataFrame({"source_family": "", "source_seed": 0, "seed": 0, "world": number,
+                             "target": TASKS})  # fmt: skip
+        start, floor = made.assign(base="pretrained"), made.assign(base="random")
+        return pd.concat(
+            [start.assign(accuracy=np.array(taught) + 0.2), floor.assign(accuracy=0.2)]
+        )
+
+    one_task, families = [0.5, 0.01, 0.0, 0.01, 0.0], {"tasks": TASKS}
+    made = pd.concat([world(0, one_task), world(1, [gap + 0.002 for gap in one_task])])
+    these, others = headlines.sanity(made, families).splitlines()
+    assert these.startswith("For other worlds, these tasks: sanity check passed")
+    assert others.startswith("For other worlds, other tasks") and "sanity check failed" in others
+    alike = pd.concat([world(0, [0.3] * 5), world(1, [0.31] * 5)])
+    assert headlines.sanity(alike, families).startswith("Sanity check passed: pretrained - random")
+
+
+@pytest.mark.parametrize("taught", [0.2, 0.0])
+def test_pairs_are_checked_and_random_weights_change_nothing_else(taught):
+    made = heatmap({"a b": 0.03, "a c": 0.03, "b c": 0.03}, spread=0.01)
+    start = made[made["base"] == "pretrained"]
+    noise = np.random.default_rng(1).normal(0, 0.01, len(start))
+    random = start.assign(base="random", accuracy=start["accuracy"] - taught + noise)
+    checked, families = pd.concat([made, random], ignore_index=True), {"tasks": TASKS}
+    pd.testing.assert_frame_equal(pairs.table(checked), pairs.table(made))
+    pd.testing.assert_frame_equal(pairs.diagonal(checked), pairs.diagonal(made))
+    before = claims.verdicts("pairwise_heatmap", made, families)
+    table = claims.verdicts("pairwise_heatmap", checked, families)
+    assert (before["raw verdict"] != claims.UNDECIDED).any()
+    said = headlines.sanity(checked, families)
+    if taught:
+        assert said.startswith("Sanity check passed")
+        pd.testing.assert_frame_equal(table, before)
+    else:
+        assert said.startswith("Sanity check failed")
+        assert (table["decided by"] == "pretrained - random").all()
 
 
 def test_another_method_is_compared_with_the_mean():

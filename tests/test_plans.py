@@ -483,8 +483,8 @@ def test_heatmaps_without_pairs_or_targets_are_refused(mini):
 def test_pairwise_heatmap_has_every_pair_on_every_unseen_target(mini):
     plan = heatmap_plan(mini, "sentiment", "mood", "irony", "topic")
     counts = Counter(run.kind for run in plan.runs)
-    targets = len(mini["seeds"]) * (4 + 4 * 3 + 6 * 2)
-    assert counts == {"pretrain": 1, "source": 4, "fuse": 6, "target": targets}
+    targets = len(mini["seeds"]) * (2 * 4 + 4 * 3 + 6 * 2)
+    assert counts == {"pretrain": 2, "source": 4, "fuse": 6, "target": targets}
     for row in plan.rows:
         assert row["target"] not in row["sources"]
         base = row["run"].parents[0]

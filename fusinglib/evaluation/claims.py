@@ -317,7 +317,7 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
                 p = found.p_value(claim.threshold) if scope not in insane else np.nan
                 raw = verdict(p, found.value - claim.threshold)
                 decided = decided() if raw == UNDECIDED else "-"
-                decided = "pretrained - random" if scope in insane else decided
+                decided = INSANE if scope in insane else decided
                 said = [claim.threshold, paper, p, raw, decided]
                 rows.append([name, scope, found.value, low, high, *said])
     names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "p", "raw verdict"]
@@ -340,6 +340,8 @@ def _insane(sample: Sample) -> list[str]:
 
 
 UNDECIDED = "undecided"
+INSANE = "pretrained - random"
+"""What would decide a claim where pretraining does not clearly help."""
 
 
 def verdict(p: float, gap: float) -> str:
@@ -352,8 +354,11 @@ def verdict(p: float, gap: float) -> str:
 
 def adjusted(table: pd.DataFrame) -> pd.DataFrame:
     """A table of verdicts with those corrected for the number of claims in it (`statistics.holm`),
-    scope by scope. Tables of several experiments may be concatenated first."""
-    p = table.groupby("scope", sort=False)["p"].transform(statistics.holm)
+    scope by scope. Tables of several experiments may be concatenated first. Claims that a failed
+    sanity check leaves untested count as well: which ones these are is not known beforehand."""
+    untested = table["decided by"] == INSANE
+    counted = table["p"].mask(untested, 1.0).groupby(table["scope"], sort=False)
+    p = counted.transform(statistics.holm).mask(untested)
     gaps = table["estimate"] - table["threshold"]
     led = [verdict(*pair) for pair in zip(p, gaps, strict=True)]
     rest = table.drop(columns=["verdict", "p adjusted"], errors="ignore")

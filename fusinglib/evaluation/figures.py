@@ -463,9 +463,11 @@ def lines_over(table, column, value, ax=None, log=False):
 
 def over_figure(table, column, label, ticks, log=False):
     """Accuracy over a column that varies, and beside it the paired differences from pretrained.
+    Random weights, far below all others, are left out.
 
     Arguments: as of `lines_over`; the column's ``label``; ``ticks``, its values with their labels.
     """
+    table = table[table["base"] != "random"]
     figure, ((left, right),) = facets(2, 10, 4.5)
     lines_over(table, column, "accuracy", left, log).set_ylabel("test score (%)")
     lines_over(table, column, "difference", right, log)

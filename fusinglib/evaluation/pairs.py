@@ -103,10 +103,14 @@ def arrays(results, names):
     Returns: four arrays, (worlds, source seeds, seeds, targets), NaN where a run is missing.
     """
     bases = [names, *((name,) for name in names), ()]
-    found = tables.arrays(
-        results[results["sources"].isin(bases)], ["sources"], unseen(results, names)
-    )
+    found = _by_sources(results, bases, unseen(results, names))
     return [found[sources,] for sources in bases]
+
+
+def _by_sources(results, bases, targets):
+    """The arrays of the base models made from these sources; from none is pretrained alone."""
+    chosen = results["sources"].isin(bases) & (results["base"] != "random")
+    return tables.arrays(results[chosen], ["sources"], targets)
 
 
 def gain(results, names):
@@ -156,8 +160,7 @@ def diagonal(results):
     """
     rows = {}
     for names in dict.fromkeys(results[results["base"] == "intertrained"]["sources"]):
-        both = results[results["sources"].isin([names, ()])]
-        found = tables.arrays(both, ["sources"], unseen(results, names))
+        found = _by_sources(results, [names, ()], unseen(results, names))
         rows[names[0]] = [100 * v for v in worlds.difference(found[names,], found[(),])]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high"])
 

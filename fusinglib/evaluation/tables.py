@@ -288,11 +288,15 @@ def differences(results, families):
 
 def taught(results, families, scope=worlds.SCOPES[1]):
     """The sanity check: pretrained minus random weights on all targets, in points, a `Difference`
-    in a scope; None without runs from random weights."""
-    own = arrays(results[results["base"].isin(ALONE)], ["base"], distinct_targets(families))
-    if ("random",) not in own:
+    in a scope; None without runs from random weights. Where a column varies, the mean over its
+    values."""
+    keys = ["base", *(name for name in VARYING if name in results)]
+    alone = arrays(results[results["base"].isin(ALONE)], keys, distinct_targets(families))
+    runs = {base: [array for key, array in alone.items() if key[0] == base] for base in ALONE}
+    if not runs["random"]:
         return None
-    found = worlds.difference(own["pretrained",], own["random",], scope)
+    pretrained, random = (np.mean(runs[base], axis=0) for base in ALONE)
+    found = worlds.difference(pretrained, random, scope)
     return statistics.Difference(*(100 * number for number in found))
 
 

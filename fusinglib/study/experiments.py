@@ -56,17 +56,16 @@ def _plan(settings: Any, world: int) -> Plan:
     notes += _clusters(chosen, settings, known)
     with_head = bool(folder) and not _writes_labels(folder, loaded, settings)
     common = (settings, pretrained, loaded, chosen)
+    random = random_model(settings, pretrained)
     if isinstance(settings, PairwiseHeatmap):
-        plan = plans.pairwise_heatmap(*common, models, with_head)
+        plan = plans.pairwise_heatmap(*common, random, models, with_head)
     elif isinstance(settings, Shrinkage):
-        random = random_model(settings, pretrained)
         plan = plans.shrinkage(*common, random, models, with_head)
     elif isinstance(settings, LossPath):
         plan = plans.loss_path(*common, with_head, models)
     else:
         has_random = RANDOM in [one.name for one in settings.further]
-        random = random_model(settings, pretrained) if has_random else None
-        plan = plans.family_table(*common, random, models, with_head)
+        plan = plans.family_table(*common, random if has_random else None, models, with_head)
         sizes = {name: len(one.train) for name, one in loaded.items()}
         sizes |= {name: model.examples for name, model in models.items()}
         notes += _largest(plan, sizes) if settings.intertraining == "largest" else []

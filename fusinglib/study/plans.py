@@ -404,13 +404,15 @@ def pairwise_heatmap(
     pretrained: Run,
     data: Mapping[str, TaskData],
     families: Mapping[str, list[str]],
+    random: Run,
     models: Mapping[str, Model] = MappingProxyType({}),
     with_head: bool = False,
 ) -> Plan:
     """The plan of Figure 2.
 
     Pretrained, every single source model and every mean of two of them are each finetuned, with
-    every seed, on all targets that they were not trained on.
+    every seed, on all targets that they were not trained on; and `random`, a model of the same
+    architecture never pretrained, for the sanity check.
     """
     plan = Builder(settings, data, models, with_head)
     sources = unique(families[family] for family in settings.sources)
@@ -418,6 +420,7 @@ def pairwise_heatmap(
     if len(sources) < 2:
         raise InputError(f"there is no pair of {' '.join(sources)}: name at least two source tasks")
     plan.without_sources("pretrained", pretrained, targets)
+    plan.without_sources(RANDOM, random, targets)
     for source_seed in settings.source_seeds:
         made = {name: plan.source(name, pretrained, source_seed) for name in sources}
         pairs = {pair: [made[name] for name in pair] for pair in combinations(sources, 2)}
