@@ -164,7 +164,7 @@ PATH = {
     [  # the tiny family table has 3 source models, 3 means and 3 x 3 targets
         ("weight_decay", {"weight_decay": 0.5, "explored_decays": [2.0]}, 2 * (3 + 3 + 9)),
         ("source_size", {"sizes": [4, 4500]}, 3 + 3 + 6),  # 4500 is all there is
-        ("pairwise_heatmap", {}, 3),  # of three tasks, pairs are all but one
+        ("pairwise_heatmap", {}, 3 + 4),  # of three tasks, pairs are all but one; random weights
         ("loss_path", PATH, 1 + 6 + 4 + 9 + 12),  # the mean of all three, and lines of four kinds
     ],
 )
@@ -291,7 +291,7 @@ def test_all_notebooks_of_a_folder_and_their_summary(folder, tmp_path, capsys):
     assert first < shown.out.index(str(out / "family_table.ipynb")) < second
     runs = 1 + 3 + (3 + 9)  # pretrained, sources; means and targets
     assert f"{runs} of {runs} runs, {runs} computed in" in shown.err
-    assert "3 computed in" in shown.err  # single models
+    assert "7 computed in" in shown.err  # single models, and random weights
     assert f"run pairwise_heatmap --params {folder}" in (out / "pairwise_heatmap.txt").read_text()
     page = (out / "summary.html").read_text()
     for name in ("family_table", "pairwise_heatmap"):
