@@ -304,7 +304,8 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
     targets, rows = tables.distinct_targets(families), []
     sample = sample_of(experiment, results, families)
     whole = bool(tables.scored(results).notna().all())
-    insane = _insane(sample) if whole else []
+    scopes = scopes_of(tables.world_count(results)) if whole else []
+    insane = [scope for scope in scopes if not tables.sane(results, families, scope)]
     for claim in CLAIMS[experiment]:
         for family in families if claim.per_family else [""]:
             some = only(sample, targets, families[family]) if family else sample
@@ -322,21 +323,6 @@ def verdicts(experiment: str, results: pd.DataFrame, families: dict) -> pd.DataF
                 rows.append([name, scope, found.value, low, high, *said])
     names = ["claim", "scope", "estimate", "low", "high", "threshold", "paper", "p", "raw verdict"]
     return adjusted(pd.DataFrame(rows, columns=[*names, "decided by"]))
-
-
-def _insane(sample: Sample) -> list[str]:
-    """The scopes in which pretrained is not clearly above random: no claim is decided there. None
-    without runs from random weights."""
-    varied = [key[:-2] for key in sample if key[-2] == "random"]
-
-    def taught(some: Sample) -> np.ndarray:
-        gaps = [accuracy(some, *v, "pretrained") - accuracy(some, *v, "random") for v in varied]
-        return np.mean(gaps, axis=0)
-
-    if not varied:
-        return []
-    check = Claim(0, "pretraining teaches something", taught)
-    return [scope for scope, found, _ in _found(check, sample) if not found.interval.low > 0]
 
 
 UNDECIDED = "undecided"

@@ -16,7 +16,7 @@ def of_family_table(results: pd.DataFrame, families: dict) -> str:
         return "Runs are missing: fused cannot be compared with pretrained."
     targets, seeds = len(tables.distinct_targets(families)), len(set(results["seed"]))
     over = f"{targets} targets with {seeds} seed{'s' * (seeds > 1)}"
-    worlds = _worlds(results)
+    worlds = tables.world_count(results)
     over = f"{worlds} worlds and {over}" if worlds > 1 else over
     verdict = said("the fused model ends", found, "pretrained", tables.sane(results, families))
     lines = [f"Over {over}: {verdict}", sanity(results, families), shrunk(results, families)]
@@ -39,12 +39,11 @@ def said(what: str, found: Difference, other: str, tested: bool = True) -> str:
 def sanity(results: pd.DataFrame, families: dict) -> str:
     """Whether pretraining helps at all: without that, no difference between base models means
     anything. With many worlds, in each scope where they disagree."""
-    scopes = claims.scopes_of(_worlds(results))
+    scopes = claims.scopes_of(tables.world_count(results))
     found = {scope: tables.taught(results, families, scope) for scope in scopes}
-    sane = {scope: tables.sane(results, families, scope) for scope in scopes}
-    if len(set(sane.values())) == 1:
+    if len({check is None or check.low > 0 for check in found.values()}) == 1:
         return _checked(found[scopes[-1]])
-    said = {scope: _checked(found[scope]) for scope in scopes}
+    said = {scope: _checked(check) for scope, check in found.items()}
     return "\n".join(f"For {scope}: {text[0].lower()}{text[1:]}" for scope, text in said.items())
 
 
@@ -130,10 +129,6 @@ def of_shrinkage(results: pd.DataFrame, families: dict, equal: pd.DataFrame) -> 
         verdict = said("the mean ends", found, other, sane)
         lines.append(f"For {row['scope']}: {verdict}")
     return "\n".join([*lines, sanity(results, families)])
-
-
-def _worlds(results: pd.DataFrame) -> int:
-    return len(set(results["world"])) if "world" in results else 1
 
 
 def _listed(names: list[str]) -> str:

@@ -82,7 +82,7 @@ def units(differences):
 
 def least_p(results):
     """The smallest p-value that this design can give a pair, before correction."""
-    count = results["world"].nunique() if "world" in results else 1
+    count = tables.world_count(results)
     if count == 1:
         paired = results[results["base"] == "fused"]
         count = paired.groupby("sources")["target"].nunique().max()

@@ -192,6 +192,11 @@ def missing(results, families):
     return lacking if "world" in results else lacking.drop(columns="world")
 
 
+def world_count(results) -> int:
+    """From how many worlds the results come; one without a column ``world``."""
+    return results["world"].nunique() if "world" in results else 1
+
+
 def distinct_targets(families):
     """The targets of all families, each once."""
     return list(dict.fromkeys(target for targets in families.values() for target in targets))
