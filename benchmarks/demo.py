@@ -7,7 +7,8 @@ Each notebook is executed from the command line, side by side: in stacks in one 
 another, by an earlier version in a third, and each begins with what its earlier notebooks left
 there. 9f0babb is the last version without stacks; its demo had the same runs but for those from
 random weights under two decays, which came later. Writes a row for each notebook to
-`results/benchmarks/demo.csv`. `--set seeds=[0]` and `--notebooks` make it shorter.
+`results/benchmarks/demo.csv`. `--set seeds=[0]` and `--notebooks` make it shorter;
+`results/benchmarks/demo_before.csv` has the family table alone.
 """
 
 import argparse
